@@ -1,0 +1,1 @@
+"""Encoders measured on real labelled data, painters measured by what a classifier sees in their pictures."""

@@ -1,0 +1,128 @@
+"""Bootstrap intervals over groups, paired between encoders, and hierarchical over training seeds.
+
+Pictures of one group (styles of one concept, variants of one caption) succeed or fail together, so groups are
+drawn, not pictures. Shapes: M pictures, G groups, C classes present, B replicates, S training seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from stablerep import runtime
+
+_LEVEL = 95.0
+METRICS = ("mean_per_class", "top1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A share with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, value: float, replicates: np.ndarray) -> Self:
+        """The percentile interval of replicates (B,)."""
+        low, high = np.percentile(replicates, [50 - _LEVEL / 2, 50 + _LEVEL / 2])
+        return cls(value=float(value), low=float(low), high=float(high))
+
+    @classmethod
+    def read(cls, stored: Any) -> Self:
+        """Back from JSON."""
+        return cls(value=stored["value"], low=stored["low"], high=stored["high"])
+
+    def in_percent(self, *, sign: bool = False) -> str:
+        """``71.3 [69.0, 73.5]``."""
+        spec = "+.1f" if sign else ".1f"
+        return f"{100 * self.value:{spec}} [{100 * self.low:{spec}}, {100 * self.high:{spec}}]"
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracy of one set of predictions, and of its replicates (B,), by metric."""
+
+    value: dict[str, float]
+    replicates: dict[str, np.ndarray]
+
+    def interval(self, metric: str) -> Interval:
+        """The accuracy with its interval."""
+        return Interval.around(self.value[metric], self.replicates[metric])
+
+    def ahead_of(self, other: "Accuracies", metric: str) -> Interval:
+        """The paired difference to predictions for the same pictures, replicate by replicate."""
+        return Interval.around(
+            self.value[metric] - other.value[metric], self.replicates[metric] - other.replicates[metric]
+        )
+
+
+class GroupBootstrap:
+    """B draws, with replacement, of the groups of one set of pictures; all that is compared shares the draws.
+
+    Mean per-class accuracy is computed anew in each replicate, over the classes that are present in it.
+    """
+
+    def __init__(
+        self, labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, num: int, seed: int
+    ) -> None:
+        names, self._group = np.unique(np.asarray(groups), return_inverse=True)
+        classes, self._class = np.unique(np.asarray(labels), return_inverse=True)
+        self.num_groups, self.num_classes = len(names), len(classes)
+        self._draws = self._draw(num, seed)
+        self._totals = self._by_class(np.ones(len(self._class)))
+
+    def accuracies(self, correct: np.ndarray) -> Accuracies:
+        """Accuracy of predictions that are right (True) or wrong (False) for each of the M pictures."""
+        hits = self._by_class(correct.astype(np.float64))
+        values = {name: self._accuracy(hits, self._totals, name) for name in METRICS}
+        return Accuracies(
+            value={name: float(value[0]) for name, value in values.items()},
+            replicates={name: value[1:] for name, value in values.items()},
+        )
+
+    def _draw(self, num: int, seed: int) -> np.ndarray:
+        """How often each group is in each replicate (1 + B, G); row 0 is the data itself."""
+        rng = runtime.numpy_generator("bootstrap", seed)
+        draws = np.ones((1 + num, self.num_groups), dtype=np.float32)
+        for row in draws[1:]:
+            drawn = rng.integers(self.num_groups, size=self.num_groups)
+            row[:] = np.bincount(drawn, minlength=self.num_groups)
+        return draws
+
+    def _by_class(self, weights: np.ndarray) -> np.ndarray:
+        """Sums (1 + B, C) of per-picture weights (M,) over the pictures of each replicate and class."""
+        cell = self._group * self.num_classes + self._class
+        table = np.bincount(cell, weights=weights, minlength=self.num_groups * self.num_classes)
+        sums: np.ndarray = self._draws @ table.reshape(self.num_groups, self.num_classes).astype(np.float32)
+        return sums
+
+    @staticmethod
+    def _accuracy(hits: np.ndarray, totals: np.ndarray, metric: str) -> np.ndarray:
+        if metric == "top1":
+            accuracy: np.ndarray = hits.sum(1) / totals.sum(1)
+            return accuracy
+        present = totals > 0
+        shares = np.divide(hits, totals, out=np.zeros_like(hits), where=present)
+        mean: np.ndarray = shares.sum(1) / present.sum(1)
+        return mean
+
+
+def over_seeds(runs: Sequence[Accuracies], seed: int) -> Accuracies:
+    """Mean accuracy over S training seeds; each replicate draws seeds with replacement beside the groups.
+
+    All runs must come from one ``GroupBootstrap``. Few seeds say little about the spread between seeds, so
+    the interval is then rather too narrow; one seed says nothing about it.
+    """
+    rng = runtime.numpy_generator("bootstrap seeds", seed)
+    num_replicates = len(runs[0].replicates[METRICS[0]])
+    share = rng.multinomial(len(runs), [1 / len(runs)] * len(runs), size=num_replicates) / len(runs)
+    return Accuracies(
+        value={name: float(np.mean([run.value[name] for run in runs])) for name in METRICS},
+        replicates={
+            name: np.einsum("bs,sb->b", share, np.stack([run.replicates[name] for run in runs]))
+            for name in METRICS
+        },
+    )

@@ -1,0 +1,204 @@
+"""Frozen encoder -> features: computed once, in the order of the data, cached by content.
+
+Shapes: M images, D features, H and W pixels.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from stablerep import runtime
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.models.encoder import Encoder, EncoderConfig
+from stablerep.run import write_atomically
+from stablerep.store import ImageTable
+
+_CACHE_VERSION = "features-1"
+
+
+class FrozenEncoder(Protocol):
+    """Whatever maps images (N, 3, H, W) in [0, 1] to features (N, D) and has an identity."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of everything that determines the features: weights, configuration, preprocessing."""
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Features (N, D)."""
+
+
+class RawPixels:
+    """The baseline that has learned nothing: the picture shrunk and flattened to (N, 3 * size * size)."""
+
+    def __init__(self, size: int = 16) -> None:
+        self.size = size
+
+    @property
+    def fingerprint(self) -> str:
+        return f"raw-pixels-{self.size}"
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True).flatten(1)
+
+
+def untrained_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
+    """The baseline of the architecture: an encoder of this configuration as it is before training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(runtime.seed_for("untrained encoder", seed))
+        return Encoder(config)
+
+
+class TableImages(Sequence[bytes]):
+    """Encoded images of some rows of a table, read when asked for."""
+
+    def __init__(self, table: ImageTable, positions: Sequence[int] | np.ndarray) -> None:
+        self.table = table
+        self.positions = np.asarray(positions, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return self.table.take_images(self.positions[index])
+        return self.table.take_images([self.positions[index]])[0]
+
+
+def decode_image(encoded: bytes) -> Tensor:
+    """Encoded bytes as uint8 (3, H, W); what is transparent lies on white, grey becomes RGB."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            paper = Image.new("RGBA", rgba.size, "white")
+            rgb = Image.alpha_composite(paper, rgba).convert("RGB")
+        else:
+            rgb = image.convert("RGB")
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def extract(
+    encoder: FrozenEncoder,
+    images: Sequence[bytes],
+    *,
+    batch_size: int = 256,
+    precision: runtime.Precision = "float32",
+    cache: Path | None = None,
+    console: Console | None = None,
+) -> np.ndarray:
+    """Features (M, D) float32 of encoded images, row m being image m; from the cache if it has them.
+
+    The key of the cache is the encoder's fingerprint, the precision and the bytes of the images: neither
+    names nor paths enter it. The encoder runs where its weights are, in evaluation mode, without gradient.
+    Raises ``UserError`` for an image that cannot be decoded, features that are not finite, a damaged cache.
+    """
+    dtype = runtime.pick_precision(precision, _device_of(encoder))
+    entry = None if cache is None else cache / f"{_key(encoder, images, dtype, batch_size)}.npy"
+    if entry is not None and entry.exists():
+        return _read(entry, len(images))
+    features = _compute(encoder, images, dtype, batch_size, console or Console(quiet=True))
+    if entry is not None:
+        write_atomically(entry, lambda temporary: _write(temporary, features))
+    return features
+
+
+def _key(encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> str:
+    digest = hashlib.blake2b(f"{_CACHE_VERSION}\x1f{encoder.fingerprint}\x1f{dtype}".encode(), digest_size=16)
+    for start in range(0, len(images), batch_size):
+        for image in images[start : start + batch_size]:
+            digest.update(len(image).to_bytes(8, "little"))  # marks where one ends
+            digest.update(image)
+    return digest.hexdigest()
+
+
+def _compute(
+    encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, batch_size: int, console: Console
+) -> np.ndarray:
+    if len(images) == 0:
+        raise UserError("no images to extract features from; check the table and its filter")
+    was_training = isinstance(encoder, nn.Module) and encoder.training
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    parts = []
+    try:
+        with (
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            console.progress("features", len(images), "images") as progress,
+        ):
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                pictures = list(pool.map(_decode_numbered, range(start, start + len(batch)), batch))
+                parts.append(_encode(encoder, pictures, dtype))
+                progress.advance(len(batch))
+    finally:
+        if isinstance(encoder, nn.Module):
+            encoder.train(was_training)
+    features = np.concatenate(parts)
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise UserError(
+            f"the encoder {encoder.fingerprint} gives features that are not finite, first for image {row}; "
+            "its training diverged, or precision must be float32"
+        )
+    return features
+
+
+@torch.inference_mode()
+def _encode(encoder: FrozenEncoder, pictures: Sequence[Tensor], dtype: torch.dtype) -> np.ndarray:
+    """Features of one batch; pictures of different sizes go through the encoder size by size."""
+    device = _device_of(encoder)
+    rows_of: dict[torch.Size, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        rows_of.setdefault(picture.shape, []).append(row)
+    order: list[int] = []
+    parts = []
+    for rows in rows_of.values():
+        pixels = torch.stack([pictures[row] for row in rows]).to(device).float() / 255
+        with runtime.autocast(dtype, device):
+            parts.append(encoder(pixels).float().cpu())
+        order += rows
+    features: np.ndarray = torch.cat(parts)[torch.tensor(order).argsort()].numpy()
+    return features
+
+
+def _decode_numbered(number: int, encoded: bytes) -> Tensor:
+    try:
+        return decode_image(encoded)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"image {number} of the list cannot be decoded ({error}); repair or leave out its row"
+        ) from error
+
+
+def _device_of(encoder: FrozenEncoder) -> torch.device:
+    parameter = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _write(path: Path, features: np.ndarray) -> None:
+    with path.open("wb") as file:  # given a path, numpy would append a suffix of its own
+        np.save(file, features, allow_pickle=False)
+
+
+def _read(path: Path, num_images: int) -> np.ndarray:
+    try:
+        features: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"the cached features {path} are damaged ({error}); delete the file") from error
+    if features.ndim != 2 or len(features) != num_images:
+        raise UserError(f"the cached features {path} are damaged (shape {features.shape}); delete the file")
+    return features

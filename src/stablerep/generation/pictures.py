@@ -1,0 +1,92 @@
+"""From what a pipeline returns to bytes in a table: judge, resize, encode.
+
+Shape letters: B pictures of a batch, H, W.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+FormatName = Literal["jpeg", "png", "webp"]
+
+# Published: painted at 512, stored at 256 (short side).
+_LARGE, _STORED = 512, 256
+
+
+@dataclass(frozen=True)
+class Painted:
+    """``pictures`` (B, 3, H, W) uint8 on the CPU, and for each the reason why it is a failure, None where it is fine."""
+
+    pictures: Tensor
+    reasons: list[str | None]
+
+    def head(self, count: int) -> "Painted":
+        """The first ``count`` pictures: a batch without its padding."""
+        return Painted(self.pictures[:count], self.reasons[:count])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded picture and its size in pixels."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+def judge(images: Tensor | np.ndarray, flagged: Sequence[Any] | None) -> Painted:
+    """Turn what a pipeline returned into bytes per channel and say which pictures are failures.
+
+    ``images``: tensor (B, 3, H, W) or array (B, H, W, 3), values in [0, 1]; ``flagged``: what its safety checker said.
+    """
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images).movedim(-1, 1)
+    images = images.float().cpu()
+    finite = images.isfinite().flatten(1).all(dim=1).tolist()
+    pictures = (images.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+    unsafe = [bool(flag) for flag in flagged] if flagged is not None else [False] * len(pictures)
+    reasons = [_reason(*facts) for facts in zip(pictures, finite, unsafe, strict=True)]
+    return Painted(pictures, reasons)
+
+
+def _reason(picture: Tensor, finite: bool, unsafe: bool) -> str | None:
+    if unsafe:
+        return "the safety checker withheld the picture"
+    if not finite:
+        return "the picture holds values that are not finite"
+    pixels = picture.flatten(1)
+    if bool((pixels == pixels[:, :1]).all()):
+        colour = "".join(f"{value:02x}" for value in pixels[:, 0].tolist())
+        return f"the picture is blank: every pixel is {'black' if colour == '000000' else '#' + colour}"
+    return None
+
+
+def stored_size(width: int, height: int, size: int | None) -> tuple[int, int]:
+    """Width and height to store: short side ``size``, never enlarged; None: 256 for pictures of 512 or more."""
+    short = min(width, height)
+    target = size or (_STORED if short >= _LARGE else short)
+    if target >= short:
+        return width, height
+    return max(1, round(width * target / short)), max(1, round(height * target / short))
+
+
+def encode_picture(picture: Tensor, size: int | None, format: FormatName, quality: int) -> Encoded:
+    """Resize (3, H, W) uint8 with an antialiased bicubic filter and encode it; PNG ignores the quality."""
+    image = Image.fromarray(picture.movedim(0, -1).contiguous().numpy())
+    wanted = stored_size(image.width, image.height, size)
+    if wanted != image.size:
+        image = image.resize(wanted, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    if format == "jpeg":
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)  # thin coloured lines do not survive subsampling
+    elif format == "webp":
+        image.save(buffer, "WEBP", quality=quality, method=4)
+    else:
+        image.save(buffer, "PNG")
+    return Encoded(buffer.getvalue(), image.width, image.height)

@@ -1,0 +1,70 @@
+"""Who paints what, with which seed: pure functions of the captions, the number of images and what is there already."""
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stablerep.runtime import seed_for
+
+Key = tuple[str, int]
+Caption = tuple[str, str]
+"""(caption id, text)"""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """One picture to paint."""
+
+    caption_id: str
+    text: str
+    image_index: int
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """What identifies the picture within its origin."""
+        return self.caption_id, self.image_index
+
+
+def plan(
+    captions: Sequence[Caption], num_images: int, done: Container[Key], *, batch_size: int, seed: int
+) -> Iterator[list[PlanItem]]:
+    """Batches of the missing pictures, all of ``batch_size`` but the last.
+
+    The order is deterministic: windows of ``batch_size`` captions, within each all first images, then all second ones, so
+    that a batch holds as many prompts as the text encoder takes at once and a prompt is needed only for a short while.
+    ``done`` is asked when a window is reached, so it may grow meanwhile. The seed is a function of (run seed, caption id,
+    image index) alone.
+    """
+    waiting: list[PlanItem] = []
+    for begin in range(0, len(captions), batch_size):
+        window = captions[begin : begin + batch_size]
+        waiting += [
+            PlanItem(identity, text, index, seed_for(seed, identity, index))
+            for index in range(num_images)
+            for identity, text in window
+            if (identity, index) not in done
+        ]
+        while len(waiting) >= batch_size:
+            yield waiting[:batch_size]
+            del waiting[:batch_size]
+    if waiting:
+        yield waiting
+
+
+def num_missing(captions: Sequence[Caption], num_images: int, done: Container[Key]) -> int:
+    """Pictures of these captions that are still to be painted."""
+    return sum((identity, index) not in done for identity, _ in captions for index in range(num_images))
+
+
+def share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
+    """The contiguous part of worker ``index`` of ``count``; the parts cover everything once."""
+    return items[len(items) * index // count : len(items) * (index + 1) // count]
+
+
+def rotated(items: Sequence[T], by: int) -> Sequence[T]:
+    """The items in order from position ``by`` on, then those before it."""
+    by = by % len(items) if items else 0
+    return [*items[by:], *items[:by]]

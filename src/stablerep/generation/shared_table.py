@@ -1,0 +1,178 @@
+"""One image table, several painters: what is there already, whose settings it holds, and a thread that stores."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from stablerep.config import differing_fields
+from stablerep.errors import UserError
+from stablerep.generation.pictures import FormatName, Painted, encode_picture
+from stablerep.generation.plan import Key, PlanItem
+from stablerep.generation.teacher import origin_name
+from stablerep.store import OK, ImageTable
+
+_MOST_ROWS = 256
+_MOST_WAITING = 4
+
+
+def refuse_other_settings(table: ImageTable, settings: Mapping[str, Any]) -> str | None:
+    """Name of the painted origin that the table holds, None where it holds none.
+
+    Raises ``UserError``, naming the fields, where that origin was painted with other settings.
+    """
+    known = table.reload().origins()
+    if not known:
+        return None
+    origin = min(known)  # two first painters may both have registered; the smaller name stands, for both
+    differences = differing_fields(known[origin], settings)
+    if differences:
+        raise UserError(
+            f"{table.path} holds pictures painted with other settings ({'; '.join(differences)}); "
+            "give another output table, or the same settings to go on"
+        )
+    return origin
+
+
+def claim(table: ImageTable, teacher_name: str, settings: Mapping[str, Any]) -> str:
+    """The table's painted origin, registered now where there is none yet; ``UserError`` as above."""
+    if refuse_other_settings(table, settings) is None:
+        table.register_origin(origin_name(teacher_name, settings), settings)
+    origin = refuse_other_settings(table, settings)
+    assert origin is not None
+    return origin
+
+
+class DoneKeys:
+    """The (caption id, image index) pairs of an origin: those in the table, whoever wrote them, and those added here."""
+
+    def __init__(self, table: ImageTable, origin: str) -> None:
+        self._table = table
+        self._origin = origin.replace("'", "''")
+        self._fragments: set[int] = set()
+        self._keys: set[Key] = set()
+        self._read()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, keys: Sequence[Key]) -> None:
+        """Count pictures as done before they are in the table."""
+        self._keys.update(keys)
+
+    def refresh(self) -> None:
+        """Take in what was committed since; without news this asks only for the newest version number."""
+        if self._table.dataset.latest_version != self._table.version:
+            self._table = self._table.reload()
+            self._read()
+
+    def _read(self) -> None:
+        """Read the rows of new fragments only: the cost follows what is new, not what is there."""
+        dataset = self._table.dataset
+        new = [fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in self._fragments]
+        if not new:
+            return
+        columns = ["caption_id", "image_index"]
+        rows = dataset.scanner(columns=columns, filter=f"origin = '{self._origin}'", fragments=new).to_table()
+        self._keys.update(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
+        self._fragments.update(fragment.fragment_id for fragment in new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePlan:
+    """How pictures become rows."""
+
+    origin: str
+    size: int | None
+    format: FormatName
+    quality: int
+    commit_seconds: float
+    facts: Mapping[str, Mapping[str, Any]]
+    """Caption id -> the columns that a row copies from its caption."""
+
+
+@dataclass
+class Tally:
+    """What one painter stored."""
+
+    painted: int = 0
+    """Pictures that it added."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Rows without a picture that it added, by reason."""
+    lost: int = 0
+    """Rows that another painter had committed before."""
+
+
+class Writer:
+    """Encodes and commits in one thread beside the painter. Use as a context; leaving it commits what is finished."""
+
+    def __init__(self, table: ImageTable, plan: StorePlan) -> None:
+        self._table = table
+        self._plan = plan
+        self._rows: list[dict[str, Any]] = []
+        self._last_commit = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._waiting: list[Future[None]] = []
+        self.tally = Tally()
+
+    def put(self, items: Sequence[PlanItem], painted: Painted) -> None:
+        """Hand over a painted batch; waits only where the thread is several batches behind. Raises what the thread raised."""
+        self._waiting.append(self._thread.submit(self._store, items, painted))
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) > _MOST_WAITING):
+            self._waiting.pop(0).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            for future in self._waiting:
+                future.result()
+            self._thread.submit(self._commit).result()
+        finally:
+            self._thread.shutdown()
+
+    def _store(self, items: Sequence[PlanItem], painted: Painted) -> None:
+        pictures = zip(items, painted.pictures, painted.reasons, strict=True)
+        self._rows += [self._row(item, picture, reason) for item, picture, reason in pictures]
+        if len(self._rows) >= _MOST_ROWS or time.monotonic() - self._last_commit >= self._plan.commit_seconds:
+            self._commit()
+
+    def _row(self, item: PlanItem, picture: Any, reason: str | None) -> dict[str, Any]:
+        plan = self._plan
+        row: dict[str, Any] = {
+            "origin": plan.origin,
+            "caption_id": item.caption_id,
+            "image_index": item.image_index,
+            "seed": item.seed,
+            "status": OK if reason is None else "failed",
+            "reason": reason,
+            **plan.facts[item.caption_id],
+        }
+        if reason is None:
+            encoded = encode_picture(picture, plan.size, plan.format, plan.quality)
+            row |= {"image": encoded.data, "width": encoded.width, "height": encoded.height}
+        return row
+
+    def _commit(self) -> None:
+        by_reason: dict[str | None, list[dict[str, Any]]] = {}
+        for row in self._rows:
+            by_reason.setdefault(row["reason"], []).append(row)
+        # One commit per reason, nearly always one in all: so the counts are exact even where others add the same rows.
+        for reason, rows in by_reason.items():
+            inserted = self._table.append(rows)
+            self.tally.lost += len(rows) - inserted
+            if reason is None:
+                self.tally.painted += inserted
+            else:
+                self.tally.failures[reason] += inserted
+        self._rows = []
+        self._last_commit = time.monotonic()

@@ -1,0 +1,48 @@
+"""The model that paints: what is asked of it, and how one is opened."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from stablerep.generation.folders import check_folder, content_hashes, find_teacher, read_defaults, teacher_name
+from stablerep.generation.pictures import Painted
+from stablerep.generation.pipelines import Conditioning, DiffusersTeacher, open_pipeline
+from stablerep.generation.settings import PaintConfig, resolve
+from stablerep.runtime import pick_device
+
+
+class Teacher(Protocol):
+    """Paints pictures from prompts; a picture depends on its prompt, its seed and ``settings``, on nothing else."""
+
+    name: str
+    batch_size: int
+    settings: dict[str, Any]
+    """What determines the pixels, as plain JSON values."""
+
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """One conditioning per prompt, to be used for all its images."""
+
+    def paint(self, conditionings: Sequence[Conditioning], seeds: Sequence[int]) -> Painted:
+        """At most ``batch_size`` pictures, uint8 (B, 3, H, W), with a reason for each failure."""
+
+
+def load_teacher(name_or_path: str, config: PaintConfig | None = None) -> DiffusersTeacher:
+    """Open a teacher: a shipped name, a local diffusers folder, or the hub id of one.
+
+    Raises ``UserError`` where there is none, where its folder holds pickles or custom code, or where the sampler asked
+    for does not fit it. Nothing is downloaded unless ``config.download`` is set.
+    """
+    config = config or PaintConfig()
+    folder = find_teacher(name_or_path, download=config.download)
+    check_folder(folder)
+    device = pick_device(config.device)
+    settings = resolve(config, read_defaults(folder), device)
+    pipeline = open_pipeline(folder, settings, device)
+    return DiffusersTeacher(pipeline, teacher_name(name_or_path), settings, content_hashes(folder))
+
+
+def origin_name(name: str, settings: Mapping[str, Any]) -> str:
+    """Name of everything painted with these settings: the teacher's name and 12 digits of their hash."""
+    text = json.dumps(settings, sort_keys=True)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -1,0 +1,75 @@
+"""StableRep and SimCLR: one method, which differ in what counts as the same thing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from stablerep.learning.losses import Samples, multi_positive_contrastive, positive_similarity
+from stablerep.learning.method import Batch, Method, StepResult
+from stablerep.models.encoder import Encoder, EncoderConfig, ProjectionHead, save_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig:
+    """Encoder, projection head and loss of a contrastive method; the defaults are StableRep's."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The encoder to train."""
+    positives: Literal["caption", "image"] = "caption"
+    """Views that attract: those of one caption (StableRep) or those of one image (SimCLR)."""
+    temperature: float = 0.1
+    """Similarities are divided by it before the softmax."""
+    head_hidden: int = 4096
+    """Width of the hidden layers of the projection head."""
+    head_out: int = 256
+    """Width of the space in which similarities are taken."""
+    head_layers: int = 3
+    """Linear layers of the projection head."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+class Contrastive(Method):
+    """Views of the same caption (or image) attract, all others in the global batch repel."""
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Encoder(config.encoder)
+        self.head = ProjectionHead(
+            self.backbone.dim, config.head_hidden, config.head_out, num_layers=config.head_layers
+        )
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Features (N, V, D)."""
+        images = batch["image"]
+        features: Tensor = self.backbone(images.flatten(0, 1))
+        return features.view(*images.shape[:2], -1)
+
+    def loss(self, features: Tensor, batch: Batch) -> StepResult:
+        """The multi-positive contrastive loss over the N * V rows of features (N, V, D)."""
+        projected = self.head(features, batch["valid"]).flatten(0, 1)
+        labels = self._labels(batch).flatten()
+        valid = batch["valid"].flatten()
+        weight = batch["weight"].flatten() if "weight" in batch else None
+        loss = multi_positive_contrastive(
+            projected, labels, self.config.temperature, valid=valid, weight=weight
+        )
+        samples = Samples(features=projected.detach(), labels=labels, valid=valid)
+        return StepResult(loss=loss, logs={"positive_similarity": positive_similarity(samples)})
+
+    def encoder(self) -> Encoder:
+        return self.backbone
+
+    def export(self, folder: Path) -> Path:
+        save_encoder(self.backbone, folder / "encoder")
+        return folder / "encoder"
+
+    def _labels(self, batch: Batch) -> Tensor:
+        if self.config.positives == "caption":
+            return batch["caption_id"][:, None].expand_as(batch["valid"])
+        return batch["image_id"]

@@ -1,0 +1,222 @@
+"""Which images make up which batch: a pure function of (run seed, step), whatever happened before."""
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stablerep import runtime
+from stablerep.errors import UserError
+from stablerep.learning.method import Batch
+from stablerep.learning.views import ViewConfig, make_views
+from stablerep.store import OK, REAL, CaptionTable, ImageTable
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the training images come from and how many views of them make a batch."""
+
+    images: tuple[Path, ...]
+    """Image tables; the images of one caption are gathered over all of them."""
+    captions: Path | None = None
+    """Caption table, for methods that read text."""
+    origin: Literal["painted", "real", "any"] = "any"
+    """Painted pictures, real ones, or both."""
+    where: str | None = None
+    """A further filter on the image rows, such as "split = 'train'"."""
+    exclude_styles: tuple[str, ...] = ()
+    """Styles never to train on: those held out for testing."""
+    num_captions: int | None = None
+    """Train on this many captions only, the first in hash order; all where not given."""
+    captions_per_batch: int = 128
+    """N, the captions of one batch over all processes."""
+    images_per_caption: int = 6
+    """Images drawn per caption and batch, without replacement."""
+    crops_per_image: int = 1
+    """Augmented views of each drawn image."""
+    view: ViewConfig = field(default_factory=ViewConfig)
+    """How an image becomes a view."""
+    num_threads: int = 1
+    """Threads that prepare batches ahead of the training step."""
+
+
+def identity_of(*parts: int | str) -> int:
+    """An identity as a 63-bit integer that fits a tensor: equal parts, equal integer."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class _ImageRef:
+    table: int
+    position: int
+    origin: str
+    image_index: int
+
+
+class ViewSource:
+    """Batches of views, addressed by step. The same step is the same batch on any machine, after any resume."""
+
+    def __init__(self, config: DataConfig, *, seed: int, tokenize: Tokenize | None = None) -> None:
+        self.config = config
+        self.seed = seed
+        self._tokenize = tokenize
+        self._tables = [ImageTable.open(path) for path in config.images]
+        self._images = self._index()
+        self.caption_ids = self._choose_captions()
+        self._texts = self._alternative_texts() if tokenize else {}
+        if config.captions_per_batch % runtime.world_size():
+            raise UserError(
+                f"captions_per_batch {config.captions_per_batch} cannot be shared equally by {runtime.world_size()} "
+                "processes; choose a multiple"
+            )
+        if len(self.caption_ids) < config.captions_per_batch:
+            raise UserError(
+                f"{', '.join(map(str, config.images))}: {len(self.caption_ids)} captions have usable images, fewer "
+                f"than one batch of {config.captions_per_batch}; lower captions_per_batch or widen the filter"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass over the captions; the remainder waits for the next permutation."""
+        return len(self.caption_ids) // self.config.captions_per_batch
+
+    @property
+    def num_images(self) -> int:
+        """Images that training may draw."""
+        return sum(len(self._images[caption]) for caption in self.caption_ids)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of this step (0, 1, ...), this rank's part of it; shapes as in ``method.Batch``."""
+        config = self.config
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = runtime.numpy_generator(self.seed, "order", epoch).permutation(len(self.caption_ids))
+        num_local = config.captions_per_batch // runtime.world_size()
+        start = index * config.captions_per_batch + runtime.rank() * num_local
+        captions = [self.caption_ids[row] for row in order[start : start + num_local]]
+        drawn = [self._draw(caption, epoch) for caption in captions]
+        num_views = config.images_per_caption * config.crops_per_image
+        refs = [ref for images, _ in drawn for ref in images for _ in range(config.crops_per_image)]
+        seeds = [
+            runtime.seed_for(self.seed, "view", epoch, caption, view)
+            for caption in captions
+            for view in range(num_views)
+        ]
+        views = make_views(self._load(refs), seeds, config.view)
+        image_ids = [
+            identity_of(ref.origin, captions[row // num_views], ref.image_index)
+            for row, ref in enumerate(refs)
+        ]
+        batch = {
+            "image": views.unflatten(0, (num_local, num_views)),
+            "caption_id": torch.tensor([identity_of(caption) for caption in captions]),
+            "image_id": torch.tensor(image_ids).view(num_local, num_views),
+            "valid": torch.tensor([valid for _, valid in drawn]).repeat_interleave(
+                config.crops_per_image, dim=1
+            ),
+            "seed": torch.tensor(
+                [runtime.seed_for(self.seed, "batch", epoch, caption) for caption in captions]
+            ),
+        }
+        if self._tokenize:
+            batch["tokens"] = self._tokenize([self._text(caption, epoch) for caption in captions])
+        return batch
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the steps ``start .. stop - 1``, prepared ahead by threads."""
+        ahead = self.config.num_threads + 1
+        with ThreadPoolExecutor(self.config.num_threads) as pool:
+            pending: deque[Future[Batch]] = deque()
+            for step in range(start, stop):
+                pending.append(pool.submit(self.batch, step))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def _index(self) -> dict[str, list[_ImageRef]]:
+        config = self.config
+        images: dict[str, list[_ImageRef]] = {}
+        for number, table in enumerate(self._tables):
+            rows = table.read(["origin", "caption_id", "image_index"])
+            allowed = _allowed_positions(table, config)
+            for position in allowed:
+                row = {name: rows[name][position].as_py() for name in rows.column_names}
+                ref = _ImageRef(number, int(position), row["origin"], row["image_index"])
+                images.setdefault(row["caption_id"], []).append(ref)
+        for refs in images.values():
+            refs.sort(key=lambda ref: (ref.origin, ref.image_index))
+        return images
+
+    def _choose_captions(self) -> list[str]:
+        """Caption ids are hashes, so their order is random but the same for every size: n captions contain n/2."""
+        captions = sorted(self._images)
+        return captions if self.config.num_captions is None else captions[: self.config.num_captions]
+
+    def _draw(self, caption: str, epoch: int) -> tuple[list[_ImageRef], list[bool]]:
+        refs, wanted = self._images[caption], self.config.images_per_caption
+        order = runtime.numpy_generator(self.seed, "draw", epoch, caption).permutation(len(refs))
+        chosen = [refs[index] for index in order[:wanted]]
+        missing = wanted - len(chosen)
+        return chosen + [chosen[0]] * missing, [True] * len(chosen) + [False] * missing
+
+    def _load(self, refs: Sequence[_ImageRef]) -> list[Tensor]:
+        unique = {(ref.table, ref.position): Tensor() for ref in refs}
+        for number, table in enumerate(self._tables):
+            positions = [position for table_number, position in unique if table_number == number]
+            if positions:
+                for position, encoded in zip(positions, table.take_images(positions), strict=True):
+                    unique[number, position] = decode(encoded)
+        return [unique[ref.table, ref.position] for ref in refs]
+
+    def _alternative_texts(self) -> dict[str, list[str]]:
+        """For each caption all texts of its concept, so that text is as varied as the source allows."""
+        if self.config.captions is None:
+            raise UserError("this method reads text: give the caption table (data.captions)")
+        rows = CaptionTable.open(self.config.captions).read(["id", "text", "concept"]).to_pylist()
+        by_concept: dict[str, list[str]] = {}
+        for row in rows:
+            by_concept.setdefault(row["concept"] or row["id"], []).append(row["text"])
+        texts = {row["id"]: sorted(by_concept[row["concept"] or row["id"]]) for row in rows}
+        unknown = [caption for caption in self.caption_ids if caption not in texts]
+        if unknown:
+            raise UserError(
+                f"{self.config.captions} has no caption {unknown[0]} ({len(unknown)} such); give its table"
+            )
+        return texts
+
+    def _text(self, caption: str, epoch: int) -> str:
+        texts = self._texts[caption]
+        return texts[int(runtime.numpy_generator(self.seed, "text", epoch, caption).integers(len(texts)))]
+
+
+def decode(encoded: bytes) -> Tensor:
+    """Encoded bytes as uint8 ``(3, H, W)``."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _allowed_positions(table: ImageTable, config: DataConfig) -> np.ndarray:
+    """Positions of the usable rows: whatever the filter says, failures and held-out styles never enter."""
+    conditions = [f"status = '{OK}'"]
+    if config.origin != "any":
+        conditions.append(f"origin {'=' if config.origin == 'real' else '!='} '{REAL}'")
+    for style in config.exclude_styles:
+        conditions.append(f"(style IS NULL OR style != '{style}')")
+    if config.where:
+        conditions.append(f"({config.where})")
+    try:
+        return table.positions(" AND ".join(conditions))
+    except ValueError as error:
+        raise UserError(f"{table.path}: the filter {config.where!r} is not valid ({error})") from error

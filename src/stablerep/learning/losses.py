@@ -1,0 +1,263 @@
+"""One formula for all contrastive methods: softmax over similarities, and a target spread over the positives.
+
+    loss = mean over rows i of  - sum_j target_ij log softmax_j(scale q_i . k_j)
+    target_ij in proportion to  weight_j [label_i = label_j],  a row's own sample excluded from both
+
+As a target sums to one, a row's loss is ``logsumexp_j - scale q_i . t_i`` with its mean positive ``t_i``,
+which sums per label give. So neither targets nor similarities are ever held as a whole: the log-sum-exp and
+its gradient go block by block. All of it is float32 (float64 for float64 features), whatever precision is
+around.
+
+Shapes: M queries (rows), P keys (columns), D features. In a process group every rank has its own M queries,
+all ranks the same M. A rank's loss is the sum over its rows by the global number of rows that have positives:
+values and gradients *summed* over the ranks are those of one process that holds all rows.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stablerep import runtime
+
+_LARGEST_PLAIN_LOGIT = 60.0  # exp(60) times a million columns is far inside float32, exp(-60) is no denormal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """One side of a similarity matrix."""
+
+    features: Tensor
+    """(M, D), already normalised where the similarity is a cosine."""
+    labels: Tensor
+    """(M,) int64 identities: equal labels are positives of each other, never a position in the batch."""
+    valid: Tensor | None = None
+    """(M,) bool; the others count neither as rows nor as columns."""
+    weight: Tensor | None = None
+    """(M,) not negative: a key's share in the targets of its positives; to others it is a plain negative."""
+
+    def gathered(self) -> "Samples":
+        """The samples of all ranks in rank order, with gradient; every rank gives the same fields."""
+        return Samples(
+            features=runtime.gather(self.features),
+            labels=runtime.gather(self.labels),
+            valid=None if self.valid is None else runtime.gather(self.valid.to(torch.uint8)).bool(),
+            weight=None if self.weight is None else runtime.gather(self.weight),
+        )
+
+    def kept(self) -> "Samples":
+        """The valid samples alone."""
+        if self.valid is None:
+            return self
+        return Samples(
+            features=self.features[self.valid],
+            labels=self.labels[self.valid],
+            weight=None if self.weight is None else self.weight[self.valid],
+        )
+
+
+def multi_positive_contrastive(
+    features: Tensor,
+    labels: Tensor,
+    temperature: float,
+    *,
+    valid: Tensor | None = None,
+    weight: Tensor | None = None,
+    block_size: int | None = None,
+) -> Tensor:
+    """The loss of StableRep (labels are captions) and SimCLR (labels are images): this rank's part, a scalar.
+
+    ``features (M, D)`` of any length are normalised here; ``labels``, ``valid`` and ``weight``, each (M,),
+    are as in ``Samples``. Positives of a row are the samples with its label in the global batch, except the
+    row itself; a row that has none contributes nothing. No more than ``block_size`` squared similarities
+    exist at a time. Source: the multi-positive contrastive loss of Tian et al., StableRep, 2023.
+    """
+    with _full_precision(features):
+        mine = Samples(
+            features=F.normalize(_full(features), dim=1), labels=labels, valid=valid, weight=weight
+        )
+        if runtime.world_size() == 1 and 1 / temperature <= _LARGEST_PLAIN_LOGIT:
+            kept = mine.kept()
+            own = torch.arange(len(kept.labels), device=labels.device)
+            log_total = _SelfLogSumExp.apply(kept.features, 1 / temperature, _size(block_size, features))
+            return _mean_over_rows(log_total, kept, kept, 1 / temperature, own)
+        own = runtime.rank() * len(labels) + torch.arange(len(labels), device=labels.device)
+        return soft_cross_entropy(mine, mine.gathered(), 1 / temperature, own=own, block_size=block_size)
+
+
+def soft_cross_entropy(
+    queries: Samples,
+    keys: Samples,
+    scale: float | Tensor,
+    *,
+    own: Tensor | None = None,
+    block_size: int | None = None,
+) -> Tensor:
+    """Cross-entropy of this rank's queries over keys (of all ranks): image-text losses call it twice.
+
+    Logits are ``scale``, a number or a scalar tensor (with gradient), times the inner products. ``own
+    (M,)`` is the column of each row's own sample, which is excluded; None where rows and columns are
+    different things.
+    """
+    with _full_precision(queries.features):
+        if own is not None and queries.valid is not None:
+            own = own[queries.valid]
+        if own is not None and keys.valid is not None:
+            own = (keys.valid.cumsum(0) - 1)[own]  # its column among the kept ones
+        rows, columns = queries.kept(), keys.kept()
+        q, k = _full(rows.features), _full(columns.features)
+        factor = torch.as_tensor(scale, dtype=q.dtype, device=q.device)
+        log_total = _LogSumExp.apply(q, k, factor, own, _size(block_size, q))
+        return _mean_over_rows(log_total, rows, columns, factor, own)
+
+
+def positive_similarity(samples: Samples) -> Tensor:
+    """Mean cosine of a sample and its positives within these samples, detached; NaN where no row has any."""
+    with torch.no_grad(), _full_precision(samples.features):
+        kept = samples.kept()
+        x = F.normalize(_full(kept.features), dim=1)
+        kept = Samples(features=x, labels=kept.labels, weight=kept.weight)
+        target, has_positive = _mean_positive(kept, kept, torch.arange(len(x), device=x.device))
+        return (x * target).sum(1)[has_positive].mean()
+
+
+def _mean_over_rows(
+    log_total: Tensor, queries: Samples, keys: Samples, scale: float | Tensor, own: Tensor | None
+) -> Tensor:
+    target, has_positive = _mean_positive(queries, keys, own)
+    row_losses = log_total - scale * (_full(queries.features) * target).sum(1)
+    num_rows = runtime.all_reduce_sum(has_positive.sum())
+    return torch.where(has_positive, row_losses, 0.0).sum() / num_rows.clamp(min=1)
+
+
+def _mean_positive(queries: Samples, keys: Samples, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weighted mean (M, D) of each row's positives, and (M,) whether it has any.
+
+    Sums per label minus the row's own sample, in float64: the difference is then exact to float32 even where
+    the own weight is a million times the others'.
+    """
+    _, groups = torch.unique(torch.cat([queries.labels, keys.labels]), return_inverse=True)
+    row_group, key_group = groups.split([len(queries.labels), len(keys.labels)])
+    precise = torch.float32 if groups.device.type == "mps" else torch.float64  # Apple GPUs have no float64
+    weight = torch.ones_like(key_group, dtype=precise) if keys.weight is None else keys.weight.to(precise)
+    counts = (weight > 0).long()
+    weighted = weight[:, None] * keys.features.to(precise)
+    num_groups = len(groups)
+    total = weighted.new_zeros(num_groups, weighted.shape[1]).index_add(0, key_group, weighted)[row_group]
+    mass = weight.new_zeros(num_groups).index_add(0, key_group, weight)[row_group]
+    number = counts.new_zeros(num_groups).index_add(0, key_group, counts)[row_group]
+    if own is not None:
+        total, mass, number = total - weighted[own], mass - weight[own], number - counts[own]
+    has_positive = number > 0
+    mean = total / torch.where(has_positive, mass, 1.0)[:, None]
+    return mean.to(_full(queries.features).dtype), has_positive
+
+
+class _LogSumExp(torch.autograd.Function):
+    """log sum_j exp(scale q_i . k_j) over the columns but ``own``, (M,); -inf where none is left."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, scale: Tensor, own: Tensor | None, size: int) -> Tensor:
+        log_total = q.new_full((len(q),), -torch.inf)
+        for top, left in _blocks(len(q), len(k), size):
+            rows, columns = slice(top, top + size), slice(left, left + size)
+            logits = _logits(q[rows], k[columns], scale, own, top, left)
+            log_total[rows] = torch.logaddexp(log_total[rows], logits.logsumexp(1))
+        ctx.save_for_backward(q, k, scale, own, log_total)
+        ctx.size = size
+        return log_total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, scale, own, log_total = ctx.saved_tensors
+        size = ctx.size
+        log_total = log_total.masked_fill(log_total == -torch.inf, 0)  # no columns: probabilities 0, not NaN
+        grad_q, grad_k = torch.zeros_like(q), torch.zeros_like(k)
+        with _full_precision(q):
+            for top, left in _blocks(len(q), len(k), size):
+                rows, columns = slice(top, top + size), slice(left, left + size)
+                logits = _logits(q[rows], k[columns], scale, own, top, left)
+                flow = logits.sub_(log_total[rows, None]).exp_().mul_(grads[0][rows, None])
+                grad_q[rows].addmm_(flow, k[columns])
+                grad_k[columns].addmm_(flow.T, q[rows])
+            return grad_q * scale, grad_k * scale, (grad_q * q).sum(), None, None
+
+
+def _logits(q: Tensor, k: Tensor, scale: Tensor, own: Tensor | None, top: int, left: int) -> Tensor:
+    logits = (q * scale) @ k.T
+    if own is not None:
+        column = own[top : top + len(q)] - left
+        inside = ((column >= 0) & (column < len(k))).nonzero()[:, 0]
+        logits[inside, column[inside]] = -torch.inf
+    return logits
+
+
+class _SelfLogSumExp(torch.autograd.Function):
+    """``_LogSumExp`` of unit vectors (M, D) among themselves, own sample excluded, at half the cost.
+
+    Similarities are symmetric, so only blocks on and above the diagonal are computed. ``scale`` is small
+    enough that no exponential leaves the range of float32: none is shifted, and one serves its row and its
+    column.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, size: int) -> Tensor:
+        total = x.new_zeros(len(x))
+        for top, left in _blocks(len(x), len(x), size, upper=True):
+            rows, columns = slice(top, top + size), slice(left, left + size)
+            terms = _terms(x[rows], x[columns], scale, top == left)
+            total[rows] += terms.sum(1)
+            if top != left:
+                total[columns] += terms.sum(0)
+        ctx.save_for_backward(x, total)
+        ctx.scale, ctx.size = scale, size
+        return total.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, total = ctx.saved_tensors
+        scale, size = ctx.scale, ctx.size
+        share = torch.where(total > 0, grads[0] / total, 0)
+        grad = torch.zeros_like(x)
+        with _full_precision(x):
+            for top, left in _blocks(len(x), len(x), size, upper=True):
+                rows, columns = slice(top, top + size), slice(left, left + size)
+                terms = _terms(x[rows], x[columns], scale, top == left)
+                flow = terms.mul_(share[rows, None] + share[None, columns])
+                grad[rows].addmm_(flow, x[columns])
+                if top != left:
+                    grad[columns].addmm_(flow.T, x[rows])
+        return grad * scale, None, None
+
+
+def _terms(rows: Tensor, columns: Tensor, scale: float, diagonal: bool) -> Tensor:
+    terms = torch.mm(rows * scale, columns.T).exp_()
+    return terms.fill_diagonal_(0) if diagonal else terms
+
+
+def _blocks(num_rows: int, num_columns: int, size: int, upper: bool = False) -> list[tuple[int, int]]:
+    """First row and column of every block; with ``upper`` those on and above the diagonal."""
+    return [
+        (top, left)
+        for top in range(0, num_rows, size)
+        for left in range(top if upper else 0, num_columns, size)
+    ]
+
+
+def _size(block_size: int | None, x: Tensor) -> int:
+    """The side asked for, or one whose block fits the cache of a CPU core and fills a GPU."""
+    return block_size or (512 if x.device.type == "cpu" else 4096)
+
+
+def _full(x: Tensor) -> Tensor:
+    return x if x.dtype is torch.float64 else x.float()
+
+
+def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(x.device.type, enabled=False)

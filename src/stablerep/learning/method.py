@@ -1,0 +1,67 @@
+"""What a method is: a module that encodes a batch, computes its loss, and can export what it learned."""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from stablerep.models.encoder import Encoder
+
+Batch = dict[str, Tensor]
+"""Named tensors: image (N, V, 3, H, W) in [0, 1]; caption_id (N,) and image_id (N, V), identities; valid (N, V);
+seed (N,), for every random draw of the method; where the method reads text, tokens (N, T)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """The loss of one step, a scalar with gradient, and named detached scalars to log.
+
+    In a process group the loss is this rank's part: the sum over the ranks is the loss of the global batch.
+    """
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class Method(nn.Module, abc.ABC):
+    """One page of code that the only training loop drives. It never logs, moves devices or knows the optimiser."""
+
+    @abc.abstractmethod
+    def encode(self, batch: Batch) -> Any:
+        """The expensive part, under mixed precision: per sample, without looking at the rest of the batch."""
+
+    @abc.abstractmethod
+    def loss(self, features: Any, batch: Batch) -> StepResult:
+        """The part that sees the whole batch: heads and loss."""
+
+    def forward(self, batch: Batch) -> Any:
+        """``encode``, under the name that DistributedDataParallel calls."""
+        return self.encode(batch)
+
+    def after_step(self) -> None:
+        """Called after each update of the weights: moving averages, clamping."""
+
+    def encoder(self) -> Encoder | None:
+        """The learned encoder, where the method learns one."""
+        return None
+
+    @abc.abstractmethod
+    def export(self, folder: Path) -> Path:
+        """Save what was learned as an ordinary folder below ``folder`` and return its path."""
+
+    def hot_modules(self) -> Sequence[nn.Module]:
+        """The modules worth compiling: called at every step with fixed shapes."""
+        encoder = self.encoder()
+        return [] if encoder is None else [encoder]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids ``(N, T)`` of captions, for methods that read text."""
+        raise NotImplementedError(f"{type(self).__name__} reads no text")
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether batches must carry tokens."""
+        return type(self).tokenize is not Method.tokenize

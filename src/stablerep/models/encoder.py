@@ -1,0 +1,317 @@
+"""The encoder: a timm vision transformer with its own preprocessing, its files, and the projection head.
+
+Shapes: N images, V views, D features, H and W pixels, h and w patches.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from stablerep import config as config_module
+from stablerep import runtime
+from stablerep.errors import UserError
+from stablerep.run import write_atomically, write_text
+
+DESCRIPTION = "encoder.json"
+WEIGHTS = "encoder.safetensors"
+
+_FORMAT = "stablerep-encoder"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """A timm vision transformer and the preprocessing in front of it."""
+
+    architecture: str = "vit_small_patch16_224"
+    """Name of a vision transformer in timm; the published sizes are vit_{small,base,large}_patch16_224."""
+    image_size: int = 224
+    """Side in pixels to which every image is resized."""
+    patch_size: int | None = None
+    """Side of a patch in pixels; the architecture's own where not given."""
+    width: int | None = None
+    """Number of features D; the architecture's own where not given."""
+    depth: int | None = None
+    """Number of blocks; the architecture's own where not given."""
+    num_heads: int | None = None
+    """Attention heads per block; the architecture's own where not given."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth in training."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the red, green and blue channels of the training images (default: ImageNet)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of the channels (default: ImageNet)."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "width", "depth", "num_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+
+class Encoder(nn.Module):
+    """Images in [0, 1] -> features: the class token after the final LayerNorm, as published for StableRep.
+
+    A new encoder is drawn from torch's global generator, nothing is ever downloaded. Raises ``UserError``
+    where timm has no such vision transformer or the sizes do not fit together.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.metadata: dict[str, Any] = {}
+        self.backbone = _vision_transformer(config)
+        self.dim = int(self.backbone.num_features)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, D) in float32 of images (N, 3, H, W) in [0, 1], of any size."""
+        features: Tensor = self.backbone(self._preprocess(images))
+        return features.float()
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """Patch features (N, D, h, w), after the final LayerNorm, of images (N, 3, H, W) in [0, 1]."""
+        tokens: Tensor = self.backbone.forward_features(self._preprocess(images))
+        patches = tokens[:, self.backbone.num_prefix_tokens :].float()
+        h, w = self.backbone.patch_embed.grid_size
+        return patches.transpose(1, 2).reshape(len(images), self.dim, h, w)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of configuration and weights: two encoders with the same one give the same features."""
+        digest = hashlib.blake2b(_canonical_json(config_module.to_dict(self.config)), digest_size=16)
+        for name, tensor in sorted(self.state_dict().items()):
+            data = tensor.detach().cpu().contiguous()
+            digest.update(f"\x1f{name}\x1f{data.dtype}\x1f{tuple(data.shape)}\x1f".encode())
+            digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def set_fused_attention(self, enabled: bool) -> None:
+        """Choose torch's fused attention or the plain softmax(q k) v, which is faster in bfloat16 on CPUs.
+
+        A choice of speed, not part of the fingerprint; make it before ``torch.compile``.
+        """
+        for module in self.backbone.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = enabled
+
+    def _preprocess(self, images: Tensor) -> Tensor:
+        size = (self.config.image_size, self.config.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return (images - self.mean) / self.std
+
+
+class ProjectionHead(nn.Module):
+    """The published projection head: Linear, BatchNorm, ReLU per hidden layer, then Linear, all with bias.
+
+    Batch-norm statistics are taken per view over the rows of all ranks, as in the official StableRep, which
+    calls its head once per view.
+    """
+
+    def __init__(self, in_dim: int, hidden: int = 4096, out: int = 256, num_layers: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(num_layers - 1):
+            layers += [
+                nn.Linear(in_dim if index == 0 else hidden, hidden),
+                runtime.SyncBatchNorm1d(hidden),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden if num_layers > 1 else in_dim, out))
+
+    def forward(self, features: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Project features (N, V, D) to (N, V, out).
+
+        Rows outside ``valid (N, V)`` take no part in the statistics and come out as zeros. Every rank passes
+        ``valid`` or none does.
+        """
+        if valid is None:
+            return torch.stack([self.layers(view) for view in features.unbind(1)], dim=1)
+        counts = runtime.all_reduce_sum(valid.sum(0)).tolist()
+        if min(counts) == len(valid) * runtime.world_size():
+            return self.forward(features)
+        parts, places = [], []
+        for views in _views_by_statistics(counts):
+            member = torch.zeros_like(valid)
+            member[:, views] = valid[:, views]
+            place = torch.nonzero(member, as_tuple=True)
+            parts.append(self.layers(features[place]))
+            places.append(place)
+        projected = torch.cat(parts)
+        where = tuple(torch.cat(index) for index in zip(*places, strict=True))
+        return projected.new_zeros(*valid.shape, projected.shape[1]).index_put(where, projected)
+
+
+def _views_by_statistics(counts: list[int]) -> list[list[int]]:
+    """Views that are normalised together: each alone, but those with a single row join the fullest view.
+
+    Batch norm of one row is a constant, and torch refuses it; ``counts`` are global, so all ranks agree.
+    """
+    fullest = counts.index(max(counts))
+    single = [view for view, count in enumerate(counts) if count == 1 and view != fullest]
+    others = [[view] for view, count in enumerate(counts) if count > 1 and view != fullest]
+    return [[fullest, *single], *others]
+
+
+def save_encoder(encoder: Encoder, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write the weights, and a description (configuration, fingerprint, free metadata), into ``folder``.
+
+    Each file is replaced atomically; a pair torn by a kill in between is refused, as the fingerprint differs.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    description = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "config": config_module.to_dict(encoder.config),
+        "fingerprint": encoder.fingerprint,
+        "metadata": dict(encoder.metadata if metadata is None else metadata),
+    }
+    # as bytes: save_file would leave a file that only its owner can read
+    write_atomically(folder / WEIGHTS, lambda path: _write_bytes(path, safetensors.torch.save(tensors)))
+    write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+
+def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu") -> Encoder:
+    """Load an encoder in evaluation mode: a shipped name, a folder of ``save_encoder``, or a run folder.
+
+    Raises ``UserError`` where there is none, where a file is damaged or of another kind, and where weights
+    and description do not belong together.
+    """
+    folder = _find_folder(name_or_path)
+    description = _read_description(folder / DESCRIPTION)
+    encoder = Encoder(
+        config_module.build(EncoderConfig, description["config"], origin=str(folder / DESCRIPTION))
+    )
+    _load_weights(encoder, folder / WEIGHTS)
+    if encoder.fingerprint != description["fingerprint"]:
+        raise UserError(
+            f"{folder / WEIGHTS} does not belong to the {DESCRIPTION} beside it: its fingerprint is "
+            f"{encoder.fingerprint}, described is {description['fingerprint']}; export the encoder again"
+        )
+    encoder.metadata = dict(description.get("metadata", {}))
+    return encoder.to(device).eval()
+
+
+def shipped_encoders() -> list[str]:
+    """Names of the encoders that ship with the package."""
+    root = resources.files("stablerep") / "assets" / "encoders"
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+
+
+def _vision_transformer(config: EncoderConfig) -> Any:
+    known = timm.list_models(module="vision_transformer")
+    if config.architecture not in known:
+        near = difflib.get_close_matches(config.architecture, known, n=3, cutoff=0.5) or [
+            "vit_small_patch16_224"
+        ]
+        raise UserError(
+            f"timm has no vision transformer {config.architecture!r}; the nearest: {', '.join(near)}"
+        )
+    asked = {
+        "patch_size": config.patch_size,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+    }
+    overrides = {name: value for name, value in asked.items() if value is not None}
+    try:
+        backbone = timm.create_model(
+            config.architecture,
+            pretrained=False,
+            num_classes=0,
+            global_pool="token",
+            img_size=config.image_size,
+            drop_path_rate=config.drop_path,
+            **overrides,
+        )
+    except AssertionError as error:  # how timm refuses sizes that do not fit together
+        raise UserError(
+            f"encoder {config.architecture} with {overrides or 'its own sizes'}: {error}"
+        ) from error
+    patch_size = backbone.patch_embed.patch_size[0]
+    if config.image_size % patch_size:
+        raise UserError(f"image_size {config.image_size} is not a multiple of the patch size {patch_size}")
+    return backbone
+
+
+def _find_folder(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped_encoders():
+        return Path(str(resources.files("stablerep") / "assets" / "encoders" / str(name_or_path)))
+    for folder in (path, path / "encoder"):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file, an encoder is a folder with {DESCRIPTION} and {WEIGHTS}; pickled checkpoints "
+            "(.pt, .pth, .bin) can run code when opened: `stablerep convert` imports them"
+        )
+    raise UserError(
+        f"no encoder {str(name_or_path)!r}: the folder has no {DESCRIPTION}, "
+        f"and the shipped encoders are: {', '.join(shipped_encoders()) or 'none'}"
+    )
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # covers broken UTF-8 and broken JSON
+        raise UserError(f"{path} is damaged ({error}); export the encoder again") from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise UserError(f"{path} does not describe an encoder of this program")
+    if description.get("version") != _VERSION:
+        raise UserError(
+            f"{path} has format version {description.get('version')}, this program reads {_VERSION}"
+        )
+    if not isinstance(description.get("config"), dict) or not isinstance(description.get("fingerprint"), str):
+        raise UserError(f"{path} is damaged (no config or no fingerprint); export the encoder again")
+    return description
+
+
+def _load_weights(encoder: Encoder, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; an encoder folder holds {DESCRIPTION} and {WEIGHTS}")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is not a safetensors file or is damaged ({error}); export the encoder again"
+        ) from error
+    expected = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise UserError(
+            f"{path} does not fit the configuration beside it; missing, unknown or of another shape: "
+            f"{', '.join(wrong[:5])}"
+        )
+    encoder.load_state_dict(tensors)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _canonical_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()

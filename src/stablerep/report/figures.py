@@ -1,0 +1,259 @@
+"""Figures as inline SVG that takes its colours and fonts from the page, so that light, dark and print need one file.
+
+matplotlib draws with stand-in colours; afterwards each of them becomes the CSS variable of that role. Every figure is
+drawn twice, wide and narrow, because a plot that is merely shrunk cannot be read on a phone.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+_WIDE, _NARROW = 720, 350
+_FONT_SIZE = 12
+
+_INK, _MUTED, _RULE = "#00ff01", "#00ff02", "#00ff03"
+_SERIES = tuple(f"#00fe0{index}" for index in range(1, 7))
+_ROLES = {_INK: "currentColor", _MUTED: "var(--muted)", _RULE: "var(--rule)"} | {
+    colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES, 1)
+}
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 2), (7, 2, 1.5, 2), (3, 3), (9, 3))
+_MARKERS = ("o", "D", "s", "^", "v", "P")
+_MOST_POINTS = 160
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": _FONT_SIZE,
+    "text.color": _INK,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _MUTED,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.titlesize": _FONT_SIZE,
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+    "figure.facecolor": "none",
+    "grid.color": _RULE,
+    "xtick.color": _RULE,
+    "xtick.labelcolor": _MUTED,
+    "ytick.color": _RULE,
+    "ytick.labelcolor": _MUTED,
+    "ytick.left": False,
+    "lines.linewidth": 1.8,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponsiveFigure:
+    """One drawing in two widths; the page shows the one that fits."""
+
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What a run logged: loss and learning rate against pictures seen."""
+
+    name: str
+    images_seen: Sequence[float]
+    loss: Sequence[float]
+    learning_rate: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whisker:
+    """One score with its interval, all in per cent; ``series`` counts the protocols from 0."""
+
+    row: str
+    series: int
+    value: float
+    low: float
+    high: float
+
+
+def training_figure(curves: Sequence[Curve], name: str) -> ResponsiveFigure:
+    """Loss above, learning rate below, against pictures seen; ``name`` keeps the figure's ids apart from others."""
+    described = f"Training curves of {', '.join(curve.name for curve in curves)}: loss and learning rate."
+    return _responsive(name, described, lambda width: _draw_training(curves, width))
+
+
+def score_figure(whiskers: Sequence[Whisker], chance: float | None, name: str) -> ResponsiveFigure:
+    """A dot with its interval per row and protocol; rows keep the order given, chance is a dashed line."""
+    rows = list(dict.fromkeys(whisker.row for whisker in whiskers))
+    described = f"Scores with 95 % intervals of {', '.join(rows)}; the table holds the same numbers."
+    return _responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
+
+
+def series_key(index: int, *, marker: bool = False) -> str:
+    """The small sample of line or marker that a legend shows beside a name."""
+    figure = Figure(figsize=(26 / 72, 10 / 72))
+    with matplotlib.rc_context(_STYLE):
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.set(xlim=(0, 26), ylim=(0, 10))
+        if marker:
+            axes.plot([2, 24], [5, 5], color=_series_colour(index), linewidth=1.4)
+            axes.plot([13], [5], **_marker(index))
+        else:
+            axes.plot([1, 25], [5, 5], **_line(index))
+        return _inline(figure, f"key-{'marker' if marker else 'line'}-{index}", "")
+
+
+def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
+    figure = Figure(figsize=(width / 72, 300 / 72), layout="constrained")
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for index, curve in enumerate(curves):
+        seen, middle, low, high = _binned(curve.images_seen, curve.loss)
+        if not np.array_equal(low, high):
+            loss.fill_between(seen, low, high, color=_series_colour(index), alpha=0.18, linewidth=0)
+        loss.plot(seen, middle, **_line(index))
+        seen, middle, _, _ = _binned(curve.images_seen, curve.learning_rate)
+        rate.plot(seen, middle, **_line(index) | {"linewidth": 1.4})
+    loss.set_title("loss", color=_MUTED)
+    rate.set_title("learning rate", color=_MUTED)
+    rate.set_xlabel("pictures seen")
+    rate.set_ylim(bottom=0)
+    rate.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    rate.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    rate.locator_params(axis="y", nbins=2)
+    rate.locator_params(axis="x", nbins=8 if width == _WIDE else 4)
+    for axes in (loss, rate):
+        axes.grid(axis="y", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def _draw_scores(
+    whiskers: Sequence[Whisker], rows: Sequence[str], chance: float | None, width: int
+) -> Figure:
+    above = width == _NARROW  # a narrow plot has no room for names beside it
+    pitch = 46 if above else 36
+    figure = Figure(figsize=(width / 72, (len(rows) * pitch + 56) / 72), layout="constrained")
+    axes = figure.subplots()
+    num_series = 1 + max(whisker.series for whisker in whiskers)
+    for whisker in whiskers:
+        offset = (whisker.series - (num_series - 1) / 2) * 0.26
+        y = rows.index(whisker.row) + offset + (0.12 if above else 0)
+        axes.plot([whisker.low, whisker.high], [y, y], color=_series_colour(whisker.series), linewidth=1.4)
+        axes.plot([whisker.value], [y], **_marker(whisker.series))
+    if chance is not None:
+        axes.axvline(chance, color=_MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        axes.annotate(
+            "chance", (chance, 1), (4, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=_MUTED, fontsize=_FONT_SIZE - 1, va="top",
+        )  # fmt: skip
+    axes.set(ylim=(len(rows) - 0.5, -0.8), xlim=(0, _upper_limit(whiskers)))
+    axes.set_xlabel("per cent correct, mean over classes")
+    _name_rows(axes, rows, above)
+    axes.grid(axis="x", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure
+
+
+def _name_rows(axes: Any, rows: Sequence[str], above: bool) -> None:
+    if not above:
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(axis="y", labelcolor=_INK, pad=8)
+        return
+    axes.set_yticks([])
+    for index, row in enumerate(rows):
+        axes.annotate(
+            row, (0, index - 0.22), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            color=_INK, va="bottom", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _upper_limit(whiskers: Sequence[Whisker]) -> float:
+    return float(min(100, np.ceil(max(whisker.high for whisker in whiskers) / 5 + 0.5) * 5))
+
+
+def _binned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean position, mean, lowest and highest value of at most ``_MOST_POINTS`` runs of neighbouring records."""
+    parts = np.array_split(np.arange(len(x)), min(len(x), _MOST_POINTS))
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    return (
+        np.array([xs[part].mean() for part in parts]),
+        np.array([ys[part].mean() for part in parts]),
+        np.array([ys[part].min() for part in parts]),
+        np.array([ys[part].max() for part in parts]),
+    )
+
+
+def _series_colour(index: int) -> str:
+    return _SERIES[index % len(_SERIES)]
+
+
+def _line(index: int) -> dict[str, Any]:
+    dashes = _DASHES[index % len(_DASHES)]
+    return {"color": _series_colour(index), "linestyle": (0, dashes) if dashes else "-", "linewidth": 1.8}
+
+
+def _marker(index: int) -> dict[str, Any]:
+    return {
+        "color": _series_colour(index),
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markersize": 7 if index == 0 else 6,
+        "linestyle": "",
+        "clip_on": False,
+    }
+
+
+def _thousands(value: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _responsive(name: str, described: str, draw: Callable[[int], Figure]) -> ResponsiveFigure:
+    with matplotlib.rc_context(_STYLE):
+        return ResponsiveFigure(
+            wide=_inline(draw(_WIDE), f"{name}-wide", described),
+            narrow=_inline(draw(_NARROW), f"{name}-narrow", described),
+        )
+
+
+def _inline(figure: Figure, name: str, described: str) -> str:
+    """The figure as an ``<svg>`` element for HTML: no namespaces, no metadata, no ids that nothing refers to."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(file.getvalue())
+    text = ElementTree.tostring(root, encoding="unicode")
+    referenced = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        for key in list(element.attrib):
+            value = element.attrib.pop(key)
+            if key != "id" or value in referenced:
+                element.set(key.rpartition("}")[2], _themed(value))
+    _remove(root, ("metadata", "style"))
+    width, height = root.get("viewBox", "0 0 0 0").split()[2:]
+    root.attrib.update(
+        {"width": width, "height": height, "stroke-linejoin": "round", "stroke-linecap": "butt"}
+    )
+    root.attrib.update({"role": "img", "aria-label": described} if described else {"aria-hidden": "true"})
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _remove(root: ElementTree.Element, tags: Sequence[str]) -> None:
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in tags:
+                parent.remove(child)
+
+
+def _themed(attribute: str) -> str:
+    for stand_in, role in _ROLES.items():
+        attribute = attribute.replace(stand_in, role)
+    return re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1; font-family: var(--sans)", attribute)

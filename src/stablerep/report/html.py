@@ -1,0 +1,67 @@
+"""The page: what it shows, and how that becomes one HTML file. Everything from outside is escaped by the template."""
+
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+
+from stablerep.report.figures import ResponsiveFigure
+from stablerep.report.findings import Findings
+from stablerep.report.neighbours import Neighbours
+from stablerep.report.pictures import Grid
+from stablerep.report.scores import ScoreTable, percent
+from stablerep.report.settings import Comparison, MethodSettings, Section
+from stablerep.report.shortcomings import Shortcomings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A painted origin and the settings that its fingerprint covers."""
+
+    name: str
+    sentence: str
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlot:
+    """The curves of the runs of one method."""
+
+    kind: str
+    sentence: str
+    keys: tuple[tuple[str, str], ...]
+    """Sample of the line, name of the run."""
+    figure: ResponsiveFigure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """All that one report says, in the order in which it says it."""
+
+    project: str
+    findings: Findings
+    facts: tuple[tuple[str, str], ...]
+    teachers: tuple[Teacher, ...]
+    methods: tuple[MethodSettings, ...]
+    grids: tuple[Grid, ...]
+    training: tuple[TrainingPlot, ...]
+    scores: tuple[ScoreTable, ...]
+    neighbours: Neighbours
+    shortcomings: tuple[Shortcomings, ...]
+    provenance: Comparison
+    credits: tuple[str, ...]
+    version: str
+
+
+def render(page: Page) -> str:
+    """The page as HTML text that refers to nothing outside itself."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = percent
+    template = environment.from_string(_resource("report.html.j2"))
+    return template.render(page=page, style=_resource("report.css"))
+
+
+def _resource(name: str) -> str:
+    return (resources.files("stablerep.report") / name).read_text(encoding="utf-8")

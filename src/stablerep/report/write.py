@@ -1,0 +1,157 @@
+"""The command: read what is on disk, write one page."""
+
+import importlib.metadata
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from stablerep.console import Console
+from stablerep.report.credits import find_credits
+from stablerep.report.figures import Curve, series_key, training_figure
+from stablerep.report.findings import find, subject_of
+from stablerep.report.html import Page, Teacher, TrainingPlot, render
+from stablerep.report.neighbours import NeighbourConfig, find_neighbours
+from stablerep.report.pictures import Painting, caption_grid, count_paintings
+from stablerep.report.reading import Project, RunFolder, open_project
+from stablerep.report.scores import Measured, read_scores, score_shortcomings, score_tables
+from stablerep.report.settings import grouped, method_settings, provenance_table, sections
+from stablerep.report.shortcomings import find_shortcomings
+from stablerep.run import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write one HTML page: what was asked, painted, learned and measured, and what was not good."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Run folders, or a project folder that holds captions.lance, images.lance and runs/."""
+    images: Path | None = None
+    """A further image table."""
+    captions: Path | None = None
+    """A further caption table."""
+    world: Path | None = None
+    """Folder of the world with the real pictures; a project's own is found without it."""
+    out: Path = Path("report/index.html")
+    """The page."""
+    num_captions: int = 24
+    """Captions shown with their pictures, per teacher."""
+    seed: int = 0
+    """Determines which captions and pictures are shown."""
+    neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+    """The search for painted neighbours of real pictures."""
+
+    def __post_init__(self) -> None:
+        if self.num_captions < 1:
+            raise ValueError(f"num_captions must be positive, got {self.num_captions}")
+
+
+def write_report(config: ReportConfig, *, console: Console = Console(quiet=True)) -> Path:  # noqa: B008
+    """Write the report to ``config.out``, a single file that loads nothing from elsewhere, and return its path.
+
+    Raises ``UserError`` where a folder is neither a run nor a project, or a file in it cannot be read.
+    """
+    project = open_project(config.folders, config.images, config.captions, config.world)
+    page = _page(config, project, console)
+    write_text(config.out, render(page))
+    console.say(f"report on {page.project}: {config.out}")
+    return config.out
+
+
+def _page(config: ReportConfig, project: Project, console: Console) -> Page:
+    paintings = count_paintings(project)
+    measured = read_scores(project)
+    neighbours = find_neighbours(
+        project, _encoder_run(project, measured), config.neighbours, config.seed, console
+    )
+    return Page(
+        project=project.name,
+        findings=find(project, paintings, measured),
+        facts=_facts(project, paintings),
+        teachers=tuple(_teacher(project, painting) for painting in paintings),
+        methods=tuple(method_settings(project)),
+        grids=tuple(
+            caption_grid(project, painting, config.num_captions, config.seed) for painting in paintings
+        ),
+        training=tuple(_training_plots(project)),
+        scores=tuple(score_tables(measured)),
+        neighbours=neighbours,
+        shortcomings=tuple(find_shortcomings(project, paintings, score_shortcomings(measured))),
+        provenance=provenance_table(project),
+        credits=tuple(find_credits(project)),
+        version=importlib.metadata.version("stablerep"),
+    )
+
+
+def _encoder_run(project: Project, measured: Sequence[Measured]) -> RunFolder | None:
+    """The run of the headline where it has an encoder, else the first run that has one."""
+    subject = subject_of(project, measured)
+    with_encoder = [run for run in project.runs if run.encoder is not None]
+    with_encoder.sort(key=lambda run: subject is None or run.path != subject.folder)
+    return with_encoder[0] if with_encoder else None
+
+
+def _facts(project: Project, paintings: Sequence[Painting]) -> tuple[tuple[str, str], ...]:
+    captions = {identity for painting in paintings for identity in painting.caption_ids}
+    pictures = sum(painting.num_painted for painting in paintings)
+    seen = [int(run.metrics[-1]["images_seen"]) for run in project.runs if run.metrics]
+    facts = {
+        "captions painted": len(captions),
+        "painted pictures": pictures,
+        "runs": len(project.runs),
+        "views seen in training" if len(seen) == 1 else "views seen in the longest run": max(seen, default=0),
+    }
+    return tuple((name, grouped(count)) for name, count in facts.items() if count)
+
+
+def _teacher(project: Project, painting: Painting) -> Teacher:
+    fewest, most = painting.per_caption
+    each = f"{most} each" if fewest == most else f"{fewest} to {most} each"
+    failed = f"; {grouped(painting.num_failed)} failed" if painting.num_failed else "; none failed"
+    settings = project.teachers.get(painting.origin)
+    unknown = "" if settings else " The table does not say with which settings they were painted."
+    return Teacher(
+        name=painting.origin,
+        sentence=(
+            f"{grouped(painting.num_painted)} pictures for {grouped(len(painting.caption_ids))} captions, "
+            f"{each}{failed}.{unknown}"
+        ),
+        sections=sections(settings or {}),
+    )
+
+
+def _training_plots(project: Project) -> list[TrainingPlot]:
+    """One plot per method: losses of different methods are different quantities."""
+    curves: dict[str, list[Curve]] = defaultdict(list)
+    for run in project.runs:
+        records = [
+            record for record in run.metrics if math.isfinite(record["loss"]) and "images_seen" in record
+        ]
+        if len(records) > 1:
+            curve = Curve(
+                name=run.name,
+                images_seen=[record["images_seen"] for record in records],
+                loss=[record["loss"] for record in records],
+                learning_rate=[record["learning_rate"] for record in records],
+            )
+            curves[run.kind].append(curve)
+    return [
+        _training_plot(f"training-{number}", kind, group)
+        for number, (kind, group) in enumerate(curves.items())
+    ]
+
+
+def _training_plot(identity: str, kind: str, curves: Sequence[Curve]) -> TrainingPlot:
+    ends = "; ".join(
+        f"{curve.name} ended at a loss of {curve.loss[-1]:.4g} after {grouped(int(curve.images_seen[-1]))} views"
+        for curve in curves
+    )
+    return TrainingPlot(
+        kind=kind,
+        sentence=f"{ends}.",
+        keys=tuple((series_key(index), curve.name) for index, curve in enumerate(curves)),
+        figure=training_figure(curves, identity),
+    )

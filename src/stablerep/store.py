@@ -1,0 +1,219 @@
+"""The two tables, captions and images, as Lance data sets: append once, read by identity, never rewrite.
+
+Rows are unique by primary key. Lance detects two commits that insert the same key, so that any number of processes may
+append to one table and no row is ever there twice.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stablerep.errors import UserError
+
+REAL = "real"
+OK = "ok"
+
+_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+_FIRST_WRITTEN = ("_transactions", "_versions", "data")
+
+CAPTION_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False, metadata=_KEY),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("concept", pa.string()),
+        pa.field("template", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("label", pa.string()),
+    ]
+)
+
+IMAGE_SCHEMA = pa.schema(
+    [
+        pa.field("origin", pa.string(), nullable=False, metadata=_KEY),
+        pa.field("caption_id", pa.string(), nullable=False, metadata=_KEY),
+        pa.field("image_index", pa.int32(), nullable=False, metadata=_KEY),
+        pa.field("seed", pa.int64()),
+        pa.field("image", pa.binary()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("style", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("licence", pa.string()),
+    ]
+)
+
+
+def normalise_text(text: str) -> str:
+    """The text that identifies a caption: Unicode NFC, white space collapsed, ends trimmed; case is kept."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def caption_id(text: str) -> str:
+    """Identity of a caption: 128 bits of the hash of its normalised text, as 32 hexadecimal digits."""
+    return hashlib.blake2b(normalise_text(text).encode(), digest_size=16).hexdigest()
+
+
+class _Table:
+    """A Lance data set pinned to the version at which it was opened."""
+
+    schema: pa.Schema
+    noun: str
+
+    def __init__(self, dataset: lance.LanceDataset, path: str) -> None:
+        self.dataset = dataset
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an existing table; ``UserError`` where there is none or it is of the other kind."""
+        try:
+            dataset = lance.dataset(str(path))
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{path}: no {cls.noun} table could be opened there ({_first_line(error)})"
+            ) from error
+        missing = [name for name in cls.schema.names if name not in dataset.schema.names]
+        if missing:
+            raise UserError(f"{path} is not a table of {cls.noun}s: it has no column {', '.join(missing)}")
+        return cls(dataset, str(path))
+
+    @classmethod
+    def open_or_create(cls, path: str | Path) -> Self:
+        """Open the table, or create it empty."""
+        if "://" not in str(path) and _holds_something_else(Path(path)):
+            raise UserError(f"{path} exists and is not a table of {cls.noun}s; give another path")
+        try:
+            lance.write_dataset(cls.schema.empty_table(), str(path), mode="create")
+        except (ValueError, OSError) as error:
+            if "already exists" not in str(error):
+                raise UserError(f"cannot create the {cls.noun} table {path}: {_first_line(error)}") from error
+        return cls.open(path)
+
+    def __len__(self) -> int:
+        return int(self.dataset.count_rows())
+
+    @property
+    def version(self) -> int:
+        """The version that this object reads."""
+        return int(self.dataset.version)
+
+    def reload(self) -> Self:
+        """The same table at its newest version."""
+        return self.open(self.path)
+
+    def read(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
+        """Read whole columns of the rows that match a Lance filter such as ``split = 'train' AND status = 'ok'``."""
+        return self.dataset.to_table(columns=list(columns), filter=where)
+
+    def append(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> int:
+        """Insert the rows whose key is not there yet in one atomic commit; say how many were new.
+
+        Of rows with one key the first wins. Where nothing is new there is no commit, and the version stays.
+        """
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=self.schema)
+        keys = [field.name for field in self.schema if (field.metadata or {}) == _KEY]
+        table = _first_of_each_key(table.cast(self.schema), keys)
+        dataset = lance.dataset(self.path)
+        if _all_present(dataset, table, keys):
+            return 0
+        merge = dataset.merge_insert(keys).when_not_matched_insert_all().conflict_retries(30)
+        return int(merge.execute(table)["num_inserted_rows"])
+
+
+class CaptionTable(_Table):
+    """Captions: one row per distinct normalised text."""
+
+    schema = CAPTION_SCHEMA
+    noun = "caption"
+
+
+class ImageTable(_Table):
+    """Images, real and painted: one row per (origin, caption id, image index); a failure is a row with its reason."""
+
+    schema = IMAGE_SCHEMA
+    noun = "image"
+
+    def origins(self) -> dict[str, dict[str, Any]]:
+        """What is known of each painted origin: its name -> the settings that its fingerprint covers."""
+        config: Mapping[str, str] = self.dataset.config()
+        return {
+            key.removeprefix("origin."): json.loads(value)
+            for key, value in config.items()
+            if key.startswith("origin.")
+        }
+
+    def register_origin(self, origin: str, settings: Mapping[str, Any]) -> None:
+        """Record the settings of a painted origin in the table itself."""
+        lance.dataset(self.path).update_config({f"origin.{origin}": json.dumps(settings, sort_keys=True)})
+
+    def keys(self, origin: str) -> set[tuple[str, int]]:
+        """The (caption id, image index) of every row of an origin, failures included, read at the newest version."""
+        rows = lance.dataset(self.path).to_table(
+            columns=["caption_id", "image_index"], filter=f"origin = '{_quoted(origin)}'"
+        )
+        return set(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
+
+    def positions(self, where: str) -> np.ndarray:
+        """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
+        matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
+        every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+        return np.flatnonzero(np.isin(every, matching))
+
+    def take_images(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Encoded bytes of the rows at these positions of this version, in the order asked."""
+        rows = self.dataset.take([int(position) for position in positions], columns=["image"])
+        images: list[bytes] = rows["image"].to_pylist()
+        return images
+
+
+def _holds_something_else(path: Path) -> bool:
+    """Whether the path is taken: not by a table, nor by one whose creation just began or was killed."""
+    if not path.is_dir():
+        return path.exists()
+    begun = all(entry.name in _FIRST_WRITTEN for entry in path.iterdir())
+    return not begun and not (path / "_versions").is_dir()
+
+
+def _identities(rows: pa.Table | pa.RecordBatch, keys: Sequence[str]) -> list[str]:
+    """The key of each row as one string."""
+    columns = [rows.column(key).cast(pa.string()) for key in keys]
+    identities: list[str] = pc.binary_join_element_wise(*columns, "\x1f").to_pylist()
+    return identities
+
+
+def _first_of_each_key(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Lance compares the rows of a merge with the table, not with one another."""
+    rows: dict[str, int] = {}
+    for row, identity in enumerate(_identities(table, keys)):
+        rows.setdefault(identity, row)
+    return table if len(rows) == len(table) else table.take(list(rows.values()))
+
+
+def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[str]) -> bool:
+    """Whether the data set has every row; its keys are streamed, never held."""
+    missing = set(_identities(table, keys))
+    for batch in dataset.scanner(columns=list(keys)).to_batches():
+        missing.difference_update(_identities(batch, keys))
+    return not missing
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).split(", /")[0].splitlines()[0]

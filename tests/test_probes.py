@@ -1,0 +1,221 @@
+"""Probes on cases with known answers, and against scikit-learn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from stablerep.probes import (
+    PROBES,
+    Labelled,
+    ProbeConfig,
+    fit_knn,
+    fit_linear,
+    mean_per_class_accuracy,
+)
+
+
+def blobs(seed: int, *, num: int = 60, spread: float = 0.3, dim: int = 5, classes: int = 3) -> Labelled:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num) % classes
+    centres = 4 * np.eye(classes, dim)
+    return Labelled((centres[labels] + spread * rng.normal(size=(num, dim))).astype(np.float32), labels)
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_separable_blobs_are_named_without_error(name: str) -> None:
+    probe = PROBES[name](blobs(0), blobs(1), 3, ProbeConfig())
+    test = blobs(2, num=300)
+    probabilities = probe.probabilities(test.features)
+    assert probabilities.shape == (300, 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert (probabilities.argmax(1) == test.labels).all()
+    assert probe.validation_accuracy == 1
+
+
+def test_mean_per_class_weighs_classes_equally() -> None:
+    labels = np.array([0, 0, 0, 0, 0, 0, 2, 2])
+    predicted = np.array([0, 0, 0, 1, 0, 0, 2, 0])
+    assert mean_per_class_accuracy(labels, predicted) == pytest.approx((5 / 6 + 1 / 2) / 2)
+
+
+def test_knn_votes_as_calculated_by_hand() -> None:
+    angles = np.deg2rad([0.0, 10.0, 30.0])
+    train = Labelled(
+        np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32) * [[1], [7], [0.5]],
+        np.array([0, 1, 1]),
+    )
+    train = dataclasses.replace(train, features=train.features.astype(np.float32))
+    query = np.array([[3.0, 0.0]], dtype=np.float32)
+    config = ProbeConfig(neighbours=(3,), temperature=0.5, centre=False)
+    probe = fit_knn(train, Labelled(query, np.array([0])), 2, config)
+    weights = np.exp(np.cos(angles) / 0.5)
+    share = weights[0] / weights.sum()
+    np.testing.assert_allclose(probe.probabilities(query), [[share, 1 - share]], rtol=1e-5)
+    nearest = fit_knn(train, Labelled(query, np.array([0])), 2, dataclasses.replace(config, neighbours=(1,)))
+    np.testing.assert_allclose(nearest.probabilities(query), [[1, 0]])
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_knn_equals_a_plain_loop(centre: bool) -> None:
+    rng = np.random.default_rng(4)
+    train = Labelled((rng.normal(size=(80, 6)) + 1).astype(np.float32), rng.integers(0, 4, 80))
+    queries = (rng.normal(size=(30, 6)) + 1).astype(np.float32)
+    config = ProbeConfig(neighbours=(7,), centre=centre)
+    votes = fit_knn(train, train, 4, config).probabilities(queries)
+    shift = train.features.mean(0) if centre else 0
+    for query, vote in zip(queries - shift, votes, strict=True):
+        bank = train.features - shift
+        cosine = bank @ query / np.linalg.norm(bank, axis=1) / np.linalg.norm(query)
+        expected = np.zeros(4)
+        for row in np.argsort(-cosine)[:7]:
+            expected[train.labels[row]] += np.exp(cosine[row] / 0.07)
+        np.testing.assert_allclose(vote, expected / expected.sum(), rtol=1e-3, atol=1e-5)
+
+
+def test_k_is_chosen_on_validation() -> None:
+    rng = np.random.default_rng(0)
+    train, clean = blobs(0, num=90), blobs(1)
+    wrong = rng.permutation(90)[:25]
+    noisy = Labelled(
+        train.features, np.where(np.isin(np.arange(90), wrong), (train.labels + 1) % 3, train.labels)
+    )
+    probe = fit_knn(noisy, clean, 3, ProbeConfig())
+    assert probe.k >= 10
+    one = fit_knn(noisy, clean, 3, ProbeConfig(neighbours=(1,)))
+    assert one.validation_accuracy < probe.validation_accuracy == 1
+
+
+def test_more_neighbours_than_examples() -> None:
+    probe = fit_knn(blobs(0, num=9), blobs(1, num=9), 3, ProbeConfig(neighbours=(50,)))
+    assert probe.chosen == {"k": 9}
+
+
+def overlapping(seed: int, num: int) -> Labelled:
+    """Correlated features of unequal scale, so that the problem is badly conditioned as real features are."""
+    rng = np.random.default_rng(99)
+    mix = rng.normal(size=(12, 12)) * np.geomspace(1, 0.03, 12)[:, None]
+    centres = rng.normal(size=(5, 12))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, num)
+    return Labelled(
+        ((centres[labels] + 1.5 * rng.normal(size=(num, 12))) @ mix + 3).astype(np.float32), labels
+    )
+
+
+def test_linear_coefficients_equal_scikit_learn() -> None:
+    train, validation = overlapping(0, 600), overlapping(1, 300)
+    config = ProbeConfig(strongest_l2=2.0, weakest_l2=2.0, num_l2=1, tolerance=1e-5)
+    probe = fit_linear(train, validation, 5, config)
+    standardised = (train.features.astype(np.float64) - train.features.mean(0)) / train.features.std(0)
+    reference = LogisticRegression(C=1 / 2.0, tol=1e-8, max_iter=5000).fit(standardised, train.labels)
+    np.testing.assert_allclose(probe.weight.numpy().T, reference.coef_, atol=2e-3)
+    bias = probe.bias.numpy()
+    np.testing.assert_allclose(
+        bias - bias.mean(), reference.intercept_ - reference.intercept_.mean(), atol=2e-3
+    )
+    assert probe.note == ""
+
+
+def test_linear_path_reaches_the_accuracies_of_scikit_learn() -> None:
+    train, validation = overlapping(0, 600), overlapping(1, 2000)
+    mean, std = train.features.mean(0), train.features.std(0)
+    best = 0.0
+    for l2 in ProbeConfig().l2_path():
+        config = ProbeConfig(strongest_l2=l2, weakest_l2=l2, num_l2=1)
+        ours = fit_linear(train, validation, 5, config).validation_accuracy
+        reference = LogisticRegression(C=1 / l2, tol=1e-6, max_iter=2000).fit(
+            (train.features - mean) / std, train.labels
+        )
+        theirs = mean_per_class_accuracy(
+            validation.labels, reference.predict((validation.features - mean) / std)
+        )
+        assert ours == pytest.approx(theirs, abs=1e-3)
+        best = max(best, theirs)
+    whole = fit_linear(train, validation, 5, ProbeConfig())
+    assert whole.validation_accuracy == pytest.approx(best, abs=1e-3)
+
+
+def test_constant_and_duplicated_features_give_no_nan() -> None:
+    train, validation = blobs(0), blobs(1)
+
+    def padded(data: Labelled, constant: float) -> Labelled:
+        column = np.full((len(data.labels), 1), constant, dtype=np.float32)
+        return Labelled(np.hstack([data.features, column, data.features[:, :1]]), data.labels)
+
+    for name, fit in PROBES.items():
+        probe = fit(padded(train, 0.3), padded(validation, 0.3), 3, ProbeConfig())
+        test = padded(blobs(2), 0.31)  # a feature that was constant in training moves a little in the test
+        probabilities = probe.probabilities(test.features)
+        assert np.isfinite(probabilities).all(), name
+        assert (probabilities.argmax(1) == test.labels).all(), name
+
+
+def test_all_features_constant_is_chance_not_nan() -> None:
+    data = Labelled(np.ones((12, 4), dtype=np.float32), np.arange(12) % 3)
+    for name, fit in PROBES.items():
+        assert np.isfinite(fit(data, data, 3, ProbeConfig()).probabilities(data.features)).all(), name
+
+
+def test_more_features_than_examples() -> None:
+    rng = np.random.default_rng(0)
+    train, validation = blobs(0, num=30), blobs(1, num=30)
+    wide = [
+        Labelled(np.hstack([data.features, 0.1 * rng.normal(size=(30, 200))]).astype(np.float32), data.labels)
+        for data in (train, validation)
+    ]
+    assert fit_linear(*wide, 3, ProbeConfig()).validation_accuracy == 1
+
+
+def test_linear_probe_ignores_the_scale_of_features() -> None:
+    train, validation, test = overlapping(0, 300), overlapping(1, 100), overlapping(2, 100)
+
+    def scaled(data: Labelled) -> Labelled:
+        return Labelled((data.features * np.geomspace(1e-3, 1e3, 12)).astype(np.float32), data.labels)
+
+    plain = fit_linear(train, validation, 5, ProbeConfig())
+    other = fit_linear(scaled(train), scaled(validation), 5, ProbeConfig())
+    np.testing.assert_allclose(
+        other.probabilities(scaled(test).features), plain.probabilities(test.features), atol=0.01
+    )
+
+
+def test_notes_say_what_went_wrong() -> None:
+    train, validation = overlapping(0, 300), overlapping(1, 100)
+    assert "not converged" in fit_linear(train, validation, 5, ProbeConfig(max_iterations=1)).note
+    strong = ProbeConfig(strongest_l2=1e6, weakest_l2=1e4, num_l2=3)
+    assert "end of the range" in fit_linear(train, validation, 5, strong).note
+
+
+def test_refit_trains_on_both_splits() -> None:
+    train, validation = blobs(0, num=30), blobs(1, num=30)
+    knn = fit_knn(train, validation, 3, ProbeConfig(refit=True))
+    assert len(knn.bank) == 60
+    both = Labelled(
+        np.concatenate([train.features, validation.features]),
+        np.concatenate([train.labels, validation.labels]),
+    )
+    refitted = fit_linear(train, validation, 3, ProbeConfig(refit=True))
+    config = ProbeConfig(strongest_l2=refitted.l2, weakest_l2=refitted.l2, num_l2=1)
+    expected = fit_linear(both, validation, 3, config)
+    torch.testing.assert_close(refitted.weight, expected.weight, atol=1e-3, rtol=1e-2)
+    assert not torch.equal(refitted.mean, fit_linear(train, validation, 3, ProbeConfig()).mean)
+
+
+def test_probes_are_deterministic() -> None:
+    for fit in PROBES.values():
+        first = fit(overlapping(0, 200), overlapping(1, 100), 5, ProbeConfig())
+        second = fit(overlapping(0, 200), overlapping(1, 100), 5, ProbeConfig())
+        test = overlapping(2, 50).features
+        np.testing.assert_array_equal(first.probabilities(test), second.probabilities(test))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"neighbours": ()}, {"neighbours": (0,)}, {"temperature": 0.0}, {"weakest_l2": 1e9}, {"num_l2": 0}],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        ProbeConfig(**wrong)

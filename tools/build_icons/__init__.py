@@ -1,0 +1,1 @@
+"""Builder of the embedded data set *icons*: see README.md beside this file."""
