@@ -13,7 +13,7 @@ INSTALLED := .venv/.installed
 # Where this is set, every process compiles torch and its kin anew, which more than doubles the time it takes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-# As many workers as cores, each with one thread: more threads would only compete.
+# Workers with one thread each: more threads would only compete. Take more workers where there are more cores.
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 # The versions for which every pinned library has a wheel.

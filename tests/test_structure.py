@@ -3,6 +3,7 @@
 Every rule is also tried on a snippet that breaks it: a check that cannot fail checks nothing.
 """
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -69,6 +70,27 @@ def test_every_python_file_keeps_the_rule(
 def test_no_file_names_a_machine_or_a_registry(texts: list[Module]) -> None:
     violations = [violation for text in texts for violation in forbidden_text(text)]
     fail_with(violations)
+
+
+def architecture_page() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_architecture_page_names_every_module(texts: list[Module]) -> None:
+    names = [text.path.removeprefix("src/stablerep/") for text in texts if text.room is not None]
+    modules = [name for name in names if name.endswith(".py") and not name.endswith("__init__.py")]
+    page = architecture_page()
+    fail_with([f"docs/architecture.md has no line on {name}" for name in modules if f"`{name}`" not in page])
+
+
+def test_the_architecture_page_names_only_what_exists() -> None:
+    present = architecture_page().split("## Where this differs")[0]
+    names = re.findall(r"`([a-z_/]+\.py)`", present)
+    assert "learning/losses.py" in names, "the page was not understood"
+    missing = [
+        name for name in names if not (ROOT / name).exists() and not (ROOT / "src/stablerep" / name).exists()
+    ]
+    fail_with([f"docs/architecture.md names {name}, which is not there" for name in missing])
 
 
 def pins() -> Iterator[tuple[str, Requirement]]:

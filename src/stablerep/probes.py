@@ -37,7 +37,7 @@ class ProbeConfig:
     """Stop along the path after this many constants in a row that bring no better validation accuracy."""
     max_iterations: int = 1000
     """L-BFGS iterations per constant."""
-    tolerance: float = 1e-3
+    tolerance: float = 3e-4
     """Converged when no gradient component exceeds this times the root of the number of examples."""
     refit: bool = False
     """After the choice, train again on training and validation examples together, as published for SynCLR."""
@@ -116,6 +116,7 @@ class KnnProbe:
         return {"k": self.k}
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities (M, C) of features (M, D): shares of the vote."""
         return self.votes(features, [self.k])[0]
 
     def votes(self, features: np.ndarray, ks: Sequence[int]) -> list[np.ndarray]:
@@ -174,6 +175,7 @@ class LinearProbe:
         return {"l2": self.l2}
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities (M, C) of features (M, D)."""
         logits = (torch.from_numpy(features) - self.mean) / self.scale @ self.weight + self.bias
         result: np.ndarray = logits.softmax(1).numpy()
         return result

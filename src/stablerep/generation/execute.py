@@ -1,137 +1,159 @@
 """``stablerep generate``: K pictures per caption, painted by a teacher into the image table, restartable at any moment."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import multiprocessing
 import os
-import platform
-import random
-import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from tyro.conf import Positional
 
 from stablerep.console import Console
-from stablerep.errors import UserError
-from stablerep.generation.pictures import FormatName, encode_picture
-from stablerep.generation.plan import Caption, PlanItem, num_missing, plan, rotated, share
-from stablerep.generation.settings import PaintConfig
-from stablerep.runtime import pick_device, seed_for
-from stablerep.store import CaptionTable, ImageTable
+from stablerep.generation.settings import GenerateConfig
+from stablerep.store import ImageTable
 
-if TYPE_CHECKING:  # diffusers takes seconds to import, and the command line needs only the config
-    from stablerep.generation.shared_table import Tally, Writer
-    from stablerep.generation.teacher import Conditioning, Teacher
+if TYPE_CHECKING:
+    from stablerep.generation.estimate import Estimate
+    from stablerep.generation.work import Outcome
 
-_COPIED = ("split", "group", "label")
+__all__ = ["GenerateConfig", "GenerateSummary", "generate"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig(PaintConfig):
-    """Paint ``num_images`` pictures for every caption; what is there already is not painted again."""
-
-    captions: Positional[Path] = Path("captions.lance")
-    """Caption table."""
-    out: Path = Path("images.lance")
-    """Image table to add to; created where there is none."""
-    teacher: str = "icons"
-    """A shipped teacher by name, the path of a diffusers folder, or a hub id."""
-    num_images: int = 10
-    """Pictures per caption (K); published: 10 for CC12M and RedCaps."""
-    size: int | None = None
-    """Short side to store, in pixels, never enlarged; 256 for pictures of 512 or more, as published, else as painted."""
-    format: FormatName = "jpeg"
-    """Encoding of the stored pictures."""
-    quality: int = 95
-    """Quality of JPEG and WebP, 1 to 100."""
-    seed: int = 0
-    """Run seed: together with caption and image index it determines a picture's noise."""
-    where: str | None = None
-    """Only the captions that match this filter, such as "split = 'train' AND template = 'primary'"."""
-    limit: int | None = None
-    """At most so many captions, the first of the table."""
-    commit_seconds: float = 10.0
-    """How often finished pictures are committed; a killed process loses at most the work since."""
-    dry_run: bool = False
-    """Say what would be painted, how long it would take and how large it would be; write nothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_images < 1:
-            raise ValueError(f"num_images must be at least 1, got {self.num_images}")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must be within 1 to 100, got {self.quality}")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
+_QUIET = Console(quiet=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSummary:
-    """What ``generate`` did, or in a dry run would do."""
+    """What ``generate`` did; in a dry run, what it would do."""
 
     path: Path
     """The image table."""
     origin: str
-    """Name of the teacher with its settings, as the rows carry it."""
+    """The teacher with its settings, as the rows name it."""
     num_captions: int
     """Captions asked for."""
-    painted: int
+    painted: int = 0
     """Pictures added."""
-    failed: int
-    """Rows added that have a reason instead of a picture."""
+    failed: int = 0
+    """Rows added that hold a reason instead of a picture."""
     failures: dict[str, int]
     """Their number by reason."""
     already_there: int
     """Rows asked for that the table held before."""
-    seconds: float
-    """Wall time of the painting, without loading the teacher."""
-    images_per_second: float
-    """Rows added per second."""
-    dry_run: bool = False
-    """Whether nothing was written."""
     missing: int = 0
-    """Rows that are still to be painted: 0 but in a dry run."""
-    estimated_bytes: int | None = None
-    """Dry run: size of the missing pictures, from one painted batch."""
+    """Rows asked for that the table does not hold now; 0 but in a dry run."""
+    seconds: float
+    """Wall time of the painting; loading the teacher comes on top."""
+    images_per_second: float
+    """Pictures painted per second."""
     estimated_seconds: float | None = None
-    """Dry run: time to paint them, from one painted batch."""
+    """Dry run: time that the missing pictures would take."""
+    estimated_bytes: int | None = None
+    """Dry run: size of the missing pictures."""
 
 
-def generate(config: GenerateConfig, *, console: Console | None = None) -> GenerateSummary:
-    """Paint every missing picture of the captions and add it to the image table; failures become rows with a reason.
+def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSummary:
+    """Paint every missing picture of the captions into the image table; a failure becomes a row with its reason.
 
-    May be killed and started again at any moment, and run several times at once on one table: rows are unique. Raises
-    ``UserError`` where the teacher, the captions or the filter cannot be used, and where the table holds pictures painted
-    with other settings.
+    May be killed and started again at any moment, and run several times at once on one table: no row is ever there
+    twice, and pictures are a function of the settings alone. Raises ``UserError`` where captions, filter or teacher cannot
+    be used, and where the table holds pictures painted with other settings.
     """
-    console = console or Console(quiet=True)
-    captions = _read_captions(config)
-    if config.dry_run:
-        return _dry_run(config, captions, console)
+    # Imported here because diffusers takes seconds, which a command line that only prints its help should not pay.
+    from stablerep.generation.estimate import estimate
+    from stablerep.generation.work import paint_share
+
     devices = local_devices(config.device)
-    ImageTable.open_or_create(config.out)
-    if len(devices) == 1:
-        outcome = _paint_share(dataclasses.replace(config, device=devices[0]), (0, 1), console)
+    if config.dry_run:
+        summary = _foreseen(config, estimate(config, devices[0], len(devices)))
+    elif len(devices) == 1:
+        outcome = paint_share(dataclasses.replace(config, device=devices[0]), console=console)
+        summary = _summary(config, [outcome])
     else:
-        console.say(f"painting on {len(devices)} devices: {', '.join(devices)}")
-        outcome = _merged(_on_each(config, devices))
-    added = outcome.tally.painted + outcome.tally.failures.total()
-    summary = GenerateSummary(
-        path=config.out,
-        origin=outcome.origin,
-        num_captions=len(captions),
-        painted=outcome.tally.painted,
-        failed=outcome.tally.failures.total(),
-        failures=dict(outcome.tally.failures),
-        already_there=outcome.already_there,
-        seconds=round(outcome.seconds, 3),
-        images_per_second=round(added / max(outcome.seconds, 1e-9), 3),
-    )
-    _report(summary, console)
+        summary = _summary(config, paint_on(devices, config, console))
+    console.say(_in_words(summary))
     return summary
+
+
+def local_devices(asked: str) -> list[str]:
+    """The devices to paint on: the one named, or for ``auto`` every GPU of this machine."""
+    num_gpus = torch.cuda.device_count()
+    # A launcher that sets LOCAL_RANK has started one process per GPU already.
+    if asked != "auto" or num_gpus < 2 or "LOCAL_RANK" in os.environ:
+        return [asked]
+    return [f"cuda:{index}" for index in range(num_gpus)]
+
+
+def paint_on(devices: Sequence[str], config: GenerateConfig, console: Console = _QUIET) -> "list[Outcome]":
+    """Paint with one spawned process per device, each its share of the captions; progress is read off the table."""
+    from stablerep.generation.work import paint_share, read_captions
+
+    console.say(f"painting on {', '.join(devices)}, one process each")
+    table = ImageTable.open_or_create(config.out)
+    asked, before = len(read_captions(config).items) * config.num_images, len(table)
+    context = multiprocessing.get_context("spawn")  # neither CUDA nor Lance survives a fork
+    with (
+        concurrent.futures.ProcessPoolExecutor(len(devices), mp_context=context) as pool,
+        console.progress("painting", asked, "pictures") as progress,
+    ):
+        waiting = {
+            pool.submit(paint_share, dataclasses.replace(config, device=device), index, len(devices))
+            for index, device in enumerate(devices)
+        }
+        outcomes = []
+        while waiting:
+            finished, waiting = concurrent.futures.wait(waiting, timeout=1)
+            outcomes += [future.result() for future in finished]
+            now = len(table.reload())
+            progress.advance(now - before)
+            before = now
+    return outcomes
+
+
+def _summary(config: GenerateConfig, outcomes: "Sequence[Outcome]") -> GenerateSummary:
+    failures = sum((outcome.tally.failures for outcome in outcomes), Counter[str]())
+    painted = sum(outcome.tally.painted for outcome in outcomes)
+    seconds = max(outcome.seconds for outcome in outcomes)
+    return GenerateSummary(
+        path=config.out,
+        origin=outcomes[0].origin,
+        num_captions=sum(outcome.num_captions for outcome in outcomes),
+        painted=painted,
+        failed=failures.total(),
+        failures=dict(failures),
+        already_there=sum(outcome.already_there for outcome in outcomes),
+        seconds=seconds,
+        images_per_second=(painted + failures.total()) / seconds,
+    )
+
+
+def _foreseen(config: GenerateConfig, estimate: "Estimate") -> GenerateSummary:
+    return GenerateSummary(
+        path=config.out,
+        origin=estimate.origin,
+        num_captions=estimate.num_captions,
+        failures={},
+        already_there=estimate.num_captions * config.num_images - estimate.missing,
+        missing=estimate.missing,
+        seconds=estimate.measured_seconds,
+        images_per_second=estimate.num_measured / max(estimate.measured_seconds, 1e-9),
+        estimated_seconds=estimate.seconds,
+        estimated_bytes=estimate.num_bytes,
+    )
+
+
+def _in_words(summary: GenerateSummary) -> str:
+    if summary.estimated_seconds is not None and summary.estimated_bytes is not None:
+        return (
+            f"dry run: {summary.missing} pictures to paint into {summary.path}, {summary.already_there} are there; judged by "
+            f"one batch, painted and thrown away: about {summary.estimated_seconds:.0f} s and "
+            f"{summary.estimated_bytes / 1e6:.1f} MB; nothing was written"
+        )
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in sorted(summary.failures.items()))
+    return (
+        f"{summary.path}: {summary.painted} pictures added, {summary.already_there} were there, "
+        f"{summary.failed} failed{f' ({reasons})' if reasons else ''}"
+    )

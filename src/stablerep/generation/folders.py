@@ -45,7 +45,9 @@ def find_teacher(name_or_path: str, *, download: bool = False) -> Path:
 
 def teacher_name(name_or_path: str) -> str:
     """A short name for tables and messages: the last part of the path, in letters, digits, dots and dashes."""
-    last = Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path.rpartition("/")[2]
+    last = (
+        Path(name_or_path).resolve().name if Path(name_or_path).exists() else name_or_path.rpartition("/")[2]
+    )
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last)
 
 
@@ -83,7 +85,9 @@ def read_index(folder: Path) -> dict[str, Any]:
     name = index.get("_class_name")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
-        raise UserError(f"{path}: {name!r} is not a pipeline of the installed diffusers {diffusers.__version__}")
+        raise UserError(
+            f"{path}: {name!r} is not a pipeline of the installed diffusers {diffusers.__version__}"
+        )
     return index
 
 
@@ -116,11 +120,15 @@ def _hash_files(folder: Path) -> str:
 
 def _from_hub(hub_id: str, download: bool) -> Path:
     try:
-        folder = diffusers.DiffusionPipeline.download(hub_id, use_safetensors=True, local_files_only=not download)
+        folder = diffusers.DiffusionPipeline.download(
+            hub_id, use_safetensors=True, local_files_only=not download
+        )
     except (OSError, ValueError) as error:
         remedy = "check the id and the connection" if download else "add --download to fetch it from the hub"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"teacher {hub_id!r} is neither shipped, a folder, nor in the hub cache; {remedy} ({reason})") from error
+        raise UserError(
+            f"teacher {hub_id!r} is neither shipped, a folder, nor in the hub cache; {remedy} ({reason})"
+        ) from error
     return Path(folder)
 
 

@@ -6,14 +6,14 @@ Shape letters: B pictures of a batch, H, W.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-FormatName = Literal["jpeg", "png", "webp"]
+from stablerep.generation.settings import FormatName
 
 # Published: painted at 512, stored at 256 (short side).
 _LARGE, _STORED = 512, 256
@@ -84,7 +84,9 @@ def encode_picture(picture: Tensor, size: int | None, format: FormatName, qualit
         image = image.resize(wanted, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     if format == "jpeg":
-        image.save(buffer, "JPEG", quality=quality, subsampling=0)  # thin coloured lines do not survive subsampling
+        image.save(
+            buffer, "JPEG", quality=quality, subsampling=0
+        )  # thin coloured lines do not survive subsampling
     elif format == "webp":
         image.save(buffer, "WEBP", quality=quality, method=4)
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stablerep.errors import UserError
 from stablerep.generation.pictures import Painted, judge
-from stablerep.generation.settings import PUBLISHED_SCHEDULER, PaintSettings, SchedulerName, torch_dtype
+from stablerep.generation.settings import PUBLISHED_SCHEDULER, PaintSettings, SchedulerName
 
 Conditioning = Mapping[str, Tensor | str]
 """One prompt as a pipeline takes it: its conditioning tensors (1, ...) by name, or the prompt itself."""
@@ -31,7 +31,12 @@ SCHEDULERS: dict[SchedulerName, str | None] = {
 
 _PAIR = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_PAIR, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-_MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+_MASKED = (
+    "prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+)
 
 # What `encode_prompt` returns, for pipelines that pad every prompt to one fixed length: there a prompt can be encoded
 # once and used for all its images. Every other pipeline is given the prompts as text, batch by batch.
@@ -84,10 +89,14 @@ class DiffusersTeacher:
         padded = [*conditionings, *[conditionings[-1]] * padding]
         generators = [torch.Generator().manual_seed(seed) for seed in [*seeds, *[seeds[-1]] * padding]]
         with torch.inference_mode():
-            output = self._pipe(**self._options, **self._stack(padded), generator=generators, output_type="pt")
+            output = self._pipe(
+                **self._options, **self._stack(padded), generator=generators, output_type="pt"
+            )
         images = getattr(output, "images", None)
         if not hasattr(images, "shape"):
-            raise UserError(f"teacher {self.name}: {type(self._pipe).__name__} returns no pictures; give a text-to-image one")
+            raise UserError(
+                f"teacher {self.name}: {type(self._pipe).__name__} returns no pictures; give a text-to-image one"
+            )
         return judge(images, getattr(output, "nsfw_content_detected", None)).head(count)
 
     def _supported_options(self, settings: PaintSettings) -> dict[str, Any]:
@@ -108,7 +117,9 @@ class DiffusersTeacher:
         with torch.inference_mode():
             returned = self._pipe.encode_prompt(**self._encode_arguments(prompts))
         named = zip(self._names, returned, strict=True)
-        tensors = {name: value for name, value in named if name in self._paint_parameters and value is not None}
+        tensors = {
+            name: value for name, value in named if name in self._paint_parameters and value is not None
+        }
         self._negative = {name: value for name, value in tensors.items() if name.startswith("negative_")}
         own = {name: value for name, value in tensors.items() if name not in self._negative}
         return [{name: value[row : row + 1] for name, value in own.items()} for row in range(len(prompts))]
@@ -135,7 +146,10 @@ class DiffusersTeacher:
     def _stack(self, conditionings: Sequence[Conditioning]) -> dict[str, Any]:
         """Arguments of the stock call for these prompts: text, or tensors joined along the batch."""
         if self._names is None:
-            return {"prompt": [row["prompt"] for row in conditionings], **self._negative_prompts(len(conditionings))}
+            return {
+                "prompt": [row["prompt"] for row in conditionings],
+                **self._negative_prompts(len(conditionings)),
+            }
         joined: dict[str, Any] = {
             name: torch.cat([row[name] for row in conditionings])  # type: ignore[misc]  # tensors in this branch
             for name in conditionings[0]
@@ -154,13 +168,18 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
     try:
         with _quiet():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                folder, torch_dtype=torch_dtype(settings.dtype), use_safetensors=True, local_files_only=True
+                folder,
+                torch_dtype=getattr(torch, settings.dtype),
+                use_safetensors=True,
+                local_files_only=True,
             )
     except (OSError, ValueError) as error:
         raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
     parameters = inspect.signature(type(pipeline).__call__).parameters
     if "prompt" not in parameters or "generator" not in parameters:
-        raise UserError(f"teacher {folder}: {type(pipeline).__name__} paints nothing from text; give a text-to-image one")
+        raise UserError(
+            f"teacher {folder}: {type(pipeline).__name__} paints nothing from text; give a text-to-image one"
+        )
     pipeline.scheduler = choose_scheduler(pipeline, settings.scheduler)
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
@@ -177,7 +196,9 @@ def choose_scheduler(pipeline: Any, asked: SchedulerName | None) -> Any:
         return own
     if not _fits(name, own):
         fitting = ", ".join(option for option in SCHEDULERS if _fits(option, own))
-        raise UserError(f"scheduler {name!r} does not fit the teacher's {type(own).__name__}; fitting: {fitting}")
+        raise UserError(
+            f"scheduler {name!r} does not fit the teacher's {type(own).__name__}; fitting: {fitting}"
+        )
     kind = getattr(diffusers, class_name)
     options = {}
     if "clip_sample" not in own.config and "clip_sample" in inspect.signature(kind).parameters:
@@ -192,7 +213,9 @@ def _fits(name: SchedulerName, own: Any) -> bool:
         return True
     kind = getattr(diffusers, class_name)
     is_flow = own.config.get("use_flow_sigmas") or own.config.get("prediction_type") == "flow_prediction"
-    return kind in own.compatibles and (not is_flow or "use_flow_sigmas" in inspect.signature(kind).parameters)
+    return kind in own.compatibles and (
+        not is_flow or "use_flow_sigmas" in inspect.signature(kind).parameters
+    )
 
 
 def _use_plain_attention(pipeline: Any) -> None:

@@ -1,15 +1,16 @@
 """How pictures are painted: what the user may ask for, what a teacher says of itself, and what follows from both."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-
-from stablerep.errors import UserError
+from tyro.conf import Positional
 
 SchedulerName = Literal["ddim", "dpmsolver++", "pndm", "euler", "unipc", "teacher"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 AttentionName = Literal["auto", "fused", "plain"]
+FormatName = Literal["jpeg", "png", "webp"]
 
 # The settings of StableRep (Tian et al. 2023) for Stable Diffusion 1.5: DDIM, 50 steps, guidance 2.
 PUBLISHED_STEPS = 50
@@ -51,6 +52,45 @@ class PaintConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(PaintConfig):
+    """Paint ``num_images`` pictures for every caption; what is there already is not painted again."""
+
+    captions: Positional[Path] = Path("captions.lance")
+    """Caption table."""
+    out: Path = Path("images.lance")
+    """Image table to add to; created where there is none."""
+    teacher: str = "icons"
+    """A shipped teacher by name, the path of a diffusers folder, or a hub id."""
+    num_images: int = 10
+    """Pictures per caption (K); published: 10 for CC12M and RedCaps."""
+    size: int | None = None
+    """Short side to store, in pixels, never enlarged; 256 for pictures of 512 or more, as published, else as painted."""
+    format: FormatName = "jpeg"
+    """Encoding of the stored pictures."""
+    quality: int = 95
+    """Quality of JPEG and WebP, 1 to 100."""
+    seed: int = 0
+    """Run seed: together with caption and image index it determines a picture's noise."""
+    where: str | None = None
+    """Only the captions that match this filter, such as "split = 'train' AND template = 'primary'"."""
+    limit: int | None = None
+    """At most so many captions, the first of the table."""
+    commit_seconds: float = 10.0
+    """How often finished pictures are committed; a killed process loses at most the work since."""
+    dry_run: bool = False
+    """Say what would be painted, how long it would take and how large it would be; write nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {self.num_images}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be within 1 to 100, got {self.quality}")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +158,3 @@ def _attention(asked: AttentionName, dtype: DtypeName, device: torch.device) -> 
     if asked != "auto":
         return asked
     return "plain" if device.type == "cpu" and dtype == "bfloat16" else "fused"
-
-
-def torch_dtype(name: DtypeName) -> torch.dtype:
-    """The torch dtype of that name."""
-    found = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if name not in found:
-        raise UserError(f"unknown dtype {name!r}; known: {', '.join(found)}")
-    return found[name]

@@ -10,8 +10,9 @@ from typing import Any, Self
 
 from stablerep.config import differing_fields
 from stablerep.errors import UserError
-from stablerep.generation.pictures import FormatName, Painted, encode_picture
+from stablerep.generation.pictures import Painted, encode_picture
 from stablerep.generation.plan import Key, PlanItem
+from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.teacher import origin_name
 from stablerep.store import OK, ImageTable
 
@@ -75,26 +76,15 @@ class DoneKeys:
     def _read(self) -> None:
         """Read the rows of new fragments only: the cost follows what is new, not what is there."""
         dataset = self._table.dataset
-        new = [fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in self._fragments]
+        new = [
+            fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in self._fragments
+        ]
         if not new:
             return
         columns = ["caption_id", "image_index"]
         rows = dataset.scanner(columns=columns, filter=f"origin = '{self._origin}'", fragments=new).to_table()
         self._keys.update(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
         self._fragments.update(fragment.fragment_id for fragment in new)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StorePlan:
-    """How pictures become rows."""
-
-    origin: str
-    size: int | None
-    format: FormatName
-    quality: int
-    commit_seconds: float
-    facts: Mapping[str, Mapping[str, Any]]
-    """Caption id -> the columns that a row copies from its caption."""
 
 
 @dataclass
@@ -112,9 +102,14 @@ class Tally:
 class Writer:
     """Encodes and commits in one thread beside the painter. Use as a context; leaving it commits what is finished."""
 
-    def __init__(self, table: ImageTable, plan: StorePlan) -> None:
+    def __init__(
+        self, table: ImageTable, origin: str, facts: Mapping[str, Mapping[str, Any]], config: GenerateConfig
+    ) -> None:
+        """``facts``: caption id -> the columns that a row copies from its caption."""
         self._table = table
-        self._plan = plan
+        self._origin = origin
+        self._facts = facts
+        self._config = config
         self._rows: list[dict[str, Any]] = []
         self._last_commit = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -143,22 +138,24 @@ class Writer:
     def _store(self, items: Sequence[PlanItem], painted: Painted) -> None:
         pictures = zip(items, painted.pictures, painted.reasons, strict=True)
         self._rows += [self._row(item, picture, reason) for item, picture, reason in pictures]
-        if len(self._rows) >= _MOST_ROWS or time.monotonic() - self._last_commit >= self._plan.commit_seconds:
+        if (
+            len(self._rows) >= _MOST_ROWS
+            or time.monotonic() - self._last_commit >= self._config.commit_seconds
+        ):
             self._commit()
 
     def _row(self, item: PlanItem, picture: Any, reason: str | None) -> dict[str, Any]:
-        plan = self._plan
         row: dict[str, Any] = {
-            "origin": plan.origin,
+            "origin": self._origin,
             "caption_id": item.caption_id,
             "image_index": item.image_index,
             "seed": item.seed,
             "status": OK if reason is None else "failed",
             "reason": reason,
-            **plan.facts[item.caption_id],
+            **self._facts[item.caption_id],
         }
         if reason is None:
-            encoded = encode_picture(picture, plan.size, plan.format, plan.quality)
+            encoded = encode_picture(picture, self._config.size, self._config.format, self._config.quality)
             row |= {"image": encoded.data, "width": encoded.width, "height": encoded.height}
         return row
 

@@ -5,7 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from stablerep.generation.folders import check_folder, content_hashes, find_teacher, read_defaults, teacher_name
+from stablerep.generation.folders import (
+    check_folder,
+    content_hashes,
+    find_teacher,
+    read_defaults,
+    teacher_name,
+)
 from stablerep.generation.pictures import Painted
 from stablerep.generation.pipelines import Conditioning, DiffusersTeacher, open_pipeline
 from stablerep.generation.settings import PaintConfig, resolve

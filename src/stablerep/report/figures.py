@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-_WIDE, _NARROW = 720, 350
+_WIDE, _NARROW = 640, 350
 _FONT_SIZE = 12
 
 _INK, _MUTED, _RULE = "#00ff01", "#00ff02", "#00ff03"
@@ -122,7 +122,7 @@ def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
     loss.set_title("loss", color=_MUTED)
     rate.set_title("learning rate", color=_MUTED)
     rate.set_xlabel("pictures seen")
-    rate.set_ylim(bottom=0)
+    rate.set(xlim=(0, None), ylim=(0, None))
     rate.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     rate.locator_params(axis="y", nbins=2)

@@ -7,7 +7,7 @@ from stablerep.evaluation.benchmarks import HELD_OUT_STYLE
 from stablerep.evaluation.scores import Record
 from stablerep.report.pictures import Painting
 from stablerep.report.reading import Project, RunFolder
-from stablerep.report.scores import PROTOCOLS, Measured, main_records, percent
+from stablerep.report.scores import PROTOCOLS, Measured, in_percent, main_records, percent
 from stablerep.report.settings import grouped
 
 _OWN_METHODS = ("stablerep", "stablerep-plus")
@@ -36,10 +36,10 @@ def find(project: Project, paintings: Sequence[Painting], measured: Sequence[Mea
     others = [record for record in records if record is not own]
     run = next((run for run in project.runs if run.path == subject.folder), None)
     compared = ", ".join(
-        f"{_NAMES.get(record.encoder, record.encoder)} {percent(record.mean_per_class.value)} %"
+        f"{_NAMES.get(record.encoder, record.encoder)} {in_percent(record.mean_per_class.value)}"
         for record in others
     )
-    headline = f"{_where(own, run)}, the encoder names {percent(own.mean_per_class.value)} % correctly"
+    headline = f"{_where(own, run)}, the encoder names {in_percent(own.mean_per_class.value)} correctly"
     return Findings(
         headline=f"{headline}; {compared}." if compared else f"{headline}.",
         remarks=(_measure(own), *_differences(others), *_other_runs(measured, subject, own)),
@@ -80,7 +80,7 @@ def _measure(own: Record) -> str:
     return (
         f"Measured with a {PROTOCOLS.get(own.protocol, own.protocol)} on frozen features, as the mean over "
         f"{own.num_classes} classes of {grouped(own.num_pictures)} real pictures; the 95 % interval "
-        f"is {percent(score.low)} to {percent(score.high)} %, and guessing gives {percent(own.chance_mean_per_class)} %."
+        f"is {percent(score.low)} to {in_percent(score.high)}. Guessing gives {in_percent(own.chance_mean_per_class)}."
     )
 
 
@@ -116,14 +116,14 @@ def _differences(others: Sequence[Record]) -> list[str]:
 def _other_runs(measured: Sequence[Measured], subject: Measured, own: Record) -> list[str]:
     """The other runs in the same test; none of them was compared picture by picture, so no difference is claimed."""
     others = [
-        f"{record.encoder} {percent(record.mean_per_class.value)} %"
+        f"{record.encoder} {in_percent(record.mean_per_class.value)}"
         for scores in measured
         if scores is not subject
         for record in scores.records
         if record.kind == "run"
         and (record.benchmark, record.test, record.protocol) == (own.benchmark, own.test, own.protocol)
     ]
-    return [f"In the same test: {_listed(others)}."] if others else []
+    return [f"The other runs in the same test: {_listed(others)}."] if others else []
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -42,6 +42,7 @@ class Page:
     findings: Findings
     facts: tuple[tuple[str, str], ...]
     teachers: tuple[Teacher, ...]
+    training_settings: Comparison
     methods: tuple[MethodSettings, ...]
     grids: tuple[Grid, ...]
     training: tuple[TrainingPlot, ...]

@@ -1,6 +1,7 @@
 """What lies on disk: which of the given folders are runs and which are projects, and the tables and runs in them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +17,11 @@ _PRODUCTS = ("encoder.json", "model_index.json", "config.json")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run as the report reads it; nothing here is needed but run.json."""
+    """A run as the report reads it; of its files only run.json must be there."""
 
     path: Path
-
-    @property
-    def name(self) -> str:
-        """What the page calls the run: its folder."""
-        return self.path.resolve().name
+    name: str
+    """What the page calls the run."""
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -122,7 +120,7 @@ def open_project(
         else:
             homes.append(_project_folder(folder))
             runs.extend(sorted(path.parent for path in folder.glob("runs/*/run.json")))
-    opened = tuple(RunFolder(path) for path in _distinct(runs))
+    opened = _named(_distinct(runs))
     homes.extend(folder / "world" for folder in list(homes))
     if world is not None:
         homes.append(_project_folder(world))
@@ -196,6 +194,15 @@ def _named_by_runs(runs: Sequence[RunFolder], key: str) -> list[Path]:
         value = run.config.get("data", {}).get(key) or []
         paths += [Path(item) for item in ([value] if isinstance(value, str) else value)]
     return paths
+
+
+def _named(paths: Sequence[Path]) -> tuple[RunFolder, ...]:
+    """Runs by the name of their folder; where two folders share it, by their paths."""
+    names = Counter(path.resolve().name for path in paths)
+    return tuple(
+        RunFolder(path, path.resolve().name if names[path.resolve().name] == 1 else str(path))
+        for path in paths
+    )
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:

@@ -81,9 +81,9 @@ def main_records(measured: Measured) -> list[Record]:
 
 
 def score_shortcomings(measured: Sequence[Measured]) -> list[str]:
-    """What a reader of the scores should know: skipped benchmarks, doubtful fits, contradictions, weak classes."""
+    """What a reader of the scores should know: skipped benchmarks, doubtful fits, contradictions."""
     sentences = [
-        f"The benchmark {name} was skipped: {reason}."
+        f"Skipped: {reason if name in reason else f'{name}: {reason}'}."
         for scores in measured
         for name, reason in scores.skipped.items()
     ]
@@ -99,13 +99,17 @@ def score_shortcomings(measured: Sequence[Measured]) -> list[str]:
         if record.note
     ]
     sentences += _contradictions(measured)
-    sentences += [sentence for scores in measured for sentence in _worst_classes(scores)]
-    return list(dict.fromkeys(sentence.replace("..", ".") for sentence in sentences))
+    return list(dict.fromkeys(sentences))
 
 
 def percent(share: float) -> str:
     """0.4213 -> "42.1"."""
     return f"{100 * share:.1f}"
+
+
+def in_percent(share: float) -> str:
+    """0.4213 -> "42.1 %", unbreakable."""
+    return f"{percent(share)}\u00a0%"
 
 
 def _read(folder: Path) -> Measured:
@@ -161,7 +165,7 @@ def _table(identity: str, records: Sequence[Record], names: dict[str, str]) -> S
     chance = records[0].chance_mean_per_class
     return ScoreTable(
         title=f"{records[0].benchmark}: {records[0].test}",
-        sentence=f"{_counts(records)}. Guessing evenly gives {percent(chance)} %.",
+        sentence=f"{_counts(records)}. Guessing evenly gives {in_percent(chance)}.",
         protocols=tuple(shown),
         rows=tuple(
             ScoreRow(
@@ -206,8 +210,8 @@ def _contradictions(measured: Sequence[Measured]) -> list[str]:
     )
 
 
-def _worst_classes(scores: Measured) -> list[str]:
-    """The weakest classes of the measured run in the main test, of those with enough pictures to tell."""
+def weakest_classes(scores: Measured) -> list[str]:
+    """Where the measured run fails most in its main test, of the classes with enough pictures to tell."""
     main = main_records(scores)
     sentences = []
     for outcome in scores.outcomes:

@@ -9,11 +9,15 @@ from typing import Any
 from stablerep.report.reading import Project, RunFolder, flatten
 
 _DIGEST = re.compile(r"\b[0-9a-f]{20,}\b")
+_SHOWN_DIGITS = 12
+
+Settings = Mapping[str, str]
+"""Dotted key -> value as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Settings that belong together: one nested table of the configuration."""
+    """Settings that belong together: one table of the configuration."""
 
     title: str
     entries: tuple[tuple[str, str], ...]
@@ -21,72 +25,82 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One row per name, one column per run."""
+    """What several runs share, and one row per setting in which they differ, one column per run."""
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    shared: tuple[Section, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """The runs of one method: what they share, and where they differ."""
+    """The settings that only the runs of one method have."""
 
     kind: str
     names: tuple[str, ...]
-    shared: tuple[Section, ...]
-    differing: Comparison
+    sections: tuple[Section, ...]
 
 
-def method_settings(project: Project) -> list[MethodSettings]:
-    """Training settings, the runs grouped by method in the order in which they were given."""
+def training_settings(project: Project) -> tuple[Comparison, list[MethodSettings]]:
+    """Settings that every run has, shared or compared, and beside them those of each method."""
+    settings = {run.name: _settings_of(run) for run in project.runs}
+    common = _common_keys(list(settings.values()))
     by_kind: dict[str, list[RunFolder]] = defaultdict(list)
     for run in project.runs:
         by_kind[run.kind].append(run)
-    return [_settings_of(kind, runs) for kind, runs in by_kind.items()]
+    methods = [_of_method(kind, runs, settings, common) for kind, runs in by_kind.items()]
+    return compare(settings, common), [method for method in methods if method.sections]
 
 
-def sections(settings: Mapping[str, Any], title: str = "") -> tuple[Section, ...]:
-    """Nested settings as sections: plain values of a level first, then its tables under their dotted names."""
-    plain = tuple((key, as_text(value)) for key, value in settings.items() if not isinstance(value, Mapping))
-    found = [Section(title=title, entries=plain)] if plain else []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found.extend(sections(value, f"{title}.{key}" if title else key))
-    return tuple(found)
-
-
-def provenance_table(project: Project) -> Comparison:
-    """Where each run was made: versions, revision, machine, threads, and the seconds between its records."""
-    columns = []
-    for run in project.runs:
-        facts = flatten(run.provenance)
-        versions = {key: facts.pop(key) for key in list(facts) if key.startswith("versions.")}
-        columns.append(
-            {"method": run.kind, **facts, "seconds": _seconds(run)}
-            | {key.removeprefix("versions."): value for key, value in versions.items()}
-        )
-    names = list(dict.fromkeys(name for column in columns for name in column))
+def compare(settings: Mapping[str, Settings], keys: Sequence[str]) -> Comparison:
+    """Split the keys into those with one value for all names and those where the values differ."""
+    columns = list(settings.values())
+    differing = [key for key in keys if len({column[key] for column in columns}) > 1]
+    shared = {key: columns[0][key] for key in keys if key not in differing}
     return Comparison(
-        columns=tuple(run.name for run in project.runs),
-        rows=tuple(
-            (name.replace("_", " "), tuple(as_text(column.get(name)) for column in columns)) for name in names
-        ),
+        shared=sections(shared),
+        columns=tuple(settings),
+        rows=tuple((readable(key), tuple(column[key] for column in columns)) for key in differing),
     )
+
+
+def sections(settings: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Settings, nested or dotted, as one section per table, what stands in no table first."""
+    tables: dict[str, list[tuple[str, str]]] = {"": []}
+    for key, value in flatten(settings).items():
+        table, _, name = key.rpartition(".")
+        tables.setdefault(table, []).append((readable(name), as_text(value)))
+    return tuple(
+        Section(title=readable(table), entries=tuple(entries)) for table, entries in tables.items() if entries
+    )
+
+
+def provenance(project: Project) -> Comparison:
+    """Where each run was made: versions, revision, machine, threads, and the seconds its records span."""
+    columns = {}
+    for run in project.runs:
+        facts = {**run.provenance, "seconds from first to last record": _seconds(run)}
+        columns[run.name] = {key: as_text(value) for key, value in flatten(facts).items()}
+    keys = list(dict.fromkeys(key for column in columns.values() for key in column))
+    complete = {
+        name: {key: column.get(key, "not on record") for key in keys} for name, column in columns.items()
+    }
+    return compare(complete, keys)
 
 
 def as_text(value: Any) -> str:
     """A setting as a reader would write it; long digests are cut to the digits that identify them."""
     if value is None:
-        return "not set"
+        return "not on record"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.10g}"
+        return f"{value:.6g}"
     if isinstance(value, int):
         return grouped(value) if abs(value) < 10**9 else str(value)
     if isinstance(value, list | tuple):
         return ", ".join(as_text(item) for item in value) or "none"
-    return _DIGEST.sub(lambda match: match[0][:12] + "…", str(value))
+    return _DIGEST.sub(lambda match: f"{match[0][:_SHOWN_DIGITS]}…", str(value))
 
 
 def grouped(count: int) -> str:
@@ -94,39 +108,33 @@ def grouped(count: int) -> str:
     return f"{count:,}" if abs(count) >= 10_000 else str(count)
 
 
-def _settings_of(kind: str, runs: Sequence[RunFolder]) -> MethodSettings:
-    configs = [
-        {key: value for key, value in run.config.items() if key != "out"} for run in runs
-    ]  # the name says it
-    flat = [{key: as_text(value) for key, value in flatten(config).items()} for config in configs]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-    differing = [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
+def readable(key: str) -> str:
+    """``data.view.image_size`` -> "data view image size"."""
+    return key.replace(".", " ").replace("_", " ")
+
+
+def _settings_of(run: RunFolder) -> dict[str, str]:
+    flat = {"method": run.kind, **flatten(run.config)}
+    return {key: as_text(value) for key, value in flat.items() if key != "out"}  # the run's name says it
+
+
+def _common_keys(settings: Sequence[Settings]) -> list[str]:
+    return [key for key in (settings[0] if settings else ()) if all(key in column for column in settings)]
+
+
+def _of_method(
+    kind: str, runs: Sequence[RunFolder], settings: Mapping[str, Settings], common: Sequence[str]
+) -> MethodSettings:
+    own = [settings[run.name] for run in runs]
+    keys = dict.fromkeys(key for column in own for key in column if key not in common)
+    values = {key: list(dict.fromkeys(column.get(key, "not set") for column in own)) for key in keys}
     return MethodSettings(
         kind=kind,
         names=tuple(run.name for run in runs),
-        shared=_without(sections(configs[0]), set(differing)),
-        differing=Comparison(
-            columns=tuple(run.name for run in runs),
-            rows=tuple((key, tuple(settings.get(key, "not set") for settings in flat)) for key in differing),
-        ),
+        sections=sections({key: " / ".join(alternatives) for key, alternatives in values.items()}),
     )
 
 
-def _without(given: Sequence[Section], left_out: set[str]) -> tuple[Section, ...]:
-    kept = (
-        Section(
-            title=section.title,
-            entries=tuple(
-                (key, value)
-                for key, value in section.entries
-                if (f"{section.title}.{key}" if section.title else key) not in left_out
-            ),
-        )
-        for section in given
-    )
-    return tuple(section for section in kept if section.entries)
-
-
-def _seconds(run: RunFolder) -> float | None:
+def _seconds(run: RunFolder) -> int | None:
     times = [record["time"] for record in run.metrics if "time" in record]
-    return round(max(times) - min(times), 1) if times else None
+    return round(max(times) - min(times)) if times else None

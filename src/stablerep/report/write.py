@@ -17,8 +17,8 @@ from stablerep.report.html import Page, Teacher, TrainingPlot, render
 from stablerep.report.neighbours import NeighbourConfig, find_neighbours
 from stablerep.report.pictures import Painting, caption_grid, count_paintings
 from stablerep.report.reading import Project, RunFolder, open_project
-from stablerep.report.scores import Measured, read_scores, score_shortcomings, score_tables
-from stablerep.report.settings import grouped, method_settings, provenance_table, sections
+from stablerep.report.scores import Measured, read_scores, score_shortcomings, score_tables, weakest_classes
+from stablerep.report.settings import grouped, provenance, sections, training_settings
 from stablerep.report.shortcomings import find_shortcomings
 from stablerep.run import write_text
 
@@ -64,31 +64,34 @@ def write_report(config: ReportConfig, *, console: Console = Console(quiet=True)
 def _page(config: ReportConfig, project: Project, console: Console) -> Page:
     paintings = count_paintings(project)
     measured = read_scores(project)
+    subject = subject_of(project, measured)
+    measuring = score_shortcomings(measured) + (weakest_classes(subject) if subject else [])
+    compared, methods = training_settings(project)
     neighbours = find_neighbours(
-        project, _encoder_run(project, measured), config.neighbours, config.seed, console
+        project, _encoder_run(project, subject), config.neighbours, config.seed, console
     )
     return Page(
         project=project.name,
         findings=find(project, paintings, measured),
         facts=_facts(project, paintings),
         teachers=tuple(_teacher(project, painting) for painting in paintings),
-        methods=tuple(method_settings(project)),
+        training_settings=compared,
+        methods=tuple(methods),
         grids=tuple(
             caption_grid(project, painting, config.num_captions, config.seed) for painting in paintings
         ),
         training=tuple(_training_plots(project)),
         scores=tuple(score_tables(measured)),
         neighbours=neighbours,
-        shortcomings=tuple(find_shortcomings(project, paintings, score_shortcomings(measured))),
-        provenance=provenance_table(project),
+        shortcomings=tuple(find_shortcomings(project, paintings, measuring)),
+        provenance=provenance(project),
         credits=tuple(find_credits(project)),
         version=importlib.metadata.version("stablerep"),
     )
 
 
-def _encoder_run(project: Project, measured: Sequence[Measured]) -> RunFolder | None:
+def _encoder_run(project: Project, subject: Measured | None) -> RunFolder | None:
     """The run of the headline where it has an encoder, else the first run that has one."""
-    subject = subject_of(project, measured)
     with_encoder = [run for run in project.runs if run.encoder is not None]
     with_encoder.sort(key=lambda run: subject is None or run.path != subject.folder)
     return with_encoder[0] if with_encoder else None
@@ -102,7 +105,9 @@ def _facts(project: Project, paintings: Sequence[Painting]) -> tuple[tuple[str, 
         "captions painted": len(captions),
         "painted pictures": pictures,
         "runs": len(project.runs),
-        "views seen in training" if len(seen) == 1 else "views seen in the longest run": max(seen, default=0),
+        "pictures seen in training" if len(seen) == 1 else "pictures seen in the longest run": max(
+            seen, default=0
+        ),
     }
     return tuple((name, grouped(count)) for name, count in facts.items() if count)
 
@@ -146,7 +151,7 @@ def _training_plots(project: Project) -> list[TrainingPlot]:
 
 def _training_plot(identity: str, kind: str, curves: Sequence[Curve]) -> TrainingPlot:
     ends = "; ".join(
-        f"{curve.name} ended at a loss of {curve.loss[-1]:.4g} after {grouped(int(curve.images_seen[-1]))} views"
+        f"{curve.name} ended at a loss of {curve.loss[-1]:.4g} after {grouped(int(curve.images_seen[-1]))} pictures"
         for curve in curves
     )
     return TrainingPlot(

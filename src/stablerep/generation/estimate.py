@@ -1,0 +1,59 @@
+"""The dry run: count what is missing, paint one batch of it, write nothing."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Set
+from dataclasses import dataclass
+
+from stablerep.generation.pictures import encode_picture
+from stablerep.generation.plan import Key, num_missing, plan
+from stablerep.generation.settings import GenerateConfig
+from stablerep.generation.shared_table import DoneKeys, refuse_other_settings
+from stablerep.generation.teacher import load_teacher, origin_name
+from stablerep.generation.work import picture_settings, read_captions
+from stablerep.store import ImageTable
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What ``generate`` would do; ``seconds`` and ``num_bytes`` are scaled up from one batch, painted to measure."""
+
+    origin: str
+    num_captions: int
+    missing: int
+    num_measured: int
+    measured_seconds: float
+    seconds: float
+    num_bytes: int
+
+
+def estimate(config: GenerateConfig, device: str, num_devices: int) -> Estimate:
+    """Measure one batch of the missing pictures on ``device``; raises what the real run would raise."""
+    captions = read_captions(config).items
+    teacher = load_teacher(config.teacher, dataclasses.replace(config, device=device))
+    settings = picture_settings(teacher, config)
+    origin: str | None = None
+    done: DoneKeys | Set[Key] = frozenset()
+    if config.out.exists():
+        table = ImageTable.open(config.out)
+        origin = refuse_other_settings(table, settings)
+        done = DoneKeys(table, origin) if origin else done
+    missing = num_missing(captions, config.num_images, done)
+    batch = next(plan(captions, config.num_images, done, batch_size=teacher.batch_size, seed=config.seed), [])
+    begin = time.monotonic()
+    sizes = []
+    if batch:
+        painted = teacher.paint(teacher.encode([item.text for item in batch]), [item.seed for item in batch])
+        sizes = [len(encode_picture(picture, config).data) for picture in painted.pictures]
+    measured = time.monotonic() - begin if batch else 0.0
+    num_batches = math.ceil(missing / teacher.batch_size)
+    return Estimate(
+        origin=origin or origin_name(teacher.name, settings),
+        num_captions=len(captions),
+        missing=missing,
+        num_measured=len(batch),
+        measured_seconds=measured,
+        seconds=measured * math.ceil(num_batches / num_devices),
+        num_bytes=round(sum(sizes) / len(sizes) * missing) if sizes else 0,
+    )

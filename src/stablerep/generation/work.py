@@ -1,0 +1,151 @@
+"""One worker: loads the teacher, paints its share of the plan, and gets out of the way of other workers."""
+
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stablerep.console import Console, Progress
+from stablerep.errors import UserError
+from stablerep.generation.pipelines import Conditioning
+from stablerep.generation.plan import Caption, num_missing, plan, rotated, share
+from stablerep.generation.settings import GenerateConfig
+from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
+from stablerep.generation.teacher import Teacher, load_teacher
+from stablerep.store import CaptionTable, ImageTable
+
+_COPIED = ("split", "group", "label")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one worker did."""
+
+    origin: str
+    num_captions: int
+    already_there: int
+    tally: Tally
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions to paint, in table order, and what their rows are to carry."""
+
+    items: Sequence[Caption]
+    facts: Mapping[str, Mapping[str, Any]]
+    """Caption id -> split, group and label."""
+
+
+def read_captions(config: GenerateConfig) -> Captions:
+    """Read what ``config.where`` and ``config.limit`` leave of the caption table; ``UserError`` where nothing is left."""
+    table = CaptionTable.open(config.captions)
+    try:
+        rows = table.read(["id", "text", *_COPIED], config.where)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--where {config.where!r} cannot be used on {config.captions}: {error}") from error
+    chosen = rows.slice(0, config.limit).to_pylist()
+    if not chosen:
+        filtered = f" matches {config.where!r}" if config.where else ""
+        raise UserError(f"{config.captions}: no caption{filtered}; there is nothing to paint")
+    items = [(row["id"], row["text"]) for row in chosen]
+    return Captions(items, {row["id"]: {name: row[name] for name in _COPIED} for row in chosen})
+
+
+def picture_settings(teacher: Teacher, config: GenerateConfig) -> dict[str, Any]:
+    """Everything that determines the stored pictures: what the fingerprint covers."""
+    quality = None if config.format == "png" else config.quality
+    stored = {"size": config.size, "format": config.format, "quality": quality}
+    return {**teacher.settings, "seed": config.seed, **stored}
+
+
+def paint_share(
+    config: GenerateConfig, index: int = 0, count: int = 1, console: Console | None = None
+) -> Outcome:
+    """Paint what is missing of part ``index`` of ``count`` of the captions."""
+    console = console or Console(quiet=True)
+    captions = read_captions(config)
+    teacher = load_teacher(config.teacher, config)
+    table = ImageTable.open_or_create(config.out)
+    origin = claim(table, teacher.name, picture_settings(teacher, config))
+    done = DoneKeys(table, origin)
+    items = share(captions.items, index, count)
+    missing = num_missing(items, config.num_images, done)
+    console.say(_plan_in_words(origin, teacher, len(items), config.num_images, missing))
+    begin = time.monotonic()
+    with (
+        console.progress("painting", missing, "pictures") as progress,
+        Writer(table, origin, captions.facts, config) as writer,
+    ):
+        _Worker(teacher, config, done, writer, progress).paint(items)
+    seconds = time.monotonic() - begin
+    return Outcome(origin, len(items), len(items) * config.num_images - missing, writer.tally, seconds)
+
+
+class _Worker:
+    def __init__(
+        self, teacher: Teacher, config: GenerateConfig, done: DoneKeys, writer: Writer, progress: Progress
+    ) -> None:
+        self._conditionings = _Conditionings(teacher)
+        self._teacher = teacher
+        self._config = config
+        self._done = done
+        self._writer = writer
+        self._progress = progress
+        # Where to start is no part of the result, and differs from process to process on purpose.
+        self._random = random.Random()
+
+    def paint(self, captions: Sequence[Caption]) -> None:
+        """Paint every missing picture, from a random caption on. On meeting another worker, go on somewhere else."""
+        alone = False
+        while not alone:
+            alone = self._paint_from(rotated(captions, self._random.randrange(len(captions))))
+
+    def _paint_from(self, captions: Sequence[Caption]) -> bool:
+        """Paint until the captions are through (True) or another worker's pictures turn up (False)."""
+        config, lost = self._config, self._writer.tally.lost
+        batches = plan(
+            captions, config.num_images, self._done, batch_size=self._teacher.batch_size, seed=config.seed
+        )
+        for batch in batches:
+            self._done.refresh()
+            missing = [item for item in batch if item.key not in self._done]
+            if missing:
+                conditionings = self._conditionings.of([item.text for item in missing])
+                painted = self._teacher.paint(conditionings, [item.seed for item in missing])
+                self._done.add([item.key for item in missing])
+                self._writer.put(missing, painted)
+                self._progress.advance(len(missing))
+            if len(missing) < len(batch) or self._writer.tally.lost > lost:
+                return False
+        return True
+
+
+class _Conditionings:
+    """Conditionings of the prompts at hand, each encoded once while it is in use."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+
+    def of(self, prompts: Sequence[str]) -> list[Conditioning]:
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
+        self._kept |= zip(new, self._teacher.encode(new), strict=True)
+        for prompt in prompts:
+            self._kept.move_to_end(prompt)
+        while (
+            len(self._kept) > 2 * self._teacher.batch_size
+        ):  # a batch may reach over two windows of the plan
+            self._kept.popitem(last=False)
+        return [self._kept[prompt] for prompt in prompts]
+
+
+def _plan_in_words(origin: str, teacher: Teacher, num_captions: int, num_images: int, missing: int) -> str:
+    settings = teacher.settings
+    return (
+        f"{origin}: {settings['num_inference_steps']} steps of {settings['scheduler']['class']}, guidance "
+        f"{settings['guidance_scale']}, {settings['dtype']} on {settings['device']}; {num_captions} captions x "
+        f"{num_images} images, {num_captions * num_images - missing} there already, {missing} to paint"
+    )

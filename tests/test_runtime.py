@@ -1,0 +1,159 @@
+"""Seeds, devices, precision, and the process group: alone a no-op, together equal to one process."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stablerep import runtime
+from two_ranks import on_two_ranks
+
+ROWS = 10
+FIRST = 4  # rank 0 holds this many rows, rank 1 the others
+
+
+# -- seeds ------------------------------------------------------------------------------------------
+
+
+def test_a_seed_is_a_function_of_identity_alone() -> None:
+    assert runtime.seed_for(1, "caption", 3) == 8011664023021404849  # of any release, on any machine
+    identities = [(1, 23), (12, 3), ("1", 23), (1, "23"), (1, 2, 3), (123,), ("1\x1f23",), (-1, 23)]
+    seeds = {runtime.seed_for(*identity) for identity in identities}
+    assert len(seeds) == len(identities)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_generators_repeat_their_draws() -> None:
+    first, second, other = (runtime.torch_generator(7, part) for part in ("a", "a", "b"))
+    draws = [torch.randn(5, generator=generator) for generator in (first, second, other)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    numbers = [runtime.numpy_generator(7, part).random(5) for part in ("a", "a", "b")]
+    assert np.array_equal(numbers[0], numbers[1])
+    assert not np.array_equal(numbers[0], numbers[2])
+
+
+# -- device and precision ---------------------------------------------------------------------------
+
+
+def test_named_devices_and_precisions_are_taken_as_given() -> None:
+    cpu = runtime.pick_device("cpu")
+    assert cpu == torch.device("cpu")
+    assert runtime.pick_precision("float32", cpu) is torch.float32
+    assert runtime.pick_precision("bfloat16", cpu) is torch.bfloat16
+    assert runtime.pick_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_computes_products_in_its_dtype(dtype: torch.dtype) -> None:
+    with runtime.autocast(dtype, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
+
+
+# -- alone ------------------------------------------------------------------------------------------
+
+
+def test_alone_collectives_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    x = torch.randn(3, 2, requires_grad=True)
+    with runtime.process_group():
+        assert (runtime.rank(), runtime.world_size()) == (0, 1)
+        assert not dist.is_initialized()
+        assert runtime.gather(x) is x
+        assert runtime.all_reduce_sum(x) is x
+
+
+# -- two real processes -----------------------------------------------------------------------------
+
+
+def all_rows() -> tuple[Tensor, Tensor]:
+    """Rows (ROWS, 3) with a mean far from zero, and what each of them weighs in the loss."""
+    generator = torch.Generator().manual_seed(11)
+    return torch.randn(ROWS, 3, generator=generator) * 2 + 5, torch.randn(ROWS, 3, generator=generator)
+
+
+def my_rows() -> slice:
+    return slice(0, FIRST) if runtime.rank() == 0 else slice(FIRST, ROWS)
+
+
+def use_the_group() -> dict[str, Any]:
+    """What each rank computes; returns tensors that the tests compare with one process."""
+    return {
+        "place": [runtime.rank(), runtime.world_size()],
+        **gathered(),
+        **reduced(),
+        **normalised(all_rows(), my_rows()),
+    }
+
+
+def gathered() -> dict[str, Any]:
+    """Every rank weighs the gathered rows in its own way, as losses over different rows do."""
+    mine = (torch.arange(6.0).view(3, 2) + 10 * runtime.rank()).requires_grad_()
+    everyone = runtime.gather(mine)
+    (everyone.square() * (runtime.rank() + 1)).sum().backward()
+    flags = runtime.gather(torch.tensor([runtime.rank() == 1, True]))
+    return {"gathered": everyone.detach(), "gathered_grad": mine.grad, "flags": flags}
+
+
+def reduced() -> dict[str, Any]:
+    mine = torch.tensor([1.0 + runtime.rank(), 2.0], requires_grad=True)
+    total = runtime.all_reduce_sum(mine)
+    (total * torch.tensor([3.0, 5.0 * runtime.rank()])).sum().backward()
+    return {"reduced": total.detach(), "reduced_grad": mine.grad}
+
+
+def normalised(data: tuple[Tensor, Tensor], rows: slice) -> dict[str, Any]:
+    layer = runtime.SyncBatchNorm1d(3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 0.5, 2.0]))
+    x = data[0][rows].clone().requires_grad_()
+    out = layer(x)
+    (out * data[1][rows]).sum().backward()
+    evaluated = layer.eval()(x)
+    return {
+        "bn": out.detach(),
+        "bn_grad": x.grad,
+        "bn_weight_grad": layer.weight.grad,
+        "bn_running": torch.stack([layer.running_mean, layer.running_var]),
+        "bn_batches": layer.num_batches_tracked,
+        "bn_eval": evaluated.detach(),
+    }
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return on_two_ranks(use_the_group, tmp_path_factory.mktemp("ranks"))
+
+
+def test_ranks_know_their_place(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["place"] for rank in ranks] == [[0, 2], [1, 2]]
+
+
+def test_gather_stacks_in_rank_order_and_sums_the_gradients(ranks: list[dict[str, Any]]) -> None:
+    part = torch.arange(6.0).view(3, 2)
+    expected = torch.cat([part, part + 10])
+    for number, rank in enumerate(ranks):
+        assert torch.equal(rank["gathered"], expected)
+        assert torch.equal(rank["gathered_grad"], 2 * (1 + 2) * (part + 10 * number))
+        assert rank["flags"].tolist() == [False, True, True, True]
+
+
+def test_all_reduce_sums_values_and_gradients(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["reduced"].tolist() == [3.0, 4.0]
+        assert rank["reduced_grad"].tolist() == [6.0, 5.0]
+
+
+def test_batch_norm_of_unequal_parts_equals_one_process(ranks: list[dict[str, Any]]) -> None:
+    alone = normalised(all_rows(), slice(0, ROWS))
+    for name in ("bn", "bn_grad", "bn_eval"):
+        torch.testing.assert_close(
+            torch.cat([rank[name] for rank in ranks]), alone[name], rtol=1e-4, atol=1e-5
+        )
+    torch.testing.assert_close(sum(rank["bn_weight_grad"] for rank in ranks), alone["bn_weight_grad"])
+    for rank in ranks:
+        torch.testing.assert_close(rank["bn_running"], alone["bn_running"])
+        assert rank["bn_batches"] == alone["bn_batches"] == 1
