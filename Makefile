@@ -1,4 +1,5 @@
-# Any target may be the first command on a fresh machine: it makes .venv and fills it. Needs make, bash and Python 3.11-3.14.
+# Any target may be the first command on a fresh machine: it makes .venv and fills it.
+# Needed are make, bash and Python 3.11 to 3.14.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,7 @@ INSTALLED := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 # Workers with one thread each: more threads would only compete. Take more workers where there are more cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 # The versions for which every pinned library has a wheel.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
@@ -35,7 +36,7 @@ setup: $(INSTALLED) ## install everything into .venv
 quickstart: setup ## learn to see from painted pictures, end to end, in minutes on a CPU; go on where it was stopped
 	$(BIN)/stablerep quickstart
 
-test: setup ## run the whole test suite
+test: setup ## run the whole test suite (ARGS=tests/test_store.py: a part of it)
 	$(TEST)
 
 quick: setup ## run the tests that a developer runs at each change
@@ -65,7 +66,7 @@ pins: setup ## bring requirements.txt up to pyproject.toml (UPGRADE=--upgrade ta
 
 clean: ## remove caches and builds; .venv and what runs wrote stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find src tests tools bench -name __pycache__ -prune -exec rm -rf {} +
+	find src tests tools bench experiments -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml requirements.txt
 	@if ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null; then \

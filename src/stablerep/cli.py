@@ -1,10 +1,16 @@
 """The command line: parse, build, call. Every option is a field of a configuration dataclass; none is listed twice."""
 
 import argparse
+import contextlib
 import dataclasses
+import difflib
+import errno
+import io
+import itertools
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
@@ -76,9 +82,11 @@ def _load_quickstart() -> tuple[type[Any], Callable[..., Any]]:
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
-    ("quickstart",): Command("the whole chain on the embedded world, on a CPU", "", _load_quickstart),
+    ("quickstart",): Command(
+        "the whole chain on the embedded world, on a CPU", "--out quickstart", _load_quickstart
+    ),
     ("captions", "import"): Command(
-        "text, CSV, TSV, JSONL or Parquet files -> a caption table",
+        "captions from text, CSV, TSV, JSONL or Parquet files",
         "captions.txt --out captions.lance",
         _load_import,
     ),
@@ -89,13 +97,13 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "paint several images per caption", "captions.lance --teacher icons --num-images 4", _load_generate
     ),
     ("train", "stablerep"): Command(
-        "learn from images, those of one caption attracting each other",
-        "--recipe icons --out runs/stablerep --data.images images.lance",
+        "learn: images of one caption attract each other",
+        "--recipe icons --data.images images.lance --out runs/stablerep",
         _train_loader("stablerep"),
     ),
     ("train", "simclr"): Command(
-        "learn from images, two crops of one image attracting each other",
-        "--recipe icons --out runs/simclr --data.images images.lance",
+        "learn: two crops of one image attract each other",
+        "--recipe icons --data.images images.lance --out runs/simclr",
         _train_loader("simclr"),
     ),
     ("train", "autoencoder"): Command(
@@ -117,35 +125,89 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("report",): Command("one self-contained HTML page from files on disk", "quickstart", _load_report),
 }
 
+# How tyro draws a mistake: colours where stdout is a terminal, names of options indented by four spaces.
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_NAMED = re.compile(r" {4}\S")
+_HINT = re.compile(r"Perhaps you meant|Arguments similar|Unrecognized options")
+
+_EXPLAINED = "stablerep --help lists the commands"
+# What a place to write to that is full, read-only or no folder raises, wherever it is met.
+_MENDABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+    | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``stablerep``: exit code 0 on success, 2 on a mistake of the user, a traceback on a bug."""
     try:
-        sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+        code = run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe went away (`stablerep ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = 1
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Parse and execute one command line; returns the exit code."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     words = _command_words(arguments)
     if words is None:
         return _overview(arguments)
-    shared, rest = _shared_options(arguments[len(words) :])
-    console = Console(quiet=shared.quiet)
+    # The processes that torchrun starts do one piece of work, and the first one reports it.
+    is_first = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=not is_first)
     try:
+        shared, rest = _shared_options(arguments[len(words) :])
+        console = Console(quiet=shared.quiet or not is_first)
         config_class, function = COMMANDS[words].load()
-        config = _parse(words, config_class, shared.recipe, rest)
-        summary = function(config, console=console)
-    except UserError as error:
-        print(f"stablerep {' '.join(words)}: {error}", file=sys.stderr)
+        summary = function(_parse(words, config_class, shared.recipe, rest), console=console)
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _MENDABLE:
+            raise
+        console.complain(f"stablerep {' '.join(words)}: {_mistake(error)}")
         return 2
+    except SystemExit as stop:  # after --help
+        return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        console.complain("stopped; the same command goes on from here")
         return 130
-    _show(summary, console, as_json=shared.json)
+    if is_first:
+        (console.json if shared.json else console.show)(summary)
     return 0
+
+
+def recipe_settings(words: tuple[str, ...], recipe: str) -> dict[str, Any]:
+    """What a recipe, given by name or path, says of one command.
+
+    Raises ``UserError`` for a table or key that belongs to no command, so that a misspelt one is not passed over.
+    """
+    tables = config_module.read_recipe(recipe)
+    strangers = list(_strangers(tables, ()))
+    if strangers:
+        known = ", ".join(f"[{'.'.join(command)}]" for command in COMMANDS)
+        raise UserError(f"recipe {recipe}: no command reads {', '.join(strangers)} (tables: {known})")
+    settings = config_module.recipe_table(tables, words, recipe)
+    return {key: value for key, value in settings.items() if (*words, key) not in COMMANDS}
+
+
+def _strangers(table: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str]:
+    for key, value in table.items():
+        here = (*place, key)
+        if here in COMMANDS:
+            continue  # its keys are held against the configuration of the command
+        if isinstance(value, Mapping) and any(words[: len(here)] == here for words in COMMANDS):
+            yield from _strangers(value, here)
+        else:
+            yield repr(".".join(here))
+
+
+def _mistake(error: UserError | OSError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{error.filename or 'the output'} cannot be used ({error.strerror}); give another place"
 
 
 def _command_words(arguments: list[str]) -> tuple[str, ...] | None:
@@ -157,65 +219,88 @@ def _command_words(arguments: list[str]) -> tuple[str, ...] | None:
 
 
 def _overview(arguments: list[str]) -> int:
+    """What is said where no command is named: the version, the commands, or what was wrong."""
     if arguments == ["--version"]:
         print(f"stablerep {stablerep.__version__}")
         return 0
-    lines = [f"  {' '.join(words):22} {command.help}" for words, command in COMMANDS.items()]
-    text = (
-        "usage: stablerep COMMAND [OPTIONS]\n\n"
-        + "\n".join(lines)
-        + "\n\nstablerep COMMAND --help explains its options."
-    )
-    if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(text)
+    group = [words for words in COMMANDS if words[:1] == tuple(arguments[:1])]
+    if not arguments or {"--help", "-h"} & set(arguments[: 2 if group else 1]):
+        lines = [f"  {' '.join(words):22} {COMMANDS[words].help}" for words in group or COMMANDS]
+        print("usage: stablerep COMMAND [OPTIONS]\n", *lines, sep="\n")
+        print("\nstablerep COMMAND --help explains its options.")
         return 0
-    print(f"stablerep: unknown command {' '.join(arguments[:2])!r}\n\n{text}", file=sys.stderr)
+    Console().complain(f"stablerep: {_unknown(arguments, group)}")
     return 2
 
 
+def _unknown(arguments: list[str], group: list[tuple[str, ...]]) -> str:
+    first = arguments[0]
+    if first.startswith("-"):
+        return f"options such as {first!r} come after the command; {_EXPLAINED}"
+    if group:
+        problem = (
+            f"unknown command {' '.join(arguments[:2])!r}" if arguments[1:] else f"{first} is half a command"
+        )
+        return f"{problem}; there are: {', '.join(map(' '.join, group))}"
+    near = difflib.get_close_matches(" ".join(arguments[:2]), map(" ".join, COMMANDS))
+    near = near or difflib.get_close_matches(first, map(" ".join, COMMANDS))
+    return f"unknown command {first!r}; {f'did you mean {near[0]}? ' if near else ''}{_EXPLAINED}"
+
+
 def _shared_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--recipe")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quiet", action="store_true")
-    return parser.parse_known_args(arguments)
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
 
 
 def _parse(words: tuple[str, ...], config_class: type[Any], recipe: str | None, arguments: list[str]) -> Any:
     """The configuration: the class's defaults, the recipe over them, the command line over both."""
     default: Any = None
     if recipe is not None:
-        table = config_module.recipe_table(config_module.read_recipe(recipe), words, recipe)
         default = config_module.build_partial(
-            config_class, table, missing=tyro.MISSING, origin=f"recipe {recipe}"
+            config_class, recipe_settings(words, recipe), missing=tyro.MISSING, origin=f"recipe {recipe}"
         )
+    drawn = io.StringIO()
     try:
-        return tyro.cli(
-            config_class,
-            prog=f"stablerep {' '.join(words)}",
-            description=_description(words),
-            args=arguments,
-            default=default,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    except ValueError as error:  # a dataclass refuses a combination of settings
-        raise UserError(str(error)) from error
+        with contextlib.redirect_stderr(drawn):
+            return tyro.cli(
+                config_class,
+                prog=f"stablerep {' '.join(words)}",
+                description=_description(words),
+                args=arguments,
+                default=default,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        raise UserError(_in_one_sentence(drawn.getvalue(), words)) from error
+
+
+def _in_one_sentence(drawn: str, words: tuple[str, ...]) -> str:
+    """What tyro draws as a box, one paragraph for each concern: what is wrong, and the options that it names."""
+    lines = [line[2:-1].rstrip() for line in _COLOUR.sub("", drawn).splitlines() if line[:1] in "│|"]
+    paragraphs = itertools.groupby(lines, key=lambda line: bool(line.strip("─-")))
+    said: list[str] = []
+    for paragraph in (list(group) for is_text, group in paragraphs if is_text):
+        sentence = " ".join(line for line in paragraph if not line.startswith(" "))
+        named = ", ".join(line.split()[0].rstrip(",") for line in paragraph if _NAMED.match(line))
+        if not said or _HINT.match(sentence):
+            said.append(f"{sentence[:1].lower()}{sentence[1:].rstrip('.')} {named}".strip())
+    reason = re.sub(r"^error parsing \w+: |(?<=^missing) from [^:]*", "", "; ".join(said))
+    return f"{reason or drawn.strip()} (stablerep {' '.join(words)} --help explains the options)"
 
 
 def _description(words: tuple[str, ...]) -> str:
     command = COMMANDS[words]
-    name = " ".join(words)
     return (
-        f"{command.help[0].upper()}{command.help[1:]}.\n\nExample: stablerep {name} {command.example}\n\n"
-        f"Every command also takes --recipe NAME|FILE ({', '.join(config_module.recipe_names())}), --json and --quiet."
+        f"{command.help[0].upper()}{command.help[1:]}.\n\n"
+        f"Example: stablerep {' '.join(words)} {command.example}\n\n"
+        "Every command also takes --recipe NAME|FILE, --json and --quiet.\n\n"
+        f"Recipes that ship with the package: {', '.join(config_module.recipe_names())}."
     )
-
-
-def _show(summary: Any, console: Console, *, as_json: bool) -> None:
-    if as_json:
-        console.json(summary.to_json() if hasattr(summary, "to_json") else dataclasses.asdict(summary))
-    elif hasattr(summary, "show"):
-        summary.show(console)
-    else:
-        rows = [(name.replace("_", " "), str(value)) for name, value in dataclasses.asdict(summary).items()]
-        console.table("", ("", ""), rows)

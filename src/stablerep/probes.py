@@ -37,7 +37,7 @@ class ProbeConfig:
     """Stop along the path after this many constants in a row that bring no better validation accuracy."""
     max_iterations: int = 1000
     """L-BFGS iterations per constant."""
-    tolerance: float = 3e-4
+    tolerance: float = 1e-4
     """Converged when no gradient component exceeds this times the root of the number of examples."""
     refit: bool = False
     """After the choice, train again on training and validation examples together, as published for SynCLR."""
@@ -220,8 +220,9 @@ class _Regression:
         self.labels = torch.from_numpy(train.labels).long()
         standardised = (torch.from_numpy(train.features) - self.mean) / self.scale
         eigenvalues, axes = torch.linalg.eigh((standardised.T @ standardised).double())
-        kept = eigenvalues > 1e-9 * eigenvalues[-1].clamp(min=1e-30)  # along the others every weight is zero
-        self.eigenvalues, self.axes = eigenvalues[kept].float(), axes[:, kept].float()
+        kept = eigenvalues > 1e-9 * eigenvalues[-1]  # along the others the best weight is zero
+        kept[-1] = True
+        self.eigenvalues, self.axes = eigenvalues[kept].clamp(min=0).float(), axes[:, kept].float()
         self.inputs = standardised @ self.axes
         counts = torch.bincount(self.labels, minlength=num_classes).float()
         self.weight = torch.zeros(len(self.eigenvalues), num_classes)
@@ -280,7 +281,7 @@ def _standardisation(features: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and scale (D,) of features (M, D); the scale of a feature that does not vary is 1, never 0."""
     mean = features.mean(0, dtype=np.float64)
     std = features.std(0, dtype=np.float64)
-    scale = np.where(std > 1e-6 * max(std.max(), 1e-30), std, 1.0)
+    scale = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # below, it is the rounding of float32 that varies
     return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
 
 

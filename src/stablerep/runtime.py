@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stablerep.errors import UserError
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -41,7 +43,10 @@ def numpy_generator(*identity: int | str) -> np.random.Generator:
 def pick_device(name: str = "auto") -> torch.device:
     """The named device, or the best present one: cuda, then mps, then cpu."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise UserError(f"unknown device {name!r}; name one such as auto, cpu, cuda:0 or mps") from error
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -106,6 +111,12 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def gather(x: Tensor) -> Tensor:
     """Concatenate ``x (N, ...)`` of all ranks to ``(world * N, ...)`` in rank order, gradients included.
 
@@ -168,11 +179,11 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         if not self.training or world_size() == 1:
             return super().forward(x)
         x = x.float()
-        ones = x.new_ones(1) * len(x)
-        sums = all_reduce_sum(torch.cat([x.sum(0), x.square().sum(0), ones]))
+        sums = all_reduce_sum(torch.cat([x.sum(0), x.new_tensor([len(x)])]))
         count = sums[-1]
-        mean = sums[: self.num_features] / count
-        variance = sums[self.num_features : -1] / count - mean.square()
+        mean = sums[:-1] / count
+        # In a second pass, not as E[x^2] - E[x]^2: that cancels where the mean is large, down to below zero.
+        variance = all_reduce_sum((x - mean).square().sum(0)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         normalised = (x - mean) * torch.rsqrt(variance + self.eps)
         return normalised * self.weight + self.bias if self.affine else normalised

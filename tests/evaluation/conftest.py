@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stablerep.models.encoder import EncoderConfig, save_encoder
 from stablerep.features import untrained_encoder
+from stablerep.models.encoder import EncoderConfig, save_encoder
 from stablerep.store import OK, REAL, CaptionTable, ImageTable, caption_id
 
 COLOURS = {"apple": (220, 40, 40), "pear": (60, 200, 60), "plum": (70, 60, 200)}

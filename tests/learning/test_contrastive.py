@@ -1,6 +1,5 @@
 """StableRep and SimCLR as methods, in one process and in two that hold different captions."""
 
-import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,12 +94,9 @@ def test_loss_is_that_of_the_projected_views(positives: Literal["caption", "imag
 
 def test_every_weight_of_encoder_and_head_learns() -> None:
     gradients = step(method(), batch())["gradients"]
-    before_batch_norm = {"head.layers.0.bias", "head.layers.3.bias"}  # subtracted again with the mean
-    assert all(
-        gradient is not None and gradient.any()
-        for name, gradient in gradients.items()
-        if name not in before_batch_norm and "attn.qkv.bias" not in name
-    )
+    subtracted_with_the_mean = {"backbone.backbone.norm.bias", "head.layers.0.bias", "head.layers.3.bias"}
+    still = {name for name, gradient in gradients.items() if gradient is None or gradient.abs().max() < 1e-4}
+    assert still == subtracted_with_the_mean
 
 
 def test_a_few_steps_bring_the_views_of_a_caption_together() -> None:
@@ -192,9 +188,11 @@ def test_two_ranks_equal_one_process(
     first, second = (rank[case] for rank in ranks)
     assert first["loss"] != second["loss"]
     torch.testing.assert_close(first["loss"] + second["loss"], alone["loss"], rtol=1e-5, atol=1e-6)
+    largest = max(gradient.norm() for gradient in alone["gradients"].values())
     for name, gradient in alone["gradients"].items():
         total = first["gradients"][name] + second["gradients"][name]
-        torch.testing.assert_close(total, gradient, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
+        # what a batch norm subtracts again has no gradient but rounding, hence the second term
+        assert (total - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * largest, name
     for rank in (first, second):
         torch.testing.assert_close(rank["buffers"], alone["buffers"], rtol=1e-4, atol=1e-5)
 

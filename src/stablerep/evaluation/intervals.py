@@ -96,8 +96,8 @@ class GroupBootstrap:
         """Sums (1 + B, C) of per-picture weights (M,) over the pictures of each replicate and class."""
         cell = self._group * self.num_classes + self._class
         table = np.bincount(cell, weights=weights, minlength=self.num_groups * self.num_classes)
-        sums: np.ndarray = self._draws @ table.reshape(self.num_groups, self.num_classes).astype(np.float32)
-        return sums
+        sums = self._draws @ table.reshape(self.num_groups, self.num_classes).astype(np.float32)
+        return sums.astype(np.float64)  # counts are exact in float32, their quotients should be in float64
 
     @staticmethod
     def _accuracy(hits: np.ndarray, totals: np.ndarray, metric: str) -> np.ndarray:

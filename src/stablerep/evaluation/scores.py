@@ -111,8 +111,8 @@ class Scores:
         "encoder",
         "protocol",
         "per class, %",
-        "top-1, %",
         "run ahead by",
+        "top-1, %",
         "pictures",
     )
 
@@ -124,8 +124,8 @@ class Scores:
                 record.encoder,
                 record.protocol,
                 record.mean_per_class.in_percent(),
-                record.top1.in_percent(),
                 "" if record.ahead is None else record.ahead.in_percent(sign=True),
+                record.top1.in_percent(),
                 str(record.num_pictures),
             ]
             for record in self.records

@@ -1,4 +1,4 @@
-"""``stablerep generate``: K pictures per caption, painted by a teacher into the image table, restartable at any moment."""
+"""``stablerep generate``: K pictures per caption, painted by a teacher into the image table; restartable any time."""
 
 import concurrent.futures
 import dataclasses
@@ -59,8 +59,8 @@ def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSu
     """Paint every missing picture of the captions into the image table; a failure becomes a row with its reason.
 
     May be killed and started again at any moment, and run several times at once on one table: no row is ever there
-    twice, and pictures are a function of the settings alone. Raises ``UserError`` where captions, filter or teacher cannot
-    be used, and where the table holds pictures painted with other settings.
+    twice, and a picture is a function of settings, caption and image index. Raises ``UserError`` where captions, filter
+    or teacher cannot be used, and where the table holds pictures painted with other settings.
     """
     # Imported here because diffusers takes seconds, which a command line that only prints its help should not pay.
     from stablerep.generation.estimate import estimate
@@ -148,8 +148,8 @@ def _foreseen(config: GenerateConfig, estimate: "Estimate") -> GenerateSummary:
 def _in_words(summary: GenerateSummary) -> str:
     if summary.estimated_seconds is not None and summary.estimated_bytes is not None:
         return (
-            f"dry run: {summary.missing} pictures to paint into {summary.path}, {summary.already_there} are there; judged by "
-            f"one batch, painted and thrown away: about {summary.estimated_seconds:.0f} s and "
+            f"dry run: {summary.missing} pictures to paint into {summary.path}, {summary.already_there} are there; "
+            f"judged by one batch, painted and thrown away: about {summary.estimated_seconds:.0f} s and "
             f"{summary.estimated_bytes / 1e6:.1f} MB; nothing was written"
         )
     reasons = "; ".join(f"{count} x {reason}" for reason, count in sorted(summary.failures.items()))

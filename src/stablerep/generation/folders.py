@@ -65,7 +65,8 @@ def check_folder(folder: Path) -> None:
     for name, library in components(index).items():
         if not _is_known_library(library):
             raise UserError(
-                f"{folder / INDEX}: component {name!r} comes from {library!r}; only diffusers and transformers may be used"
+                f"{folder / INDEX}: component {name!r} comes from {library!r}; "
+                "only classes of diffusers and transformers are loaded"
             )
 
 
@@ -104,7 +105,7 @@ def read_defaults(folder: Path) -> TeacherDefaults:
 
 
 def content_hashes(folder: Path) -> dict[str, str]:
-    """Component -> 12 hexadecimal digits over its files, names and contents; the scheduler, which has no weights, aside."""
+    """Component -> 12 hexadecimal digits over its files, names and contents; the scheduler has no weights."""
     names = sorted(name for name in components(read_index(folder)) if name != "scheduler")
     return {name: _hash_files(folder / name) for name in names}
 
@@ -127,7 +128,7 @@ def _from_hub(hub_id: str, download: bool) -> Path:
         remedy = "check the id and the connection" if download else "add --download to fetch it from the hub"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"teacher {hub_id!r} is neither shipped, a folder, nor in the hub cache; {remedy} ({reason})"
+            f"teacher {hub_id!r} is neither shipped, nor a folder, nor in the hub's cache; {remedy} ({reason})"
         ) from error
     return Path(folder)
 

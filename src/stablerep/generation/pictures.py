@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stablerep.generation.settings import FormatName
+from stablerep.generation.settings import FormatName, GenerateConfig
 
 # Published: painted at 512, stored at 256 (short side).
 _LARGE, _STORED = 512, 256
@@ -21,7 +21,7 @@ _LARGE, _STORED = 512, 256
 
 @dataclass(frozen=True)
 class Painted:
-    """``pictures`` (B, 3, H, W) uint8 on the CPU, and for each the reason why it is a failure, None where it is fine."""
+    """``pictures`` (B, 3, H, W) uint8 on the CPU; for each the reason why it is a failure, None where it is fine."""
 
     pictures: Tensor
     reasons: list[str | None]
@@ -40,7 +40,7 @@ class Encoded:
     height: int
 
 
-def judge(images: Tensor | np.ndarray, flagged: Sequence[Any] | None) -> Painted:
+def judge(images: Tensor | np.ndarray[Any, Any], flagged: Sequence[Any] | None) -> Painted:
     """Turn what a pipeline returned into bytes per channel and say which pictures are failures.
 
     ``images``: tensor (B, 3, H, W) or array (B, H, W, 3), values in [0, 1]; ``flagged``: what its safety checker said.
@@ -76,19 +76,20 @@ def stored_size(width: int, height: int, size: int | None) -> tuple[int, int]:
     return max(1, round(width * target / short)), max(1, round(height * target / short))
 
 
-def encode_picture(picture: Tensor, size: int | None, format: FormatName, quality: int) -> Encoded:
-    """Resize (3, H, W) uint8 with an antialiased bicubic filter and encode it; PNG ignores the quality."""
+def encode_picture(picture: Tensor, config: GenerateConfig) -> Encoded:
+    """Resize (3, H, W) uint8 to ``config.size`` with an antialiased bicubic filter, and encode it."""
     image = Image.fromarray(picture.movedim(0, -1).contiguous().numpy())
-    wanted = stored_size(image.width, image.height, size)
+    wanted = stored_size(image.width, image.height, config.size)
     if wanted != image.size:
         image = image.resize(wanted, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    if format == "jpeg":
-        image.save(
-            buffer, "JPEG", quality=quality, subsampling=0
-        )  # thin coloured lines do not survive subsampling
-    elif format == "webp":
-        image.save(buffer, "WEBP", quality=quality, method=4)
-    else:
-        image.save(buffer, "PNG")
+    options: dict[FormatName, dict[str, int]] = {
+        "jpeg": {
+            "quality": config.quality,
+            "subsampling": 0,
+        },  # thin coloured lines do not survive subsampling
+        "png": {},
+        "webp": {"quality": config.quality},
+    }
+    image.save(buffer, config.format.upper(), **options[config.format])
     return Encoded(buffer.getvalue(), image.width, image.height)

@@ -3,31 +3,27 @@
 import contextlib
 import inspect
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from stablerep.errors import UserError
 from stablerep.generation.pictures import Painted, judge
-from stablerep.generation.settings import PUBLISHED_SCHEDULER, PaintSettings, SchedulerName
+from stablerep.generation.schedulers import choose_scheduler
+from stablerep.generation.settings import PaintSettings
 
+Parameters = Mapping[str, inspect.Parameter]
 Conditioning = Mapping[str, Tensor | str]
 """One prompt as a pipeline takes it: its conditioning tensors (1, ...) by name, or the prompt itself."""
-
-SCHEDULERS: dict[SchedulerName, str | None] = {
-    "ddim": "DDIMScheduler",
-    "dpmsolver++": "DPMSolverMultistepScheduler",
-    "pndm": "PNDMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "teacher": None,
-}
 
 _PAIR = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_PAIR, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -62,27 +58,35 @@ class DiffusersTeacher:
         self.batch_size = settings.batch_size
         self._pipe = pipeline
         self._paint_parameters = inspect.signature(type(pipeline).__call__).parameters
-        self._negative_prompt = settings.negative_prompt
-        self._options = self._supported_options(settings)
         self._names = CONDITIONING.get(type(pipeline).__name__)
+        self._options = _options(settings, self._paint_parameters)
+        self._negative_prompt = settings.negative_prompt
         self._negative: dict[str, Tensor] = {}
-        self.settings = _describe(pipeline, settings, weights)
+        self._token_limits = _token_limits(pipeline, self._options, self._paint_parameters)
+        self.num_truncated = 0
+        self.settings = _describe(pipeline, settings, self._options, weights)
+        if self._negative_prompt and not self._takes_negative_prompt():
+            raise UserError(
+                f"teacher {name}: {type(pipeline).__name__} does not take a negative prompt; leave it out"
+            )
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
         if self._names is None:
             return [{"prompt": prompt} for prompt in prompts]
         rows: list[Conditioning] = []
-        for begin in range(0, len(prompts), self.batch_size):
-            chunk = list(prompts[begin : begin + self.batch_size])
-            rows += self._encode_batch(chunk + chunk[-1:] * (self.batch_size - len(chunk)))[: len(chunk)]
+        with torch.inference_mode(), _quiet():  # the libraries would print every prompt that they cut
+            self.num_truncated += sum(self._is_truncated(prompt) for prompt in prompts)
+            for begin in range(0, len(prompts), self.batch_size):
+                chunk = list(prompts[begin : begin + self.batch_size])
+                rows += self._encode_batch(chunk + chunk[-1:] * (self.batch_size - len(chunk)))[: len(chunk)]
         return rows
 
     def paint(self, conditionings: Sequence[Conditioning], seeds: Sequence[int]) -> Painted:
         """Paint at most ``batch_size`` pictures, picture i from CPU noise of ``seeds[i]`` alone.
 
-        Returns uint8 (B, 3, H, W) and a reason per failure. The batch is padded to ``batch_size``, because the size of a
-        batch, unlike its other members, changes how a picture is rounded.
+        Returns uint8 (B, 3, H, W) and a reason per failure. The batch is padded to ``batch_size``: the size of a batch,
+        unlike its other members, changes how a picture is rounded.
         """
         count = len(seeds)
         padding = self.batch_size - count
@@ -93,29 +97,15 @@ class DiffusersTeacher:
                 **self._options, **self._stack(padded), generator=generators, output_type="pt"
             )
         images = getattr(output, "images", None)
-        if not hasattr(images, "shape"):
+        if not isinstance(images, Tensor | np.ndarray):
             raise UserError(
-                f"teacher {self.name}: {type(self._pipe).__name__} returns no pictures; give a text-to-image one"
+                f"teacher {self.name}: {type(self._pipe).__name__} does not return pictures as arrays"
             )
         return judge(images, getattr(output, "nsfw_content_detected", None)).head(count)
 
-    def _supported_options(self, settings: PaintSettings) -> dict[str, Any]:
-        wanted = {
-            "num_inference_steps": settings.num_inference_steps,
-            "guidance_scale": settings.guidance_scale,
-            "height": settings.height,
-            "width": settings.width,
-            "max_sequence_length": settings.max_sequence_length,
-            # Both would change what was asked: the size to a listed one, the prompt by a clean-up for web text.
-            "use_resolution_binning": False,
-            "clean_caption": False,
-        }
-        return {name: v for name, v in wanted.items() if name in self._paint_parameters and v is not None}
-
     def _encode_batch(self, prompts: list[str]) -> list[Conditioning]:
         assert self._names is not None
-        with torch.inference_mode():
-            returned = self._pipe.encode_prompt(**self._encode_arguments(prompts))
+        returned = self._pipe.encode_prompt(**self._encode_arguments(prompts))
         named = zip(self._names, returned, strict=True)
         tensors = {
             name: value for name, value in named if name in self._paint_parameters and value is not None
@@ -124,8 +114,16 @@ class DiffusersTeacher:
         own = {name: value for name, value in tensors.items() if name not in self._negative}
         return [{name: value[row : row + 1] for name, value in own.items()} for row in range(len(prompts))]
 
+    def _is_truncated(self, prompt: str) -> bool:
+        """Whether no tokenizer of the pipeline takes the whole prompt."""
+        return all(len(tokenizer(prompt).input_ids) > limit for tokenizer, limit in self._token_limits)
+
+    def _takes_negative_prompt(self) -> bool:
+        taken = self._names or self._paint_parameters
+        return any(name.startswith("negative_prompt") for name in taken)
+
     def _encode_arguments(self, prompts: list[str]) -> dict[str, Any]:
-        """Arguments of ``encode_prompt`` as the stock call fills them; the negative prompt is encoded the first time only."""
+        """Arguments of ``encode_prompt`` as the stock call fills them; the negative prompt is encoded only once."""
         known: dict[str, Any] = {
             "prompt": prompts,
             "device": self._pipe._execution_device,
@@ -164,7 +162,7 @@ class DiffusersTeacher:
 
 
 def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -> Any:
-    """Load a checked folder onto ``device``, with its sampler and attention chosen; ``UserError`` where it does not fit."""
+    """Load a checked folder onto ``device``, its sampler and attention chosen; ``UserError`` where it does not fit."""
     try:
         with _quiet():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -177,45 +175,12 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
         raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
     parameters = inspect.signature(type(pipeline).__call__).parameters
     if "prompt" not in parameters or "generator" not in parameters:
-        raise UserError(
-            f"teacher {folder}: {type(pipeline).__name__} paints nothing from text; give a text-to-image one"
-        )
+        raise UserError(f"teacher {folder}: {type(pipeline).__name__} does not paint from text alone")
     pipeline.scheduler = choose_scheduler(pipeline, settings.scheduler)
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def choose_scheduler(pipeline: Any, asked: SchedulerName | None) -> Any:
-    """The sampler: the one asked for; or, if none was, the published one where it fits, else the teacher's own."""
-    own = pipeline.scheduler
-    name = asked or (PUBLISHED_SCHEDULER if _fits(PUBLISHED_SCHEDULER, own) else "teacher")
-    class_name = SCHEDULERS[name]
-    if class_name is None or class_name == type(own).__name__:
-        return own
-    if not _fits(name, own):
-        fitting = ", ".join(option for option in SCHEDULERS if _fits(option, own))
-        raise UserError(
-            f"scheduler {name!r} does not fit the teacher's {type(own).__name__}; fitting: {fitting}"
-        )
-    kind = getattr(diffusers, class_name)
-    options = {}
-    if "clip_sample" not in own.config and "clip_sample" in inspect.signature(kind).parameters:
-        # The class default clips to [-1, 1], which is meant for pixels; latents go beyond.
-        options["clip_sample"] = not hasattr(pipeline, "vae")
-    return kind.from_config(own.config, **options)
-
-
-def _fits(name: SchedulerName, own: Any) -> bool:
-    class_name = SCHEDULERS[name]
-    if class_name is None or class_name == type(own).__name__:
-        return True
-    kind = getattr(diffusers, class_name)
-    is_flow = own.config.get("use_flow_sigmas") or own.config.get("prediction_type") == "flow_prediction"
-    return kind in own.compatibles and (
-        not is_flow or "use_flow_sigmas" in inspect.signature(kind).parameters
-    )
 
 
 def _use_plain_attention(pipeline: Any) -> None:
@@ -226,21 +191,62 @@ def _use_plain_attention(pipeline: Any) -> None:
             model.set_attn_processor(AttnProcessor())
 
 
-def _describe(pipeline: Any, settings: PaintSettings, weights: Mapping[str, str]) -> dict[str, Any]:
-    """What determines the pixels, as plain JSON values."""
+def _options(settings: PaintSettings, parameters: Parameters) -> dict[str, Any]:
+    """What the stock call is given beside prompts and noise; ``UserError`` for a size that it does not take."""
+    wanted = {
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "height": settings.height,
+        "width": settings.width,
+        "max_sequence_length": settings.max_sequence_length,
+        # Both would change what was asked: the size to a listed one, the prompt by a clean-up for web text.
+        "use_resolution_binning": False,
+        "clean_caption": False,
+    }
+    for name in ("height", "width", "max_sequence_length"):
+        if wanted[name] is not None and name not in parameters:
+            raise UserError(f"the teacher's pipeline does not take {name}={wanted[name]}; leave it out")
+    return {name: value for name, value in wanted.items() if value is not None and name in parameters}
+
+
+def _token_limits(pipeline: Any, options: Mapping[str, Any], parameters: Parameters) -> list[tuple[Any, int]]:
+    """Each tokenizer with the number of tokens of which the text encoder gets to see the first."""
+    tokenizers = [part for part in pipeline.components.values() if isinstance(part, PreTrainedTokenizerBase)]
+    asked = options.get("max_sequence_length")
+    if asked is None and "max_sequence_length" in parameters:
+        asked = parameters["max_sequence_length"].default
+    return [(one, min(one.model_max_length, asked or one.model_max_length)) for one in tokenizers]
+
+
+def _describe(
+    pipeline: Any, settings: PaintSettings, options: Mapping[str, Any], weights: Mapping[str, str]
+) -> dict[str, Any]:
+    """What determines the pixels, as plain JSON values; what the pipeline has no use for is None."""
     scheduler = pipeline.scheduler
-    options = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     device = torch.device(pipeline._execution_device).type
     described = {
         "pipeline": type(pipeline).__name__,
         "weights": dict(weights),
-        "scheduler": {"class": type(scheduler).__name__, **options},
+        "scheduler": {
+            "class": type(scheduler).__name__,
+            **{key: _finite(value) for key, value in scheduler.config.items() if not key.startswith("_")},
+        },
+        **{name: options.get(name) for name in ("num_inference_steps", "guidance_scale", "height", "width")},
+        "max_sequence_length": options.get("max_sequence_length"),
+        "negative_prompt": settings.negative_prompt,
+        "dtype": settings.dtype,
+        "attention": settings.attention,
+        "batch_size": settings.batch_size,
         "device": device,
         "threads": torch.get_num_threads() if device == "cpu" else None,
-        **{name: value for name, value in vars(settings).items() if name != "scheduler"},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(described, sort_keys=True, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity, which some samplers have among their settings."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

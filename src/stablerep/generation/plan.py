@@ -33,10 +33,10 @@ def plan(
 ) -> Iterator[list[PlanItem]]:
     """Batches of the missing pictures, all of ``batch_size`` but the last.
 
-    The order is deterministic: windows of ``batch_size`` captions, within each all first images, then all second ones, so
-    that a batch holds as many prompts as the text encoder takes at once and a prompt is needed only for a short while.
-    ``done`` is asked when a window is reached, so it may grow meanwhile. The seed is a function of (run seed, caption id,
-    image index) alone.
+    The order is deterministic: windows of ``batch_size`` captions, within each all first images, then all second ones,
+    so that a batch holds as many prompts as the text encoder takes at once and a prompt is needed only for a while.
+    ``done`` is asked when a window is reached, so it may grow meanwhile. A picture's seed is a function of (run seed,
+    caption id, image index) alone.
     """
     waiting: list[PlanItem] = []
     for begin in range(0, len(captions), batch_size):

@@ -37,7 +37,8 @@ class PaintConfig:
     width: int | None = None
     """Width to paint, in pixels; the pipeline's own where neither says."""
     dtype: DtypeName | None = None
-    """Precision of the weights; float16 on a GPU and float32 elsewhere where the teacher does not say."""
+    """Precision of the weights; where the teacher does not say, float16 on a GPU, bfloat16 on a CPU that computes in it,
+    and float32 elsewhere."""
     attention: AttentionName = "auto"
     """Attention kernel, where the pipeline has the choice; auto: plain in bfloat16 on a CPU, else torch's fused one."""
     batch_size: int | None = None
@@ -67,7 +68,7 @@ class GenerateConfig(PaintConfig):
     num_images: int = 10
     """Pictures per caption (K); published: 10 for CC12M and RedCaps."""
     size: int | None = None
-    """Short side to store, in pixels, never enlarged; 256 for pictures of 512 or more, as published, else as painted."""
+    """Short side to store, in pixels, never enlarged; published: 256 for pictures of 512 or more; else as painted."""
     format: FormatName = "jpeg"
     """Encoding of the stored pictures."""
     quality: int = 95
@@ -77,7 +78,7 @@ class GenerateConfig(PaintConfig):
     where: str | None = None
     """Only the captions that match this filter, such as "split = 'train' AND template = 'primary'"."""
     limit: int | None = None
-    """At most so many captions, the first of the table."""
+    """At most so many captions, the first in the order of their ids: a random but fixed choice."""
     commit_seconds: float = 10.0
     """How often finished pictures are committed; a killed process loses at most the work since."""
     dry_run: bool = False
@@ -128,7 +129,8 @@ class PaintSettings:
 
 def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device) -> PaintSettings:
     """Lay what the user asked over what the teacher says over what is published."""
-    dtype = _first(config.dtype, defaults.dtype, "float16" if device.type == "cuda" else "float32")
+    usual = _natural_dtype(device)
+    dtype = _first(config.dtype, defaults.dtype, usual)
     return PaintSettings(
         num_inference_steps=_first(config.num_inference_steps, defaults.num_inference_steps, PUBLISHED_STEPS),
         guidance_scale=_first(config.guidance_scale, defaults.guidance_scale, PUBLISHED_GUIDANCE),
@@ -147,6 +149,14 @@ def _first(asked: T | None, said: T | None, published: T) -> T:
     if asked is not None:
         return asked
     return published if said is None else said
+
+
+def _natural_dtype(device: torch.device) -> DtypeName:
+    """A rule rather than a measurement, for the reason given at ``_attention``."""
+    if device.type == "cuda":
+        return "float16"
+    abilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "float32"
 
 
 def _attention(asked: AttentionName, dtype: DtypeName, device: torch.device) -> Literal["fused", "plain"]:

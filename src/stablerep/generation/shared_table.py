@@ -16,6 +16,9 @@ from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.teacher import origin_name
 from stablerep.store import OK, ImageTable
 
+Facts = Mapping[str, Mapping[str, Any]]
+"""Caption id -> the columns that an image row copies from its caption."""
+
 _MOST_ROWS = 256
 _MOST_WAITING = 4
 
@@ -41,14 +44,18 @@ def refuse_other_settings(table: ImageTable, settings: Mapping[str, Any]) -> str
 def claim(table: ImageTable, teacher_name: str, settings: Mapping[str, Any]) -> str:
     """The table's painted origin, registered now where there is none yet; ``UserError`` as above."""
     if refuse_other_settings(table, settings) is None:
-        table.register_origin(origin_name(teacher_name, settings), settings)
+        try:
+            table.register_origin(origin_name(teacher_name, settings), settings)
+        except OSError:  # two registered at the same moment: the other one did, or this was no conflict
+            if not table.reload().origins():
+                raise
     origin = refuse_other_settings(table, settings)
     assert origin is not None
     return origin
 
 
 class DoneKeys:
-    """The (caption id, image index) pairs of an origin: those in the table, whoever wrote them, and those added here."""
+    """The (caption id, image index) pairs of an origin: those in the table, whoever wrote them, and those added."""
 
     def __init__(self, table: ImageTable, origin: str) -> None:
         self._table = table
@@ -57,7 +64,7 @@ class DoneKeys:
         self._keys: set[Key] = set()
         self._read()
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._keys
 
     def __len__(self) -> int:
@@ -102,10 +109,7 @@ class Tally:
 class Writer:
     """Encodes and commits in one thread beside the painter. Use as a context; leaving it commits what is finished."""
 
-    def __init__(
-        self, table: ImageTable, origin: str, facts: Mapping[str, Mapping[str, Any]], config: GenerateConfig
-    ) -> None:
-        """``facts``: caption id -> the columns that a row copies from its caption."""
+    def __init__(self, table: ImageTable, origin: str, facts: Facts, config: GenerateConfig) -> None:
         self._table = table
         self._origin = origin
         self._facts = facts
@@ -117,7 +121,7 @@ class Writer:
         self.tally = Tally()
 
     def put(self, items: Sequence[PlanItem], painted: Painted) -> None:
-        """Hand over a painted batch; waits only where the thread is several batches behind. Raises what the thread raised."""
+        """Hand over a painted batch; waits where the thread is several batches behind, and raises what it raised."""
         self._waiting.append(self._thread.submit(self._store, items, painted))
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > _MOST_WAITING):
             self._waiting.pop(0).result()
@@ -155,7 +159,7 @@ class Writer:
             **self._facts[item.caption_id],
         }
         if reason is None:
-            encoded = encode_picture(picture, self._config.size, self._config.format, self._config.quality)
+            encoded = encode_picture(picture, self._config)
             row |= {"image": encoded.data, "width": encoded.width, "height": encoded.height}
         return row
 

@@ -25,6 +25,8 @@ class Teacher(Protocol):
     batch_size: int
     settings: dict[str, Any]
     """What determines the pixels, as plain JSON values."""
+    num_truncated: int
+    """Prompts so far of which the text encoder saw only the beginning."""
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt, to be used for all its images."""

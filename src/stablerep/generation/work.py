@@ -3,7 +3,7 @@
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from stablerep.errors import UserError
 from stablerep.generation.pipelines import Conditioning
 from stablerep.generation.plan import Caption, num_missing, plan, rotated, share
 from stablerep.generation.settings import GenerateConfig
-from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
+from stablerep.generation.shared_table import DoneKeys, Facts, Tally, Writer, claim
 from stablerep.generation.teacher import Teacher, load_teacher
 from stablerep.store import CaptionTable, ImageTable
 
@@ -32,21 +32,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions to paint, in table order, and what their rows are to carry."""
+    """The captions to paint, in the order of their ids, and what their rows are to carry."""
 
     items: Sequence[Caption]
-    facts: Mapping[str, Mapping[str, Any]]
-    """Caption id -> split, group and label."""
+    facts: Facts
 
 
 def read_captions(config: GenerateConfig) -> Captions:
-    """Read what ``config.where`` and ``config.limit`` leave of the caption table; ``UserError`` where nothing is left."""
+    """What ``config.where`` and ``config.limit`` leave of the caption table; ``UserError`` where that is nothing."""
     table = CaptionTable.open(config.captions)
     try:
         rows = table.read(["id", "text", *_COPIED], config.where)
     except (ValueError, OSError) as error:
         raise UserError(f"--where {config.where!r} cannot be used on {config.captions}: {error}") from error
-    chosen = rows.slice(0, config.limit).to_pylist()
+    # By id, which is a hash: n captions contain the first n/2, and training's `num_captions` takes the same ones.
+    chosen = rows.sort_by("id").slice(0, config.limit).to_pylist()
     if not chosen:
         filtered = f" matches {config.where!r}" if config.where else ""
         raise UserError(f"{config.captions}: no caption{filtered}; there is nothing to paint")
@@ -81,6 +81,10 @@ def paint_share(
     ):
         _Worker(teacher, config, done, writer, progress).paint(items)
     seconds = time.monotonic() - begin
+    if teacher.num_truncated:
+        console.say(
+            f"{teacher.num_truncated} prompts are longer than the teacher reads; only their beginning counted"
+        )
     return Outcome(origin, len(items), len(items) * config.num_images - missing, writer.tally, seconds)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stablerep.learning.method import Batch, Method, StepResult
+from stablerep import runtime
+from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,15 @@ class AutoencoderConfig:
     """Groups of the group norms; divides every entry of channels."""
     kl_weight: float = 1e-5
     """Weight of the Kullback-Leibler term, summed over the latent of a picture."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or any(channels % self.num_groups for channels in self.channels):
+            raise ValueError(
+                f"num_groups {self.num_groups} must divide every entry of channels {self.channels}"
+            )
+        downsampling = 2 ** (len(self.channels) - 1)
+        if self.image_size % downsampling:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of {downsampling}")
 
 
 class Autoencoder(Method):
@@ -43,7 +53,7 @@ class Autoencoder(Method):
             sample_size=config.image_size,
             mid_block_add_attention=False,
         )
-        self.register_buffer("latent_square", torch.ones(()))
+        self.register_buffer("latent_square", torch.zeros(()))
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction ``(N*V, 3, H, W)``, and mean and log-variance of the latent, each ``(N*V, c, h, w)``."""
@@ -57,17 +67,14 @@ class Autoencoder(Method):
 
     def loss(self, features: dict[str, Tensor], batch: Batch) -> StepResult:
         """Mean absolute and squared error per pixel plus the weighted KL term per picture."""
-        from stablerep.runtime import world_size
-
-        images = batch["image"].flatten(0, 1) * 2 - 1
-        error = features["decoded"] - images
+        error = (features["decoded"] - batch["image"].flatten(0, 1) * 2 + 1).flatten(1)
         mean, log_variance = features["mean"], features["log_variance"].clamp(-30, 20)
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1).mean()
-        loss = error.abs().mean() + error.square().mean() + self.config.kl_weight * divergence
-        self._track(mean)
-        squared = (error / 2).square().mean().detach()
-        logs = {"kl": divergence.detach(), "psnr": -10 * torch.log10(squared)}
-        return StepResult(loss=loss / world_size(), logs=logs)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+        squared = error.square().mean(1)
+        self._track(mean.detach().square().flatten(1).mean(1), batch)
+        loss = mean_over_valid(error.abs().mean(1) + squared + self.config.kl_weight * divergence, batch)
+        logs = {"kl": divergence.detach().mean(), "psnr": -10 * torch.log10(squared.detach().mean() / 4)}
+        return StepResult(loss=loss, logs=logs)
 
     def export(self, folder: Path) -> Path:
         """Save a stock AutoencoderKL whose scaling factor makes the latents of the training pictures unit variance."""
@@ -79,9 +86,10 @@ class Autoencoder(Method):
         """Encoder and decoder."""
         return [self.vae.encoder, self.vae.decoder]
 
-    @torch.no_grad()
-    def _track(self, mean: Tensor) -> None:
-        self.latent_square.lerp_(mean.square().mean(), 0.01)
+    def _track(self, squares: Tensor, batch: Batch) -> None:
+        """Follow the second moment of the latents over the last steps, from the first batch on."""
+        square = runtime.all_reduce_sum(mean_over_valid(squares, batch))
+        self.latent_square.lerp_(square, 0.05 if self.latent_square > 0 else 1.0)
 
     latent_square: Tensor
 

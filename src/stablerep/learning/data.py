@@ -1,5 +1,6 @@
 """Which images make up which batch: a pure function of (run seed, step), whatever happened before."""
 
+import functools
 import hashlib
 import io
 from collections import deque
@@ -50,6 +51,13 @@ class DataConfig:
     num_threads: int = 1
     """Threads that prepare batches ahead of the training step."""
 
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("images must name at least one image table")
+        for name in ("captions_per_batch", "images_per_caption", "crops_per_image", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
 
 def identity_of(*parts: int | str) -> int:
     """An identity as a 63-bit integer that fits a tensor: equal parts, equal integer."""
@@ -61,6 +69,7 @@ def identity_of(*parts: int | str) -> int:
 class _ImageRef:
     table: int
     position: int
+    caption: str
     origin: str
     image_index: int
 
@@ -74,6 +83,7 @@ class ViewSource:
         self._tokenize = tokenize
         self._tables = [ImageTable.open(path) for path in config.images]
         self._images = self._index()
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
         self.caption_ids = self._choose_captions()
         self._texts = self._alternative_texts() if tokenize else {}
         if config.captions_per_batch % runtime.world_size():
@@ -84,7 +94,8 @@ class ViewSource:
         if len(self.caption_ids) < config.captions_per_batch:
             raise UserError(
                 f"{', '.join(map(str, config.images))}: {len(self.caption_ids)} captions have usable images, fewer "
-                f"than one batch of {config.captions_per_batch}; lower captions_per_batch or widen the filter"
+                f"than one batch of {config.captions_per_batch}; lower captions_per_batch, raise num_captions or widen "
+                "the filter"
             )
 
     @property
@@ -101,10 +112,9 @@ class ViewSource:
         """The batch of this step (0, 1, ...), this rank's part of it; shapes as in ``method.Batch``."""
         config = self.config
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = runtime.numpy_generator(self.seed, "order", epoch).permutation(len(self.caption_ids))
         num_local = config.captions_per_batch // runtime.world_size()
         start = index * config.captions_per_batch + runtime.rank() * num_local
-        captions = [self.caption_ids[row] for row in order[start : start + num_local]]
+        captions = [self.caption_ids[row] for row in self._order(epoch)[start : start + num_local]]
         drawn = [self._draw(caption, epoch) for caption in captions]
         num_views = config.images_per_caption * config.crops_per_image
         refs = [ref for images, _ in drawn for ref in images for _ in range(config.crops_per_image)]
@@ -114,10 +124,7 @@ class ViewSource:
             for view in range(num_views)
         ]
         views = make_views(self._load(refs), seeds, config.view)
-        image_ids = [
-            identity_of(ref.origin, captions[row // num_views], ref.image_index)
-            for row, ref in enumerate(refs)
-        ]
+        image_ids = [identity_of(ref.origin, ref.caption, ref.image_index) for ref in refs]
         batch = {
             "image": views.unflatten(0, (num_local, num_views)),
             "caption_id": torch.tensor([identity_of(caption) for caption in captions]),
@@ -145,24 +152,36 @@ class ViewSource:
             while pending:
                 yield pending.popleft().result()
 
+    def digest(self) -> str:
+        """Hash of the captions, images and texts that batches are drawn from: with the seed, all that makes a batch."""
+        digest = hashlib.blake2b(digest_size=16)
+        for caption in self.caption_ids:
+            images = [f"{ref.origin}\x1e{ref.image_index}" for ref in self._images[caption]]
+            digest.update("\x1f".join([caption, *images, *self._texts.get(caption, [])]).encode())
+        if self._tokenize:  # another vocabulary shows in the first texts
+            texts = [text for caption in self.caption_ids[:1000] for text in self._texts[caption]]
+            digest.update(self._tokenize(texts).numpy().tobytes())
+        return digest.hexdigest()
+
     def _index(self) -> dict[str, list[_ImageRef]]:
-        config = self.config
-        images: dict[str, list[_ImageRef]] = {}
+        """The usable images of each caption, each once, even where several tables hold it."""
+        images: dict[str, dict[tuple[str, int], _ImageRef]] = {}
         for number, table in enumerate(self._tables):
-            rows = table.read(["origin", "caption_id", "image_index"])
-            allowed = _allowed_positions(table, config)
-            for position in allowed:
-                row = {name: rows[name][position].as_py() for name in rows.column_names}
-                ref = _ImageRef(number, int(position), row["origin"], row["image_index"])
-                images.setdefault(row["caption_id"], []).append(ref)
-        for refs in images.values():
-            refs.sort(key=lambda ref: (ref.origin, ref.image_index))
-        return images
+            positions = _allowed_positions(table, self.config)
+            rows = table.read(["caption_id", "origin", "image_index"]).take(positions)
+            columns = (rows[name].to_pylist() for name in rows.column_names)
+            for position, caption, origin, index in zip(positions.tolist(), *columns, strict=True):
+                ref = _ImageRef(number, position, caption, origin, index)
+                images.setdefault(caption, {}).setdefault((origin, index), ref)
+        return {caption: [refs[key] for key in sorted(refs)] for caption, refs in images.items()}
 
     def _choose_captions(self) -> list[str]:
         """Caption ids are hashes, so their order is random but the same for every size: n captions contain n/2."""
         captions = sorted(self._images)
         return captions if self.config.num_captions is None else captions[: self.config.num_captions]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return runtime.numpy_generator(self.seed, "order", epoch).permutation(len(self.caption_ids))
 
     def _draw(self, caption: str, epoch: int) -> tuple[list[_ImageRef], list[bool]]:
         refs, wanted = self._images[caption], self.config.images_per_caption
@@ -172,13 +191,14 @@ class ViewSource:
         return chosen + [chosen[0]] * missing, [True] * len(chosen) + [False] * missing
 
     def _load(self, refs: Sequence[_ImageRef]) -> list[Tensor]:
-        unique = {(ref.table, ref.position): Tensor() for ref in refs}
+        pictures: dict[_ImageRef, Tensor] = {}
         for number, table in enumerate(self._tables):
-            positions = [position for table_number, position in unique if table_number == number]
-            if positions:
-                for position, encoded in zip(positions, table.take_images(positions), strict=True):
-                    unique[number, position] = decode(encoded)
-        return [unique[ref.table, ref.position] for ref in refs]
+            wanted = [ref for ref in dict.fromkeys(refs) if ref.table == number]
+            if wanted:
+                encoded = table.take_images([ref.position for ref in wanted])
+                for ref, picture in zip(wanted, encoded, strict=True):
+                    pictures[ref] = _decode_row(picture, ref, table.path)
+        return [pictures[ref] for ref in refs]
 
     def _alternative_texts(self) -> dict[str, list[str]]:
         """For each caption all texts of its concept, so that text is as varied as the source allows."""
@@ -188,7 +208,9 @@ class ViewSource:
         by_concept: dict[str, list[str]] = {}
         for row in rows:
             by_concept.setdefault(row["concept"] or row["id"], []).append(row["text"])
-        texts = {row["id"]: sorted(by_concept[row["concept"] or row["id"]]) for row in rows}
+        for alternatives in by_concept.values():
+            alternatives.sort()
+        texts = {row["id"]: by_concept[row["concept"] or row["id"]] for row in rows}
         unknown = [caption for caption in self.caption_ids if caption not in texts]
         if unknown:
             raise UserError(
@@ -207,16 +229,30 @@ def decode(encoded: bytes) -> Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
+def _decode_row(encoded: bytes, ref: _ImageRef, path: str) -> Tensor:
+    try:
+        return decode(encoded)
+    except (OSError, SyntaxError, ValueError) as error:  # whatever PIL raises for a damaged file
+        raise UserError(
+            f"{path}: image {ref.image_index} of caption {ref.caption} (origin {ref.origin}) cannot be decoded "
+            f"({error}); leave it out with a filter (where)"
+        ) from error
+
+
 def _allowed_positions(table: ImageTable, config: DataConfig) -> np.ndarray:
     """Positions of the usable rows: whatever the filter says, failures and held-out styles never enter."""
     conditions = [f"status = '{OK}'"]
     if config.origin != "any":
         conditions.append(f"origin {'=' if config.origin == 'real' else '!='} '{REAL}'")
     for style in config.exclude_styles:
-        conditions.append(f"(style IS NULL OR style != '{style}')")
-    if config.where:
-        conditions.append(f"({config.where})")
+        quoted = style.replace("'", "''")
+        conditions.append(f"(style IS NULL OR style != '{quoted}')")
+    allowed = table.positions(" AND ".join(conditions))
+    if config.where is None:
+        return allowed
     try:
-        return table.positions(" AND ".join(conditions))
+        asked = table.positions(config.where)  # apart: no bracket in it can then undo the conditions
     except ValueError as error:
-        raise UserError(f"{table.path}: the filter {config.where!r} is not valid ({error})") from error
+        reason = str(error).split(", /")[0]  # Lance appends the place in its own source
+        raise UserError(f"{table.path}: the filter {config.where!r} is not valid ({reason})") from error
+    return np.intersect1d(allowed, asked)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stablerep import runtime
 from stablerep.models.encoder import Encoder
 
 Batch = dict[str, Tensor]
@@ -65,3 +66,12 @@ class Method(nn.Module, abc.ABC):
     def reads_text(self) -> bool:
         """Whether batches must carry tokens."""
         return type(self).tokenize is not Method.tokenize
+
+
+def mean_over_valid(values: Tensor, batch: Batch) -> Tensor:
+    """This rank's part of the mean of a value per view, ``(N*V,)``, over the valid views of the global batch.
+
+    The other views repeat an image of a caption that has too few; they must not count twice.
+    """
+    valid = batch["valid"].flatten()
+    return values[valid].sum() / runtime.all_reduce_sum(valid.sum())

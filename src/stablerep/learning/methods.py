@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
+from stablerep.learning.data import DataConfig
 from stablerep.learning.method import Method
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.learning.trainer import TrainConfig, TrainSummary, run_training
@@ -20,12 +23,20 @@ class StableRepConfig(TrainConfig):
 
     method: ContrastiveConfig = field(default_factory=ContrastiveConfig)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positives(self.data, self.method)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SimCLRConfig(TrainConfig):
     """SimCLR: two crops of one image are positives of each other (Chen et al. 2020)."""
 
     method: ContrastiveConfig = field(default_factory=lambda: ContrastiveConfig(positives="image"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positives(self.data, self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,21 @@ class TextToImageTrainConfig(TrainConfig):
     method: TextToImageConfig
 
 
+def _require_positives(data: DataConfig, method: ContrastiveConfig) -> None:
+    """Without positives every loss is zero, and the run would end in good order with nothing learned."""
+    if data.crops_per_image > 1:
+        return
+    if method.positives == "image":
+        raise ValueError(
+            "the positives are the crops of one image, and data.crops_per_image is 1: give at least 2 "
+            "(and usually data.images_per_caption 1)"
+        )
+    if data.images_per_caption == 1:
+        raise ValueError(
+            "the positives are the images of one caption, and data.images_per_caption is 1: give at least 2"
+        )
+
+
 @dataclass(frozen=True)
 class MethodEntry:
     """The configuration class of a method and how the method is built from a configuration."""
@@ -50,23 +76,53 @@ class MethodEntry:
     build: Callable[[Any], Method]
 
 
+def _build_autoencoder(config: AutoencoderTrainConfig) -> Method:
+    _require_size(config, config.method.image_size, "method.image_size")
+    return Autoencoder(config.method)
+
+
 def _build_painter(config: TextToImageTrainConfig) -> Method:
     if config.data.captions is None:
         raise UserError("text-to-image reads text: give the caption table (data.captions)")
-    rows = CaptionTable.open(config.data.captions).read(["text"], config.method.vocabulary_from)
-    return TextToImage(config.method, rows["text"].to_pylist())
+    painter = TextToImage(
+        config.method, _vocabulary_texts(config.data.captions, config.method.vocabulary_from)
+    )
+    _require_size(config, painter.vae.config.sample_size, f"the size of {config.method.autoencoder}")
+    return painter
+
+
+def _vocabulary_texts(captions: Path, where: str) -> list[str]:
+    try:
+        texts: list[str] = CaptionTable.open(captions).read(["text"], where)["text"].to_pylist()
+    except ValueError as error:
+        reason = str(error).split(", /")[0]  # Lance appends the place in its own source
+        raise UserError(
+            f"{captions}: the filter {where!r} (vocabulary_from) is not valid ({reason})"
+        ) from error
+    if not texts:
+        raise UserError(f"{captions}: no caption matches {where!r} (vocabulary_from); widen the filter")
+    return texts
+
+
+def _require_size(config: TrainConfig, size: int, what: str) -> None:
+    if config.data.view.image_size != size:
+        raise UserError(
+            f"data.view.image_size is {config.data.view.image_size}, but {what} is {size}; give the same size"
+        )
 
 
 METHODS: dict[str, MethodEntry] = {
     "stablerep": MethodEntry(StableRepConfig, lambda config: Contrastive(config.method)),
     "simclr": MethodEntry(SimCLRConfig, lambda config: Contrastive(config.method)),
-    "autoencoder": MethodEntry(AutoencoderTrainConfig, lambda config: Autoencoder(config.method)),
+    "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
     "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),
 }
 
 
 def train(method: str, config: TrainConfig, *, console: Console | None = None) -> TrainSummary:
     """Train a method by name and export what it learned into the run folder ``config.out``.
+
+    Under ``torchrun`` all processes train one model together.
 
     Raises ``UserError`` for an unknown method, unusable data, or a folder that holds another run.
     """
@@ -75,4 +131,7 @@ def train(method: str, config: TrainConfig, *, console: Console | None = None) -
     entry = METHODS[method]
     if not isinstance(config, entry.config):
         raise UserError(f"method {method} takes a {entry.config.__name__}, got a {type(config).__name__}")
-    return run_training(config, method, lambda: entry.build(config), console=console or Console(quiet=True))
+    with runtime.process_group():
+        return run_training(
+            config, method, lambda: entry.build(config), console=console or Console(quiet=True)
+        )

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
-from stablerep.learning.method import Batch, Method, StepResult
+from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid
 from stablerep.run import write_text
-from stablerep.runtime import world_size
 
 _PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
+_TEXT_HEADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,19 @@ class TextToImageConfig:
     """Decay of the moving average of the weights, which is what is exported."""
     num_inference_steps: int = 12
     """Default of the exported painter."""
-    guidance_scale: float = 2.0
+    guidance_scale: float = 4.0
     """Default of the exported painter."""
+    batch_size: int = 32
+    """Pictures that the exported painter paints together, by default."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide width {self.width}")
+        if self.text_width % _TEXT_HEADS:
+            raise ValueError(f"text_width must be a multiple of {_TEXT_HEADS}, got {self.text_width}")
+        for name in ("caption_dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -83,6 +94,8 @@ class TextToImage(Method):
             )
         self.config = config
         self.tokenizer = train_tokenizer(texts, config.vocabulary)
+        self.tokenizer.enable_padding(length=config.num_tokens, pad_token=_PAD, pad_id=self._id(_PAD))
+        self.tokenizer.enable_truncation(config.num_tokens)
         self.vae = (
             AutoencoderKL.from_pretrained(config.autoencoder, use_safetensors=True)
             .requires_grad_(False)
@@ -122,9 +135,8 @@ class TextToImage(Method):
 
     def loss(self, features: dict[str, Tensor], batch: Batch) -> StepResult:
         """Mean squared error of the velocity."""
-        del batch
-        loss = (features["predicted"] - features["velocity"]).square().mean()
-        return StepResult(loss=loss / world_size(), logs={})
+        squared = (features["predicted"] - features["velocity"]).square().flatten(1).mean(1)
+        return StepResult(loss=mean_over_valid(squared, batch), logs={})
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -138,8 +150,6 @@ class TextToImage(Method):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(N, T)``, padded and cut to T."""
-        self.tokenizer.enable_padding(length=self.config.num_tokens, pad_token=_PAD, pad_id=self._id(_PAD))
-        self.tokenizer.enable_truncation(self.config.num_tokens)
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
 
     def hot_modules(self) -> Sequence[nn.Module]:
@@ -151,11 +161,12 @@ class TextToImage(Method):
         from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
         from transformers import PreTrainedTokenizerFast
 
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         pipeline = PixArtAlphaPipeline(
             tokenizer=PreTrainedTokenizerFast(
-                tokenizer_object=self.tokenizer,
+                tokenizer_object=tokenizer,
                 pad_token=_PAD,
                 eos_token=_EOS,
                 unk_token=_UNKNOWN,
@@ -173,10 +184,15 @@ class TextToImage(Method):
         )
         path = folder / "teacher"
         pipeline.save_pretrained(path, safe_serialization=True)
-        _load_in_float32(path / "text_encoder" / "config.json")
+        # Let the text encoder load in float32 as the other parts do: transformers takes the stored precision otherwise.
+        _amend(path / "text_encoder" / "config.json", dtype="float32")
+        _amend(path / "vae" / "config.json")
         defaults = {
             "num_inference_steps": self.config.num_inference_steps,
             "guidance_scale": self.config.guidance_scale,
+            "scheduler": "teacher",
+            "max_sequence_length": self.config.num_tokens,
+            "batch_size": self.config.batch_size,
         }
         write_text(path / "stablerep.json", json.dumps(defaults, indent=2) + "\n")
         return path
@@ -217,10 +233,10 @@ def _build_student(config: TextToImageConfig, vocabulary: int, latents: Any) -> 
         T5Config(
             vocab_size=vocabulary,
             d_model=config.text_width,
-            d_kv=config.text_width // 4,
+            d_kv=config.text_width // _TEXT_HEADS,
             d_ff=config.text_width * 2,
             num_layers=config.text_depth,
-            num_heads=4,
+            num_heads=_TEXT_HEADS,
             dropout_rate=0.0,
             feed_forward_proj="gated-gelu",
             pad_token_id=0,
@@ -257,7 +273,8 @@ def _plain_attention(transformer: Any) -> nn.Module:
     return module
 
 
-def _load_in_float32(config_path: Path) -> None:
-    """Let the text encoder load in float32 as the other parts do: transformers takes the stored precision otherwise."""
-    settings = json.loads(config_path.read_text(encoding="utf-8"))
-    write_text(config_path, json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+def _amend(config_path: Path, **changes: str) -> None:
+    """Change a saved configuration; where its part was loaded from is nobody's business and is left out."""
+    settings = json.loads(config_path.read_text(encoding="utf-8")) | changes
+    settings.pop("_name_or_path", None)
+    write_text(config_path, json.dumps(settings, indent=2) + "\n")

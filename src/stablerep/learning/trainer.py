@@ -1,8 +1,11 @@
 """The only training loop: load, step, log, save; exact resume because every step is a function of its number."""
 
+import contextlib
+import json
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("give exactly one of num_steps and num_epochs")
+        for name in ("num_steps", "num_epochs", "log_every", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    @property
+    def images_per_step(self) -> int:
+        return self.data.captions_per_batch * self.data.images_per_caption * self.data.crops_per_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +85,14 @@ def run_training(
         config.data, seed=config.seed, tokenize=method.tokenize if method.reads_text else None
     )
     num_steps = config.num_steps or math.ceil((config.num_epochs or 0) * source.steps_per_epoch)
-    run = Run.open_or_create(config.out, config, kind=kind)
-    loop = _Loop(config, run, method, num_steps)
+    run, dtype = _open_run(config, kind, source)
+    loop = _Loop(config, run, method, num_steps, dtype)
     begin = time.monotonic()
     start = loop.resume()
+    if runtime.rank() != 0:
+        console = Console(quiet=True)
     _introduce(console, source, method, start, num_steps)
-    with console.progress(kind, num_steps, "steps", done=start) as progress:
+    with loop.curves(start), console.progress(kind, num_steps, "steps", done=start) as progress:
         for step, batch in enumerate(source.batches(start, num_steps), start):
             loss = loop.step(step, batch)
             progress.advance(note="" if loss is None else f"loss {loss:.4f}")
@@ -91,12 +104,47 @@ def run_training(
         product=product,
         num_steps=num_steps,
         loss=loop.last_loss,
-        images_seen=num_steps
-        * config.data.captions_per_batch
-        * config.data.images_per_caption
-        * config.data.crops_per_image,
+        images_seen=num_steps * config.images_per_step,
         seconds=time.monotonic() - begin,
     )
+
+
+def _open_run(config: TrainConfig, kind: str, source: ViewSource) -> tuple[Run, torch.dtype]:
+    """Rank 0 goes first, so that the others find the folder as it left it, or fail as it did."""
+    try:
+        if runtime.rank() == 0:
+            _open_resolved(config, kind, source)
+    finally:
+        runtime.barrier()
+    return _open_resolved(config, kind, source)
+
+
+def _open_resolved(config: TrainConfig, kind: str, source: ViewSource) -> tuple[Run, torch.dtype]:
+    """The run folder, and the precision: what the settings leave open is decided once, by the run's first process.
+
+    Otherwise a timing could choose another precision after a resume, or a table that grew could change the batches.
+    """
+    run = Run.open_or_create(config.out, config, kind=kind)
+    data = {"captions": len(source.caption_ids), "images": source.num_images, "digest": source.digest()}
+    path = run.path / "resolved.json"
+    if not path.exists():
+        dtype = runtime.pick_precision(config.precision, runtime.pick_device(config.device))
+        run.write_json(path.name, {"precision": str(dtype).removeprefix("torch."), "data": data})
+    resolved = json.loads(path.read_text(encoding="utf-8"))
+    if resolved["data"] != data:
+        there = resolved["data"]
+        raise UserError(
+            f"{run.path}: the images or captions changed since this run began (then {there['captions']} captions with "
+            f"{there['images']} images, now {data['captions']} with {data['images']}); give another output folder"
+        )
+    return run, getattr(torch, resolved["precision"])
+
+
+def _remove_torn_files(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote (see ``run.write_atomically``)."""
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{16}", path.name):
+            path.unlink()
 
 
 def _introduce(console: Console, source: ViewSource, method: Method, start: int, num_steps: int) -> None:
@@ -110,11 +158,13 @@ def _introduce(console: Console, source: ViewSource, method: Method, start: int,
 class _Loop:
     """The mutable state of a run: weights, optimiser, and what was last logged."""
 
-    def __init__(self, config: TrainConfig, run: Run, method: Method, num_steps: int) -> None:
+    def __init__(
+        self, config: TrainConfig, run: Run, method: Method, num_steps: int, dtype: torch.dtype
+    ) -> None:
         data = config.data
         self.config, self.run, self.method, self.num_steps = config, run, method, num_steps
         self.device = runtime.pick_device(config.device)
-        self.dtype = runtime.pick_precision(config.precision, self.device)
+        self.dtype = dtype
         self.peak = peak_lr(
             config.optim,
             captions=data.captions_per_batch,
@@ -132,12 +182,14 @@ class _Loop:
         self.encode: nn.Module = method
         if runtime.world_size() > 1:
             self.encode = DistributedDataParallel(method, broadcast_buffers=False)
-        self.writer = SummaryWriter(run.path / "tensorboard") if runtime.rank() == 0 else None
+        self.writer: SummaryWriter | None = None
         self.last_loss: float | None = None
         self._logged = (0, time.monotonic())
 
     def resume(self) -> int:
         """Load the last checkpoint, if any, and return the number of steps it holds."""
+        if runtime.rank() == 0:
+            _remove_torn_files(self.run.path)
         state = self.run.load_checkpoint()
         if state is None:
             return 0
@@ -147,6 +199,19 @@ class _Loop:
         step = int(state["step"])
         self._logged = (step, time.monotonic())
         return step
+
+    @contextlib.contextmanager
+    def curves(self, start: int) -> Iterator[None]:
+        """TensorBoard curves while steps are taken; they forget what a killed process drew past its checkpoint."""
+        if runtime.rank() != 0 or start == self.num_steps:
+            yield
+            return
+        first = start * self.config.images_per_step + 1
+        self.writer = SummaryWriter(self.run.path / "tensorboard", purge_step=first if start else None)
+        try:
+            yield
+        finally:
+            self.writer.close()
 
     def save(self, step: int) -> None:
         """Write the checkpoint that holds ``step`` finished steps."""
@@ -195,8 +260,9 @@ class _Loop:
         name = f"nonfinite-rank{runtime.rank()}.pt"
         torch.save({"step": step, "batch": batch}, self.run.path / name)
         raise UserError(
-            f"{self.run.path}: loss {float(loss)} and gradient norm {float(norm)} at step {step}, before the update; "
-            f"the last checkpoint is intact and the batch is in {name}; lower the learning rate or set clip_norm"
+            f"{self.run.path}: loss {float(loss)} and gradient norm {float(norm)} after {step} steps, before the "
+            f"next update; the last checkpoint is intact and the batch is in {name}; lower the learning rate or set "
+            "clip_norm"
         )
 
     def _is_logged(self, step: int) -> bool:
@@ -204,8 +270,7 @@ class _Loop:
 
     def _log(self, step: int, rate: float, norm: Tensor, loss: Tensor, logs: dict[str, Tensor]) -> float:
         self.last_loss = float(runtime.all_reduce_sum(loss))
-        data = self.config.data
-        images = data.captions_per_batch * data.images_per_caption * data.crops_per_image
+        images = self.config.images_per_step
         last_step, last_time = self._logged
         now = time.monotonic()
         self._logged = (step + 1, now)

@@ -200,9 +200,9 @@ def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu") -
     """
     folder = _find_folder(name_or_path)
     description = _read_description(folder / DESCRIPTION)
-    encoder = Encoder(
-        config_module.build(EncoderConfig, description["config"], origin=str(folder / DESCRIPTION))
-    )
+    config = config_module.build(EncoderConfig, description["config"], origin=str(folder / DESCRIPTION))
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
+        encoder = Encoder(config)
     _load_weights(encoder, folder / WEIGHTS)
     if encoder.fingerprint != description["fingerprint"]:
         raise UserError(

@@ -26,6 +26,7 @@ _ROLES = {_INK: "currentColor", _MUTED: "var(--muted)", _RULE: "var(--rule)"} | 
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 2), (7, 2, 1.5, 2), (3, 3), (9, 3))
 _MARKERS = ("o", "D", "s", "^", "v", "P")
 _MOST_POINTS = 160
+_CHANCE_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -87,26 +88,39 @@ def training_figure(curves: Sequence[Curve], name: str) -> ResponsiveFigure:
     return _responsive(name, described, lambda width: _draw_training(curves, width))
 
 
-def score_figure(whiskers: Sequence[Whisker], chance: float | None, name: str) -> ResponsiveFigure:
+def score_figure(whiskers: Sequence[Whisker], chance: float, name: str) -> ResponsiveFigure:
     """A dot with its interval per row and protocol; rows keep the order given, chance is a dashed line."""
     rows = list(dict.fromkeys(whisker.row for whisker in whiskers))
     described = f"Scores with 95 % intervals of {', '.join(rows)}; the table holds the same numbers."
     return _responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
 
 
-def series_key(index: int, *, marker: bool = False) -> str:
-    """The small sample of line or marker that a legend shows beside a name."""
-    figure = Figure(figsize=(26 / 72, 10 / 72))
+def series_key(figure: str, index: int, *, marker: bool = False) -> str:
+    """The small sample of line or marker that the legend of a figure shows beside a name."""
+    name = f"{figure}-key-{index}"
+    if not marker:
+        return _key(name, lambda axes: axes.plot([1, 25], [5, 5], **_line(index)))
+
+    def draw(axes: Any) -> None:
+        axes.plot([2, 24], [5, 5], color=_series_colour(index), linewidth=1.4)
+        axes.plot([13], [5], **_marker(index))
+
+    return _key(name, draw)
+
+
+def chance_key(figure: str) -> str:
+    """The sample of the line that marks chance in a score figure."""
+    return _key(f"{figure}-key-chance", lambda axes: axes.plot([13, 13], [0, 10], **_CHANCE_LINE))
+
+
+def _key(name: str, draw: Callable[[Any], object]) -> str:
     with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(26 / 72, 10 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.set(xlim=(0, 26), ylim=(0, 10))
-        if marker:
-            axes.plot([2, 24], [5, 5], color=_series_colour(index), linewidth=1.4)
-            axes.plot([13], [5], **_marker(index))
-        else:
-            axes.plot([1, 25], [5, 5], **_line(index))
-        return _inline(figure, f"key-{'marker' if marker else 'line'}-{index}", "")
+        draw(axes)
+        return _inline(figure, name, "")
 
 
 def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
@@ -133,44 +147,44 @@ def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
     return figure
 
 
-def _draw_scores(
-    whiskers: Sequence[Whisker], rows: Sequence[str], chance: float | None, width: int
-) -> Figure:
+def _draw_scores(whiskers: Sequence[Whisker], rows: Sequence[str], chance: float, width: int) -> Figure:
     above = width == _NARROW  # a narrow plot has no room for names beside it
     pitch = 46 if above else 36
     figure = Figure(figsize=(width / 72, (len(rows) * pitch + 56) / 72), layout="constrained")
     axes = figure.subplots()
+    limit = _upper_limit(whiskers)
     num_series = 1 + max(whisker.series for whisker in whiskers)
     for whisker in whiskers:
         offset = (whisker.series - (num_series - 1) / 2) * 0.26
         y = rows.index(whisker.row) + offset + (0.12 if above else 0)
         axes.plot([whisker.low, whisker.high], [y, y], color=_series_colour(whisker.series), linewidth=1.4)
         axes.plot([whisker.value], [y], **_marker(whisker.series))
-    if chance is not None:
-        axes.axvline(chance, color=_MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        axes.annotate(
-            "chance", (chance, 1), (4, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-            color=_MUTED, fontsize=_FONT_SIZE - 1, va="top",
-        )  # fmt: skip
-    axes.set(ylim=(len(rows) - 0.5, -0.8), xlim=(0, _upper_limit(whiskers)))
+    axes.axvline(chance, **_CHANCE_LINE)
+    axes.set(ylim=(len(rows) - 0.5, -0.8), xlim=(0, limit))
     axes.set_xlabel("per cent correct, mean over classes")
-    _name_rows(axes, rows, above)
+    if above:
+        _name_above(axes, rows, chance if chance < 0.25 * limit else 0.0)
+    else:
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(axis="y", labelcolor=_INK, pad=8)
     axes.grid(axis="x", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure
 
 
-def _name_rows(axes: Any, rows: Sequence[str], above: bool) -> None:
-    if not above:
-        axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(axis="y", labelcolor=_INK, pad=8)
-        return
+def _name_above(axes: Any, rows: Sequence[str], start: float) -> None:
+    """Names over their whiskers, right of ``start`` so that the line of chance does not cross them."""
     axes.set_yticks([])
     for index, row in enumerate(rows):
         axes.annotate(
-            row, (0, index - 0.22), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=_INK, va="bottom", annotation_clip=False,
-        )  # fmt: skip
+            row,
+            (start, index - 0.22),
+            (4, 0),
+            textcoords="offset points",
+            color=_INK,
+            va="bottom",
+            annotation_clip=False,
+        )
 
 
 def _upper_limit(whiskers: Sequence[Whisker]) -> float:
@@ -256,4 +270,5 @@ def _remove(root: ElementTree.Element, tags: Sequence[str]) -> None:
 def _themed(attribute: str) -> str:
     for stand_in, role in _ROLES.items():
         attribute = attribute.replace(stand_in, role)
-    return re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1; font-family: var(--sans)", attribute)
+    attribute = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1; font-family: any", attribute)
+    return re.sub(r"font-family: [^;]*", "font-family: var(--sans)", attribute)

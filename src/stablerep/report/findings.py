@@ -7,7 +7,7 @@ from stablerep.evaluation.benchmarks import HELD_OUT_STYLE
 from stablerep.evaluation.scores import Record
 from stablerep.report.pictures import Painting
 from stablerep.report.reading import Project, RunFolder
-from stablerep.report.scores import PROTOCOLS, Measured, in_percent, main_records, percent
+from stablerep.report.scores import PROTOCOLS, Measured, in_percent, key_of, main_records, percent
 from stablerep.report.settings import grouped
 
 _OWN_METHODS = ("stablerep", "stablerep-plus")
@@ -42,7 +42,7 @@ def find(project: Project, paintings: Sequence[Painting], measured: Sequence[Mea
     headline = f"{_where(own, run)}, the encoder names {in_percent(own.mean_per_class.value)} correctly"
     return Findings(
         headline=f"{headline}; {compared}." if compared else f"{headline}.",
-        remarks=(_measure(own), *_differences(others), *_other_runs(measured, subject, own)),
+        remarks=(_measure(own), *_differences(others), *_other_runs(measured, records)),
     )
 
 
@@ -113,17 +113,16 @@ def _differences(others: Sequence[Record]) -> list[str]:
     return [" ".join(sentences)] if sentences else []
 
 
-def _other_runs(measured: Sequence[Measured], subject: Measured, own: Record) -> list[str]:
-    """The other runs in the same test; none of them was compared picture by picture, so no difference is claimed."""
+def _other_runs(measured: Sequence[Measured], records: Sequence[Record]) -> list[str]:
+    """Runs that were measured in the same test on their own; no difference is claimed, as none was computed."""
+    known = {record.fingerprint for record in records}
     others = [
         f"{record.encoder} {in_percent(record.mean_per_class.value)}"
         for scores in measured
-        if scores is not subject
         for record in scores.records
-        if record.kind == "run"
-        and (record.benchmark, record.test, record.protocol) == (own.benchmark, own.test, own.protocol)
+        if record.kind == "run" and record.fingerprint not in known and key_of(record) == key_of(records[0])
     ]
-    return [f"The other runs in the same test: {_listed(others)}."] if others else []
+    return [f"Other runs in the same test: {_listed(others)}."] if others else []
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -5,10 +5,11 @@ from importlib import resources
 
 import jinja2
 
+from stablerep.report.fidelity import Fidelity
 from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
 from stablerep.report.neighbours import Neighbours
-from stablerep.report.pictures import Grid
+from stablerep.report.pictures import MOST_REAL, Grid
 from stablerep.report.scores import ScoreTable, percent
 from stablerep.report.settings import Comparison, MethodSettings, Section
 from stablerep.report.shortcomings import Shortcomings
@@ -45,6 +46,7 @@ class Page:
     training_settings: Comparison
     methods: tuple[MethodSettings, ...]
     grids: tuple[Grid, ...]
+    fidelity: tuple[Fidelity, ...]
     training: tuple[TrainingPlot, ...]
     scores: tuple[ScoreTable, ...]
     neighbours: Neighbours
@@ -61,7 +63,7 @@ def render(page: Page) -> str:
     )
     environment.filters["percent"] = percent
     template = environment.from_string(_resource("report.html.j2"))
-    return template.render(page=page, style=_resource("report.css"))
+    return template.render(page=page, most_real=MOST_REAL, style=_resource("report.css"))
 
 
 def _resource(name: str) -> str:

@@ -13,8 +13,11 @@ from stablerep.report.reading import IS_PAINTED, IS_REAL, Project, painted, quot
 from stablerep.runtime import seed_for
 from stablerep.store import OK
 
-SHOWN_PIXELS = 64
-_STORED_PIXELS = 2 * SHOWN_PIXELS  # twice as many for fine screens
+_SHOWN_PIXELS = 64
+_STORED_PIXELS = 2 * _SHOWN_PIXELS  # twice as many for fine screens
+MOST_REAL = 4
+"""Real pictures shown beside a caption, at most."""
+
 _MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -183,7 +186,7 @@ def _by_caption(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]
 def _grid_row(caption: str, rows: Sequence[Mapping[str, Any]], real: Sequence[Mapping[str, Any]]) -> GridRow:
     return GridRow(
         caption=caption,
-        real=tuple(to_picture(row["image"], f"real picture of “{caption}”") for row in real),
+        real=tuple(to_picture(row["image"], f"real picture of “{caption}”") for row in real[:MOST_REAL]),
         painted=tuple(
             to_picture(
                 row["image"],

@@ -10,7 +10,7 @@ import numpy as np
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Outcome, Record, Scores
-from stablerep.report.figures import ResponsiveFigure, Whisker, score_figure, series_key
+from stablerep.report.figures import ResponsiveFigure, Whisker, chance_key, score_figure, series_key
 from stablerep.report.reading import Project, read_json
 from stablerep.report.settings import grouped
 
@@ -55,9 +55,9 @@ class ScoreTable:
 
 
 def read_scores(project: Project) -> list[Measured]:
-    """Every scores.json of the runs and of the given folders, in their order."""
-    folders = dict.fromkeys([*(run.path for run in project.runs), *project.folders])
-    return [_read(folder) for folder in folders if (folder / "scores.json").exists()]
+    """Every scores.json of the given folders and of the runs, in their order."""
+    folders = {path.resolve(): path for path in [*project.folders, *(run.path for run in project.runs)]}
+    return [_read(folder) for folder in folders.values() if (folder / "scores.json").exists()]
 
 
 def score_tables(measured: Sequence[Measured]) -> list[ScoreTable]:
@@ -100,6 +100,11 @@ def score_shortcomings(measured: Sequence[Measured]) -> list[str]:
     ]
     sentences += _contradictions(measured)
     return list(dict.fromkeys(sentences))
+
+
+def key_of(entry: Record | Outcome) -> tuple[str, str, str]:
+    """Benchmark, test and protocol."""
+    return entry.benchmark, entry.test, entry.protocol
 
 
 def percent(share: float) -> str:
@@ -175,7 +180,10 @@ def _table(identity: str, records: Sequence[Record], names: dict[str, str]) -> S
             )
             for row in order
         ),
-        keys=tuple((series_key(series, marker=True), name) for series, name in enumerate(shown)),
+        keys=(
+            *((series_key(identity, series, marker=True), name) for series, name in enumerate(shown)),
+            (chance_key(identity), "chance"),
+        ),
         figure=score_figure(whiskers, 100 * chance, identity),
     )
 
@@ -215,7 +223,7 @@ def weakest_classes(scores: Measured) -> list[str]:
     main = main_records(scores)
     sentences = []
     for outcome in scores.outcomes:
-        if not main or outcome.encoder != scores.run or _test_of(outcome) != _test_of(main[0]):
+        if not main or outcome.encoder != scores.run or key_of(outcome) != key_of(main[0]):
             continue
         counts = {label: int((outcome.labels == label).sum()) for label in np.unique(outcome.labels)}
         right = {label: int(outcome.correct[outcome.labels == label].sum()) for label in counts}
@@ -227,7 +235,3 @@ def weakest_classes(scores: Measured) -> list[str]:
                 f"Where {scores.run} is weakest on {outcome.benchmark}: {outcome.test}: {listed}."
             )
     return sentences
-
-
-def _test_of(entry: Record | Outcome) -> tuple[str, str, str]:
-    return entry.benchmark, entry.test, entry.protocol

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stablerep.report.fidelity import Fidelity
 from stablerep.report.pictures import Painting
 from stablerep.report.reading import Project, RunFolder
 from stablerep.report.settings import grouped
@@ -20,11 +21,11 @@ class Shortcomings:
 
 
 def find_shortcomings(
-    project: Project, paintings: Sequence[Painting], measuring: Sequence[str]
+    project: Project, paintings: Sequence[Painting], fidelity: Sequence[Fidelity], measuring: Sequence[str]
 ) -> list[Shortcomings]:
     """All that went wrong, by topic; ``measuring`` are the sentences about scores. Empty topics are left out."""
     topics = {
-        "Pictures": _about_pictures(project, paintings),
+        "Pictures": [*_about_pictures(project, paintings), *(painter.weakest for painter in fidelity)],
         "Training": [sentence for run in project.runs for sentence in _about_run(run)],
         "Measuring": list(measuring),
     }

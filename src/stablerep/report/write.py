@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from stablerep.console import Console
 from stablerep.report.credits import find_credits
+from stablerep.report.fidelity import read_fidelity
 from stablerep.report.figures import Curve, series_key, training_figure
 from stablerep.report.findings import find, subject_of
 from stablerep.report.html import Page, Teacher, TrainingPlot, render
@@ -63,6 +64,7 @@ def write_report(config: ReportConfig, *, console: Console = Console(quiet=True)
 
 def _page(config: ReportConfig, project: Project, console: Console) -> Page:
     paintings = count_paintings(project)
+    fidelity = read_fidelity(project)
     measured = read_scores(project)
     subject = subject_of(project, measured)
     measuring = score_shortcomings(measured) + (weakest_classes(subject) if subject else [])
@@ -80,10 +82,11 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
         grids=tuple(
             caption_grid(project, painting, config.num_captions, config.seed) for painting in paintings
         ),
+        fidelity=tuple(fidelity),
         training=tuple(_training_plots(project)),
         scores=tuple(score_tables(measured)),
         neighbours=neighbours,
-        shortcomings=tuple(find_shortcomings(project, paintings, measuring)),
+        shortcomings=tuple(find_shortcomings(project, paintings, fidelity, measuring)),
         provenance=provenance(project),
         credits=tuple(find_credits(project)),
         version=importlib.metadata.version("stablerep"),
@@ -157,6 +160,6 @@ def _training_plot(identity: str, kind: str, curves: Sequence[Curve]) -> Trainin
     return TrainingPlot(
         kind=kind,
         sentence=f"{ends}.",
-        keys=tuple((series_key(index), curve.name) for index, curve in enumerate(curves)),
+        keys=tuple((series_key(identity, index), curve.name) for index, curve in enumerate(curves)),
         figure=training_figure(curves, identity),
     )

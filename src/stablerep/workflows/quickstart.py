@@ -1,10 +1,11 @@
 """The main job in one command: captions -> pictures -> encoder -> measured on real pictures -> report."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stablerep import config as config_module
 from stablerep.captions.worlds import WorldConfig, write_world
@@ -12,8 +13,11 @@ from stablerep.console import Console
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.evaluation.scores import Scores
 from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.learning.data import DataConfig
 from stablerep.learning.methods import METHODS, train
 from stablerep.report import ReportConfig, write_report
+
+T = TypeVar("T")
 
 _RECIPE = "icons"
 
@@ -24,6 +28,8 @@ class QuickstartConfig:
 
     out: Path = Path("quickstart")
     """Project folder; a stopped quickstart goes on from what is there."""
+    teacher: str = "icons"
+    """Who paints: a shipped teacher by name, or the path of a diffusers folder."""
     num_captions: int = 500
     """Captions to paint and to learn from."""
     num_images: int = 4
@@ -32,6 +38,11 @@ class QuickstartConfig:
     """Training steps of each encoder."""
     seed: int = 0
     """Determines noise, order of the data and initial weights."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_captions", 8), ("num_images", 2), ("num_steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +55,12 @@ class QuickstartSummary:
 
     def show(self, console: Console) -> None:
         """The score table, then the path of the report."""
-        self.scores.show(console)
-        console.table("", ("", ""), [("report", str(self.report)), ("seconds", f"{self.seconds:.0f}")])
+        console.show(self.scores)
+        console.facts({"report": self.report, "seconds": self.seconds})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return {"report": str(self.report), "seconds": self.seconds, "scores": self.scores.to_json()}
+        return {"report": self.report, "seconds": self.seconds, "scores": self.scores.to_json()}
 
 
 def quickstart(
@@ -59,29 +70,28 @@ def quickstart(
 ) -> QuickstartSummary:
     """Paint pictures, train StableRep on them and SimCLR on real ones, measure both, and write the report.
 
-    Both learners get the same captions, steps and number of views; the encoders are measured on real pictures that neither
-    they nor the teacher saw. Every stage goes on from what a stopped run left.
+    Both learners get the same captions, the same number of steps and of views; the encoders are measured on real
+    pictures that neither they nor the teacher saw. Every stage goes on from what a stopped run left.
     """
     begin = time.monotonic()
-    world = config.out / "world"
-    console.say("1/5  the world `icons`: real pictures with captions, split by what they show")
+    world, painted = config.out / "world", config.out / "images.lance"
+    console.say("1/5  the world icons: real pictures with captions, split by what they show")
     write_world(WorldConfig(name="icons", out=world))
-    console.say(f"2/5  the teacher paints {config.num_images} pictures for each of {config.num_captions} training captions")
-    painting = {"captions": world / "captions.lance", "out": config.out / "images.lance", "limit": config.num_captions}
-    generate(
-        _configure(GenerateConfig, ("generate",), painting | {"num_images": config.num_images, "seed": config.seed}),
-        console=console,
+    console.say(f"2/5  {config.num_images} pictures are painted for each of {config.num_captions} captions")
+    painting = {"captions": world / "captions.lance", "out": painted, "teacher": config.teacher}
+    sizes = {"limit": config.num_captions, "num_images": config.num_images, "seed": config.seed}
+    generate(_configure(GenerateConfig, ("generate",), painting | sizes), console=console)
+    console.say(
+        "3/5  StableRep learns from the painted pictures alone; SimCLR, beside it, from the real ones"
     )
-    console.say("3/5  StableRep learns from the painted pictures alone; SimCLR, beside it, from the real ones")
-    painted = _train(config, "stablerep", "stablerep", config.out / "images.lance", console)
+    ours = _train(config, "stablerep", "stablerep", painted, console)
     real = _train(config, "simclr", "simclr-real", world / "images.lance", console)
     console.say("4/5  both are measured on real pictures that nobody trained on")
-    measuring = {"run": painted, "also": (real,), "world": world, "seed": config.seed}
+    measuring = {"run": ours, "also": (real,), "world": world, "seed": config.seed}
     scores = evaluate(_configure(EvaluateConfig, ("evaluate",), measuring), console=console)
     console.say("5/5  the report")
-    report = write_report(
-        ReportConfig(folders=(config.out,), world=world, out=config.out / "report" / "index.html"), console=console
-    )
+    page = config.out / "report" / "index.html"
+    report = write_report(ReportConfig(folders=(config.out,), world=world, out=page), console=console)
     return QuickstartSummary(report=report, scores=scores, seconds=time.monotonic() - begin)
 
 
@@ -92,10 +102,23 @@ def _train(config: QuickstartConfig, method: str, name: str, images: Path, conso
         "seed": config.seed,
         "data": {"images": [images], "num_captions": config.num_captions},
     }
-    return train(method, _configure(METHODS[method].config, ("train", method), settings), console=console).run
+    asked = _configure(METHODS[method].config, ("train", method), settings)
+    return train(method, dataclasses.replace(asked, data=_fitted(asked.data, config)), console=console).run
 
 
-def _configure(config_class: type[Any], command: tuple[str, ...], settings: Mapping[str, Any]) -> Any:
-    """The recipe of the world, with the quickstart's sizes over it."""
+def _fitted(data: DataConfig, config: QuickstartConfig) -> DataConfig:
+    """Batches that few captions or pictures can fill, with as many views for either method."""
+    images_per_caption = min(data.images_per_caption, config.num_images)
+    views = data.captions_per_batch * data.images_per_caption * data.crops_per_image
+    views = min(views, 2 * config.num_captions)  # SimCLR's two of each caption
+    return dataclasses.replace(
+        data,
+        images_per_caption=images_per_caption,
+        captions_per_batch=views // (images_per_caption * data.crops_per_image),
+    )
+
+
+def _configure(config_class: type[T], command: tuple[str, ...], settings: Mapping[str, Any]) -> T:
+    """The recipe of the world, with the quickstart's settings over it."""
     table = config_module.recipe_table(config_module.read_recipe(_RECIPE), command, _RECIPE)
     return config_module.build(config_class, table, settings, origin="quickstart")

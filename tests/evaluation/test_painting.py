@@ -1,0 +1,114 @@
+"""Prompt fidelity of painters that read, that do not, and that fail."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import COLOURS, captions, drawing, image_row
+from stablerep.errors import UserError
+from stablerep.evaluation.painting import PainterConfig, evaluate_painter, prompt_fidelity
+from stablerep.store import ImageTable
+
+
+def paint(folder: Path, label_for: dict[str, str], origin: str = "painter", **more: object) -> Path:
+    """Four pictures per caption, each showing the subject that this painter takes its label for."""
+    rows = [
+        image_row(
+            caption,
+            index,
+            drawing(label_for[str(caption["label"])], 99_000 + 100 * row + 10 * index),
+            origin=origin,
+            label=None,
+            split=None,
+            **more,
+        )
+        for row, caption in enumerate(captions())
+        for index in range(4)
+    ]
+    ImageTable.open_or_create(folder / "images.lance").append(rows)
+    return folder / "images.lance"
+
+
+READS = {label: label for label in COLOURS}
+CONFUSES = dict(zip(COLOURS, [*list(COLOURS)[1:], next(iter(COLOURS))], strict=True))
+
+
+def settings(images: Path, world: Path, **more: object) -> PainterConfig:
+    return PainterConfig(
+        images=images, world=world, judge="raw-pixels", num_bootstrap=100, precision="float32", **more
+    )
+
+
+def test_a_painter_that_reads_reaches_the_judge(world: Path, tmp_path: Path) -> None:
+    scores = evaluate_painter(settings(paint(tmp_path, READS), world))
+    assert scores.fidelity.num_captions == 36
+    assert scores.fidelity.num_pictures == 144
+    assert scores.fidelity.mean_per_class.value > 0.9
+    assert abs(scores.fidelity.mean_per_class.value - scores.judge_test.value) < 0.1
+    assert scores.chance == pytest.approx(1 / 3)
+    assert 0.2 < scores.fidelity.shuffled < 0.45
+    assert set(scores.fidelity.per_class) == set(COLOURS)
+    assert scores.judge_fingerprint == "raw-pixels-16"
+
+
+def test_a_painter_that_confuses_every_subject_scores_zero(world: Path, tmp_path: Path) -> None:
+    scores = evaluate_painter(settings(paint(tmp_path, CONFUSES), world))
+    assert scores.fidelity.mean_per_class.value < 0.1
+    assert scores.judge_validation > 0.9  # the judge never saw these pictures
+
+
+def test_a_painter_that_paints_one_subject_scores_chance(world: Path, tmp_path: Path) -> None:
+    always = dict.fromkeys(COLOURS, "plum")
+    fidelity = evaluate_painter(settings(paint(tmp_path, always), world)).fidelity
+    assert fidelity.mean_per_class.value == pytest.approx(1 / 3, abs=0.05)
+    assert fidelity.shuffled == pytest.approx(1 / 3, abs=0.05)
+    assert fidelity.per_class["plum"] > 0.9
+
+
+def test_scores_are_written_and_repeatable(world: Path, tmp_path: Path) -> None:
+    images = paint(tmp_path, READS)
+    first = evaluate_painter(settings(images, world))
+    assert json.loads((tmp_path / "painter-scores.json").read_text()) == first.to_json()
+    assert evaluate_painter(settings(images, world, out=tmp_path / "again.json")) == first
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "painter-scores.json").read_text()
+    assert all(len(row) == len(first.HEADER) for row in first.rows())
+
+
+def test_split_and_failures_are_counted(world: Path, tmp_path: Path) -> None:
+    paint(tmp_path, READS)
+    images = ImageTable.open(tmp_path / "images.lance")
+    caption = next(caption for caption in captions() if caption["split"] == "test")
+    failed = image_row(caption, 9, b"", origin="painter", status="failed", reason="blank")
+    images.append([{**failed, "image": None}])
+    scores = evaluate_painter(settings(tmp_path / "images.lance", world, split="test"))
+    assert scores.fidelity.num_captions == 9
+    assert scores.fidelity.num_pictures == 36
+    assert scores.num_failed == 1
+
+
+def test_several_painters_need_a_choice(world: Path, tmp_path: Path) -> None:
+    images = paint(tmp_path, READS, origin="reads")
+    paint(tmp_path, CONFUSES, origin="confuses")
+    with pytest.raises(UserError, match=r"several painters \(found: confuses, reads\).*--origin"):
+        evaluate_painter(settings(images, world))
+    assert evaluate_painter(settings(images, world, origin="confuses")).fidelity.mean_per_class.value < 0.1
+    assert evaluate_painter(settings(images, world, origin="reads")).origin == "reads"
+    with pytest.raises(UserError, match="no painter third"):
+        evaluate_painter(settings(images, world, origin="third"))
+
+
+def test_nothing_painted_is_said(world: Path) -> None:
+    with pytest.raises(UserError, match="no painter at all"):
+        evaluate_painter(settings(world / "images.lance", world))
+
+
+def test_fidelity_by_hand() -> None:
+    labels = np.array(["a", "a", "a", "a", "b", "b"])
+    named = np.array(["a", "a", "b", "a", "b", "a"])
+    fidelity = prompt_fidelity(named, labels, np.array(["1", "1", "2", "2", "3", "3"]))
+    assert fidelity.mean_per_class.value == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert fidelity.top1.value == pytest.approx(4 / 6)
+    assert fidelity.per_class == {"a": 0.75, "b": 0.5}
+    assert fidelity.num_captions == 3

@@ -1,0 +1,78 @@
+"""Tiny pipelines, built once per session, and tables of captions to paint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_pipelines
+import torch
+
+from stablerep.generation.settings import GenerateConfig
+from stablerep.store import CaptionTable, caption_id
+
+TEXTS = (
+    "a red cat",
+    "the small dog",
+    "sun",
+    "a house with the blue boat",
+    "leaf of the sun",
+    "round and red",
+    "boat",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny pipeline by name, built at its first use. Tests copy it before they change it."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def build(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            tiny_pipelines.BUILDERS[name](folder)
+        return folder
+
+    return build
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    """A caption table of seven captions, the last one of the test split."""
+    path = tmp_path / "captions.lance"
+    add_captions(path, TEXTS)
+    return path
+
+
+def add_captions(path: Path, texts: tuple[str, ...]) -> None:
+    CaptionTable.open_or_create(path).append(
+        {
+            "id": caption_id(text),
+            "text": text,
+            "source": "test",
+            "group": f"group of {text}",
+            "split": "test" if text == TEXTS[-1] else "train",
+            "label": text.split()[-1],
+        }
+        for text in texts
+    )
+
+
+@pytest.fixture
+def config(
+    captions: Path, tmp_path: Path, pipeline_folder: Callable[[str], Path]
+) -> Callable[..., GenerateConfig]:
+    """A config that paints 2 pictures per caption with the tiny PixArt pipeline; options change it."""
+
+    def make(**options: Any) -> GenerateConfig:
+        quick = {"num_inference_steps": 2, "batch_size": 4, "device": "cpu", "num_images": 2, "format": "png"}
+        teacher = str(pipeline_folder("pixart"))
+        paths = {"captions": captions, "out": tmp_path / "images.lance"}
+        return GenerateConfig(**{"teacher": teacher, **paths, **quick, **options})
+
+    return make

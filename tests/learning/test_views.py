@@ -1,0 +1,342 @@
+"""Views against torchvision's and PIL's transforms with the same parameters, rates, and independence of the batch."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as torchvision
+
+from stablerep.learning.views import ViewConfig, ViewParameters, apply_parameters, draw_parameters, make_views
+
+SIZE = 48
+PLAIN = ViewConfig(image_size=SIZE, augmentation="none")
+NUM_DRAWN = 4000
+
+
+def picture(height: int = 90, width: int = 120, seed: int = 0) -> Tensor:
+    """Smooth colours with a sharp disc and a little noise: uint8 (3, H, W)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = [np.sin(9 * rng.random() * x + 7 * rng.random() * y + 6 * rng.random()) for _ in range(3)]
+    colours = 128 + 90 * np.stack(waves) + rng.normal(0, 6, (3, height, width))
+    disc = (x - 0.4) ** 2 + (y - 0.4) ** 2 < 0.04
+    colours[:, disc] = rng.integers(0, 256, (3, 1))
+    return torch.from_numpy(colours.clip(0, 255).astype(np.uint8))
+
+
+def parameters(height: int, width: int, **changes: Any) -> ViewParameters:
+    """One view of the whole image without any change, but for the ones given (each without its leading axis)."""
+    nothing: dict[str, Any] = {
+        "coarse": 0,
+        "box": [0, 0, height, width],
+        "flip": False,
+        "order": [-1, -1, -1, -1],
+        "factors": [1.0, 1.0, 1.0, 0.0],
+        "gray": False,
+        "sigma": 0.0,
+    }
+    dtypes = {"flip": np.bool_, "gray": np.bool_, "factors": np.float32, "sigma": np.float64}
+    return ViewParameters(
+        **{
+            name: np.array([value], dtype=dtypes.get(name, np.int64))
+            for name, value in {**nothing, **changes}.items()
+        }
+    )
+
+
+def view_of(image: Tensor, **changes: Any) -> Tensor:
+    drawn = parameters(*image.shape[-2:], **changes)
+    return apply_parameters([image], drawn, PLAIN)[0]
+
+
+def resized(image: Tensor) -> Tensor:
+    """The whole image as a view without augmentation, (3, S, S) in [0, 1]; tested against torchvision below."""
+    return make_views([image], [0], PLAIN)[0]
+
+
+def assert_near(view: Tensor, expected: Tensor, levels: float = 2.0) -> None:
+    """Mean absolute difference in levels of 255."""
+    expected = expected / 255 if expected.dtype is torch.uint8 else expected
+    assert view.shape == expected.shape
+    assert float((view - expected).abs().mean()) * 255 <= levels
+
+
+# -- each transform against torchvision -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("box", [(0, 0, 90, 120), (13, 40, 61, 70), (5, 7, 20, 16), (30, 30, 1, 2)])
+def test_crop_equals_torchvision_and_pil(box: tuple[int, int, int, int]) -> None:
+    image = picture()
+    view = view_of(image, box=box)
+    expected = torchvision.resized_crop(image.float() / 255, *box, size=[SIZE, SIZE], antialias=True)
+    assert_near(view, expected, 0.5)
+    top, left, height, width = box
+    pil = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
+    pil = pil.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    assert_near(view, torch.from_numpy(np.array(pil)).permute(2, 0, 1), 0.01)
+
+
+def test_large_images_are_antialiased() -> None:
+    stripes = torch.zeros(3, 480, 480, dtype=torch.uint8)
+    stripes[:, :, ::2] = 255
+    assert float(view_of(stripes).std()) < 0.02
+
+
+def test_flip_equals_torchvision() -> None:
+    image = picture()
+    assert_near(view_of(image, flip=True), torchvision.hflip(resized(image)), 0.01)
+
+
+ADJUSTMENTS = (
+    torchvision.adjust_brightness,
+    torchvision.adjust_contrast,
+    torchvision.adjust_saturation,
+    torchvision.adjust_hue,
+)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("strength", [-1.0, -0.3, 0.0, 0.7, 1.0])
+def test_each_adjustment_equals_torchvision(number: int, strength: float) -> None:
+    image = picture(seed=number)
+    factors = [1.0, 1.0, 1.0, 0.0]
+    factors[number] += strength * (0.1 if number == 3 else 0.4)
+    expected = ADJUSTMENTS[number](resized(image), factors[number])
+    assert_near(view_of(image, order=[-1, -1, number, -1], factors=factors), expected, 0.05)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_jitter_in_any_order_equals_torchvision(order: tuple[int, ...]) -> None:
+    image = picture()
+    factors = [1.35, 0.7, 1.3, -0.08]
+    expected = resized(image)
+    for number in order:
+        expected = ADJUSTMENTS[number](expected, factors[number])
+    assert_near(view_of(image, order=order, factors=factors), expected, 0.05)
+
+
+def test_the_order_of_the_jitter_matters() -> None:
+    """Otherwise the test above would not see a wrong order."""
+    image, factors = picture(), [1.35, 0.7, 1.3, -0.08]
+    views = [view_of(image, order=order, factors=factors) for order in ((0, 1, 2, 3), (3, 2, 1, 0))]
+    assert float((views[0] - views[1]).abs().mean()) * 255 > 2
+
+
+def test_grayscale_equals_torchvision() -> None:
+    image = picture()
+    view = view_of(image, gray=True)
+    assert torch.equal(view[0], view[1])
+    assert_near(view, torchvision.rgb_to_grayscale(resized(image), num_output_channels=3), 0.01)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.6, 1.3, 2.0])
+def test_blur_equals_torchvision_and_nearly_pil(sigma: float) -> None:
+    image = picture()
+    view = view_of(image, sigma=sigma)
+    expected = torchvision.gaussian_blur(resized(image), [13, 13], [sigma, sigma])
+    inside = slice(7, -7)  # at the border torchvision mirrors, PIL and this module repeat
+    assert_near(view[:, inside, inside], expected[:, inside, inside], 0.1)
+    assert_near(view, expected)
+    pil = Image.fromarray((resized(image) * 255).byte().permute(1, 2, 0).numpy())
+    pil = pil.filter(ImageFilter.GaussianBlur(sigma))
+    assert_near(view, torch.from_numpy(np.array(pil)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("shorter", [16, 33])
+def test_downsampling_equals_torchvision(shorter: int) -> None:
+    image = picture(91, 133)
+    coarse = torchvision.resize(image.float() / 255, shorter, antialias=True)
+    enlarged = torchvision.resize(coarse, 80, antialias=True)
+    expected = torchvision.resize(enlarged, [SIZE, SIZE], antialias=True)
+    config = dataclasses.replace(
+        PLAIN,
+        augmentation="weak",
+        downsample_probability=1.0,
+        downsample_sizes=(shorter,),
+        upsample_size=80,
+        crop_scale=(1.0, 1.0),
+        crop_ratio=(0.01, 0.01),  # never fits, so that the crop is the central one and known
+    )
+    sizes = np.array([image.shape[-2:]])
+    drawn = draw_parameters([4], sizes, config)
+    assert drawn.coarse.tolist() == [shorter]
+    whole = dataclasses.replace(drawn, box=np.array([[0, 0, *enlarged.shape[-2:]]]))
+    assert_near(apply_parameters([image], whole, config)[0], expected, 1.0)
+
+
+def test_all_together_stays_near_torchvision() -> None:
+    config = ViewConfig(image_size=SIZE)
+    images = [picture(seed=seed) for seed in range(24)]
+    drawn = draw_parameters(range(24), np.array([image.shape[-2:] for image in images]), config)
+    views = apply_parameters(images, drawn, config)
+    for row, image in enumerate(images):
+        box = drawn.box[row].tolist()
+        expected = torchvision.resized_crop(image.float() / 255, *box, size=[SIZE, SIZE], antialias=True)
+        for number in drawn.order[row]:
+            if number >= 0:
+                expected = ADJUSTMENTS[number](expected, float(drawn.factors[row, number]))
+        if drawn.gray[row]:
+            expected = torchvision.rgb_to_grayscale(expected, num_output_channels=3)
+        if drawn.sigma[row]:
+            expected = torchvision.gaussian_blur(expected, [13, 13], [drawn.sigma[row]] * 2)
+        if drawn.flip[row]:
+            expected = torchvision.hflip(expected)
+        assert_near(views[row], expected)
+
+
+def test_none_is_a_plain_resize_and_weak_a_crop() -> None:
+    images = [picture(seed=1), picture(50, 60, seed=2)]
+    views = make_views(images, [1, 2], PLAIN)
+    for view, image in zip(views, images, strict=True):
+        expected = F.interpolate(image[None], size=(SIZE, SIZE), mode="bilinear", antialias=True)[0]
+        assert torch.equal(view, expected.float() / 255)
+    weak = dataclasses.replace(PLAIN, augmentation="weak")
+    sizes = np.array([[90, 120]] * 200)
+    drawn = draw_parameters(range(200), sizes, weak)
+    assert not drawn.flip.any() and not drawn.gray.any() and not drawn.sigma.any()
+    assert (drawn.order == -1).all()
+    share = drawn.box[:, 2] * drawn.box[:, 3] / (90 * 120)
+    assert share.min() > 0.49 and share.max() <= 1.0
+
+
+# -- what is drawn ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn() -> ViewParameters:
+    config = ViewConfig(image_size=SIZE, downsample_probability=0.05)
+    return draw_parameters(range(NUM_DRAWN), np.array([[200, 300]] * NUM_DRAWN), config)
+
+
+@pytest.mark.parametrize(
+    ("name", "probability"),
+    [("flip", 0.5), ("order", 0.8), ("gray", 0.2), ("sigma", 0.5), ("coarse", 0.05)],
+)
+def test_rates_equal_their_probabilities(drawn: ViewParameters, name: str, probability: float) -> None:
+    values = getattr(drawn, name)
+    happened = (values >= 0).all(axis=1) if name == "order" else values > 0
+    bound = 4 * np.sqrt(probability * (1 - probability) / NUM_DRAWN)
+    assert abs(happened.mean() - probability) < bound
+
+
+def test_decisions_are_independent(drawn: ViewParameters) -> None:
+    happened = np.stack([drawn.flip, drawn.order[:, 0] >= 0, drawn.gray, drawn.sigma > 0, drawn.coarse > 0])
+    correlations = np.corrcoef(happened) - np.eye(5)
+    assert np.abs(correlations).max() < 4 / np.sqrt(NUM_DRAWN)
+
+
+def test_strengths_fill_their_ranges(drawn: ViewParameters) -> None:
+    ranges = [(0.6, 1.4)] * 3 + [(-0.1, 0.1)]
+    for values, (low, high) in zip(drawn.factors.T, ranges, strict=True):
+        assert low <= values.min() < low + 0.01 * (high - low)
+        assert high >= values.max() > high - 0.01 * (high - low)
+        assert abs(values.mean() - (low + high) / 2) < 4 * (high - low) / np.sqrt(12 * NUM_DRAWN)
+    sigma = drawn.sigma[drawn.sigma > 0]
+    assert sigma.min() >= 0.1 and sigma.max() <= 2.0
+    assert abs(sigma.mean() - 1.05) < 4 * 1.9 / np.sqrt(12 * len(sigma))
+
+
+def test_every_order_of_the_jitter_is_equally_likely(drawn: ViewParameters) -> None:
+    orders = drawn.order[drawn.order[:, 0] >= 0]
+    different, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(different) == 24
+    expected = len(orders) / 24
+    assert ((counts - expected) ** 2 / expected).sum() < 53  # chi-square with 23 degrees, p = 0.0004
+
+
+def test_crops_are_distributed_as_torchvisions(drawn: ViewParameters) -> None:
+    """Means of area, ratio and centre over many crops of a 200 x 300 image."""
+    ours = drawn.box[drawn.coarse == 0].astype(float)
+    torch.manual_seed(0)
+    image = torch.empty(3, 200, 300)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(len(ours))],
+        dtype=float,
+    )
+    for statistic in (
+        lambda box: box[:, 2] * box[:, 3],
+        lambda box: np.log(box[:, 3] / box[:, 2]),
+        lambda box: box[:, 0] + box[:, 2] / 2,
+        lambda box: box[:, 1] + box[:, 3] / 2,
+        lambda box: (box[:, 1] + box[:, 3] / 2) ** 2,
+    ):
+        a, b = statistic(ours), statistic(theirs)
+        assert abs(a.mean() - b.mean()) < 4 * np.sqrt((a.var() + b.var()) / len(a))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((10, 300), [0, 143, 10, 13]), ((300, 10), [143, 0, 13, 10]), ((1, 1), [0, 0, 1, 1])],
+)
+def test_a_very_long_image_gives_its_central_crop(size: tuple[int, int], expected: list[int]) -> None:
+    config = ViewConfig(image_size=SIZE, crop_scale=(1.0, 1.0))
+    boxes = draw_parameters(range(20), np.array([size] * 20), config).box
+    assert (boxes == expected).all()
+
+
+def test_crops_stay_inside(drawn: ViewParameters) -> None:
+    top, left, height, width = drawn.box[drawn.coarse == 0].T
+    assert min(top.min(), left.min()) == 0 and min(height.min(), width.min()) > 0
+    assert (top + height).max() == 200 and (left + width).max() == 300
+
+
+# -- a view is a function of its seed ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [32, 37])
+def test_a_view_is_the_same_alone_in_a_batch_and_in_another_order(size: int) -> None:
+    config = ViewConfig(image_size=size, downsample_probability=0.3, downsample_sizes=(20,), upsample_size=60)
+    images = [picture(40 + 3 * seed, 70 - seed, seed) for seed in range(23)]
+    seeds = [seed * 7919 + 2**62 for seed in range(23)]
+    together = make_views(images, seeds, config)
+    backwards = make_views(images[::-1], seeds[::-1], config)
+    assert torch.equal(backwards.flip(0), together)
+    for row in range(23):
+        assert torch.equal(make_views([images[row]], [seeds[row]], config)[0], together[row])
+
+
+def test_another_seed_is_another_view() -> None:
+    config = ViewConfig(image_size=SIZE)
+    image = picture()
+    views = make_views([image] * 3, [1, 2, 1], config)
+    assert not torch.equal(views[0], views[1])
+    assert torch.equal(views[0], views[2])
+
+
+def test_views_are_floats_between_zero_and_one_whatever_the_strides() -> None:
+    config = ViewConfig(image_size=SIZE, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
+    planar = [picture(seed=seed) for seed in range(20)]
+    interleaved = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in planar]
+    views = make_views(interleaved, range(20), config)
+    assert views.dtype is torch.float32 and views.shape == (20, 3, SIZE, SIZE)
+    assert float(views.min()) >= 0 and float(views.max()) <= 1
+    assert_near(views, make_views(planar, range(20), config), 0.5)
+
+
+def test_images_are_not_changed_and_no_image_is_no_view() -> None:
+    image = picture()
+    before = image.clone()
+    make_views([image] * 8, range(8), ViewConfig(image_size=SIZE))
+    assert torch.equal(image, before)
+    assert make_views([], [], ViewConfig(image_size=SIZE)).shape == (0, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flip_probability": 1.5},
+        {"blur_sigma": (0.0, 2.0)},
+        {"crop_scale": (1.0, 0.5)},
+        {"hue": 0.6},
+        {"image_size": 0},
+    ],
+)
+def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        dataclasses.replace(PLAIN, **change)

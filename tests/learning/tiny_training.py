@@ -1,0 +1,176 @@
+"""Real tables with small pictures, and a configuration of every method that trains on them in a second."""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stablerep.config import build
+from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
+from stablerep.learning.data import DataConfig
+from stablerep.learning.methods import METHODS
+from stablerep.learning.trainer import TrainConfig
+from stablerep.store import OK, CaptionTable, ImageTable, caption_id
+
+NUM_CAPTIONS = 12
+SIZE = 16
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the tables and an untrained autoencoder are."""
+
+    captions: Path
+    images: Path
+    autoencoder: Path
+
+
+def text(number: int, variant: int = 0) -> str:
+    """The caption of a concept, or another text for it."""
+    return f"a drawing of thing {number}" if variant == 0 else f"thing {number} seen another way, {variant}"
+
+
+def png(number: int, size: int = SIZE) -> bytes:
+    """A picture of its own for every number: smooth, so that there is something to learn."""
+    generator = np.random.default_rng(number)
+    coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize((size, size), Image.Resampling.BILINEAR).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def image_row(number: int, index: int, **changes: Any) -> dict[str, Any]:
+    """Image ``index`` of caption ``number``."""
+    row = {
+        "origin": "teacher-a",
+        "caption_id": caption_id(text(number)),
+        "image_index": index,
+        "image": png(100 * number + index),
+        "status": OK,
+        "style": "brush",
+        "split": "train",
+    }
+    return row | changes
+
+
+def caption_rows(num_captions: int = NUM_CAPTIONS, num_variants: int = 2) -> list[dict[str, Any]]:
+    """Concepts of one primary caption and its variants."""
+    return [
+        {
+            "id": caption_id(text(number, variant)),
+            "text": text(number, variant),
+            "source": "test",
+            "group": f"group {number}",
+            "concept": f"concept {number}",
+            "split": "train",
+        }
+        for number in range(num_captions)
+        for variant in range(num_variants)
+    ]
+
+
+def write_images(path: Path, rows: Rows) -> Path:
+    """An image table with these rows."""
+    ImageTable.open_or_create(path).append(rows)
+    return path
+
+
+def write_captions(path: Path, rows: Rows) -> Path:
+    """A caption table with these rows."""
+    CaptionTable.open_or_create(path).append(rows)
+    return path
+
+
+def write_world(folder: Path) -> World:
+    """Twelve captions of three pictures each, and what a painter needs."""
+    torch.manual_seed(0)
+    return World(
+        captions=write_captions(folder / "captions.lance", caption_rows()),
+        images=write_images(
+            folder / "images.lance",
+            [image_row(number, index) for number in range(NUM_CAPTIONS) for index in range(3)],
+        ),
+        autoencoder=Autoencoder(autoencoder_config()).export(folder),
+    )
+
+
+def autoencoder_config() -> AutoencoderConfig:
+    return AutoencoderConfig(image_size=SIZE, channels=(8, 16), num_groups=4)
+
+
+ENCODER = {
+    "architecture": "vit_tiny_patch16_224",
+    "image_size": SIZE,
+    "patch_size": 8,
+    "width": 24,
+    "depth": 1,
+    "num_heads": 3,
+}
+HEAD = {"head_hidden": 16, "head_out": 8}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "stablerep": {
+        "method": {"encoder": ENCODER | {"drop_path": 0.2}, **HEAD},
+        "data": {"images_per_caption": 2},
+    },
+    "simclr": {"method": {"encoder": ENCODER, **HEAD}, "data": {"crops_per_image": 2}},
+    "autoencoder": {"method": {"image_size": SIZE, "channels": (8, 16), "num_groups": 4}},
+    "text-to-image": {
+        "method": {
+            "vocabulary": 64,
+            "num_tokens": 8,
+            "width": 16,
+            "depth": 1,
+            "num_heads": 2,
+            "text_width": 8,
+            "text_depth": 1,
+        },
+    },
+}
+
+
+def data_config(*images: Path, **changes: Any) -> DataConfig:
+    """Four captions of two images in a batch."""
+    settings = {
+        "images": images,
+        "captions_per_batch": 4,
+        "images_per_caption": 2,
+        "view": {"image_size": SIZE},
+    }
+    return build(DataConfig, settings, changes, origin="test")
+
+
+def train_config(method: str, world: World, out: Path, **changes: Any) -> TrainConfig:
+    """Seven steps of four captions, three to an epoch, a checkpoint after every second."""
+    settings = {
+        "out": out,
+        "data": {
+            "images": [world.images],
+            "captions": world.captions,
+            "captions_per_batch": 4,
+            "images_per_caption": 1,
+            "view": {"image_size": SIZE},
+        },
+        "optim": {"lr": 3e-3},
+        "num_steps": 7,
+        "precision": "float32",
+        "compile": False,
+        "device": "cpu",
+        "log_every": 1,
+        "save_every": 2,
+    }
+    of_painter = {"method": {"autoencoder": world.autoencoder}} if method == "text-to-image" else {}
+    return build(METHODS[method].config, settings, SETTINGS[method], of_painter, changes, origin="test")
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    """What the last checkpoint holds, by name."""
+    state: dict[str, Tensor] = torch.load(run / "checkpoint.pt", weights_only=True)["method"]
+    return state

@@ -1,0 +1,81 @@
+"""The headline claims no more than the intervals carry."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_project import TESTS, write_run, write_scores
+
+from stablerep.evaluation.intervals import Interval
+from stablerep.report.findings import Findings, find
+from stablerep.report.reading import open_project
+from stablerep.report.scores import Measured, read_scores
+
+
+def findings(folder: Path, ahead: tuple[float, float, float], config: dict[str, object]) -> Findings:
+    """What is found where the run is ahead of raw pixels by this value, low and high."""
+    run = write_run(folder / "run-a", config=config, finished=False)
+    write_scores(run, {"run-a": 0.7, "raw pixels": 0.4})
+    project = open_project((run,), None, None, None)
+    interval = Interval(value=ahead[0], low=ahead[1], high=ahead[2])
+    measured = [
+        replace(
+            scores,
+            records=tuple(replace(record, ahead=record.ahead and interval) for record in scores.records),
+        )
+        for scores in read_scores(project)
+    ]
+    return find(project, [], measured)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "sentence"),
+    [
+        ((0.2, 0.1, 0.3), "It is ahead of raw pixels by 20.0 points (10.0 to 30.0)."),
+        ((-0.2, -0.3, -0.1), "It is behind raw pixels by 20.0 points (10.0 to 30.0)."),
+        ((0.2, -0.01, 0.3), "Between it and raw pixels no difference is shown: the interval includes zero."),
+        ((0.2, 0.0, 0.3), "Between it and raw pixels no difference is shown: the interval includes zero."),
+    ],
+)
+def test_a_difference_is_claimed_only_where_the_interval_excludes_zero(
+    tmp_path: Path, ahead: tuple[float, float, float], sentence: str
+) -> None:
+    assert findings(tmp_path, ahead, {}).remarks[1] == sentence
+
+
+@pytest.mark.parametrize(
+    ("data", "beginning"),
+    [
+        ({"origin": "painted"}, "On subjects it never saw, drawn by a hand it never saw, "),
+        (
+            {"origin": "any", "exclude_styles": ["fluent"]},
+            "On subjects it never saw, drawn by a hand it never saw, ",
+        ),
+        ({"origin": "any", "exclude_styles": []}, "On icons (test captions, held-out style), "),
+    ],
+)
+def test_never_saw_is_said_only_of_runs_that_left_the_style_out(
+    tmp_path: Path, data: dict[str, object], beginning: str
+) -> None:
+    assert findings(tmp_path, (0.2, 0.1, 0.3), {"data": data}).headline.startswith(beginning)
+
+
+def test_the_headline_is_about_stablerep_and_mentions_the_others(tmp_path: Path) -> None:
+    for name, kind, rate in (("a-simclr", "simclr", 0.8), ("b-stablerep", "stablerep", 0.6)):
+        write_scores(
+            write_run(tmp_path / "runs" / name, kind, finished=False), {name: rate, "raw pixels": 0.4}
+        )
+    project = open_project((tmp_path,), None, None, None)
+    measured = read_scores(project)
+    found = find(project, [], measured)
+
+    def value(scores: Measured) -> str:
+        return next(
+            f"{100 * record.mean_per_class.value:.1f}\u00a0%"
+            for record in scores.records
+            if record.kind == "run" and (record.test, record.protocol) == (TESTS[1], "linear")
+        )
+
+    assert [scores.run for scores in measured] == ["a-simclr", "b-stablerep"]
+    assert f"names {value(measured[1])} correctly" in found.headline
+    assert found.remarks[-1] == f"Other runs in the same test: a-simclr {value(measured[0])}."
