@@ -1,7 +1,7 @@
 """Does an encoder that saw painted pictures only recognise real ones by artists it never saw?
 
-StableRep on painted pictures against SimCLR on the real pictures of the same captions, with as many steps and views, over
-several seeds; raw pixels and the untrained encoder beside them. Every stage goes on where it was stopped:
+StableRep on painted pictures against SimCLR on the real pictures of the same captions, with as many steps and views,
+over several seeds; raw pixels and the untrained encoder beside them. Every stage goes on where it was stopped:
 
     python experiments/held_out_style.py --out runs/held-out-style
 

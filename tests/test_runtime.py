@@ -1,15 +1,18 @@
 """Seeds, devices, precision, and the process group: alone a no-op, together equal to one process."""
 
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from stablerep import runtime
-from two_ranks import on_two_ranks
 
 ROWS = 10
 FIRST = 4  # rank 0 holds this many rows, rank 1 the others
@@ -123,9 +126,30 @@ def normalised(data: tuple[Tensor, Tensor], rows: slice) -> dict[str, Any]:
     }
 
 
+def one_rank(rank: int, port: int, folder: str) -> None:
+    """A process with the environment that torchrun gives it."""
+    torch.set_num_threads(1)
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in place.items()})
+    with runtime.process_group():
+        torch.save(use_the_group(), Path(folder) / f"{rank}.pt")
+    assert not dist.is_initialized()
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_two_ranks(use_the_group, tmp_path_factory.mktemp("ranks"))
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_rank, args=(port, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def test_ranks_know_their_place(ranks: list[dict[str, Any]]) -> None:

@@ -125,7 +125,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("report",): Command("one self-contained HTML page from files on disk", "quickstart", _load_report),
 }
 
-# How tyro draws a mistake: colours where stdout is a terminal, names of options indented by four spaces.
+# How tyro draws a mistake: coloured where stdout is a terminal, options indented by four spaces.
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _NAMED = re.compile(r" {4}\S")
 _HINT = re.compile(r"Perhaps you meant|Arguments similar|Unrecognized options")
@@ -284,8 +284,9 @@ def _parse(words: tuple[str, ...], config_class: type[Any], recipe: str | None, 
 
 def _in_one_sentence(drawn: str, words: tuple[str, ...]) -> str:
     """What tyro draws as a box, one paragraph for each concern: what is wrong, and the options that it names."""
-    lines = [line[2:-1].rstrip() for line in _COLOUR.sub("", drawn).splitlines() if line[:1] in "│|"]
-    paragraphs = itertools.groupby(lines, key=lambda line: bool(line.strip("─-")))
+    _, *content = _COLOUR.sub("", drawn).splitlines() or [""]  # the first line is a title
+    lines = [line[2:].rstrip(" │") for line in content]
+    paragraphs = itertools.groupby(lines, key=lambda line: bool(line.strip("─-╯")))
     said: list[str] = []
     for paragraph in (list(group) for is_text, group in paragraphs if is_text):
         sentence = " ".join(line for line in paragraph if not line.startswith(" "))

@@ -159,7 +159,7 @@ class Run:
             file.write(line.encode() + b"\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records in order, each step once: what a killed process wrote past its checkpoint is superseded."""
+        """All records in order, each step once: what a killed process wrote past its checkpoint is replaced."""
         last: dict[Any, dict[str, Any]] = {}
         for number, record in enumerate(_read_lines(self.path / "metrics.jsonl")):
             last[record.get("step", ("no step", number))] = record

@@ -125,14 +125,18 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    return _Gather.apply(x) if x.requires_grad else _all_gather(x)  # type: ignore[no-any-return, no-untyped-call]
+    if not x.requires_grad:
+        return _all_gather(x)
+    everything: Tensor = _Gather.apply(x)
+    return everything
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum ``x`` over the ranks, gradients included."""
     if world_size() == 1:
         return x
-    return _AllReduceSum.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    total: Tensor = _AllReduceSum.apply(x)
+    return total
 
 
 def _all_gather(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,7 +131,9 @@ class _Table:
         dataset = lance.dataset(self.path)
         if _all_present(dataset, table, keys):
             return 0
-        merge = dataset.merge_insert(keys).when_not_matched_insert_all().conflict_retries(30)
+        merge = dataset.merge_insert(keys).when_not_matched_insert_all()
+        # Six writers on two cores made one of them wait 11 s; the default gives up after 30 s and loses its rows.
+        merge = merge.conflict_retries(1000).retry_timeout(timedelta(minutes=10))
         return int(merge.execute(table)["num_inserted_rows"])
 
 

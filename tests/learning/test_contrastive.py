@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from processes import as_torchrun_would
 from torch import Tensor
 
 from stablerep import runtime
@@ -12,7 +13,6 @@ from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.losses import Samples, multi_positive_contrastive, soft_cross_entropy
 from stablerep.learning.method import Batch
 from stablerep.models.encoder import EncoderConfig, load_encoder
-from two_ranks import on_two_ranks
 
 N, V = 8, 3
 
@@ -164,17 +164,18 @@ def image_text_step() -> dict[str, Tensor]:
 
 def use_the_group() -> dict[str, Any]:
     """One step of every case on this rank's half of the batch."""
-    return {
-        "full": step(method(), part(batch())),
-        "ragged": step(method(), part(batch(ragged=True))),
-        "simclr": step(method("image"), part(batch())),
-        "image-text": image_text_step(),
-    }
+    with runtime.process_group():
+        return {
+            "full": step(method(), part(batch())),
+            "ragged": step(method(), part(batch(ragged=True))),
+            "simclr": step(method("image"), part(batch())),
+            "image-text": image_text_step(),
+        }
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_two_ranks(use_the_group, tmp_path_factory.mktemp("ranks"))
+    return as_torchrun_would(use_the_group, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
@@ -192,7 +193,7 @@ def test_all_together_stays_near_torchvision() -> None:
 
 def test_none_is_a_plain_resize_and_weak_a_crop() -> None:
     images = [picture(seed=1), picture(50, 60, seed=2)]
-    views = make_views(images, [1, 2], PLAIN)
+    views = make_views(images, [1, 2], dataclasses.replace(PLAIN, downsample_probability=1.0))
     for view, image in zip(views, images, strict=True):
         expected = F.interpolate(image[None], size=(SIZE, SIZE), mode="bilinear", antialias=True)[0]
         assert torch.equal(view, expected.float() / 255)
@@ -214,20 +215,32 @@ def drawn() -> ViewParameters:
     return draw_parameters(range(NUM_DRAWN), np.array([[200, 300]] * NUM_DRAWN), config)
 
 
-@pytest.mark.parametrize(
-    ("name", "probability"),
-    [("flip", 0.5), ("order", 0.8), ("gray", 0.2), ("sigma", 0.5), ("coarse", 0.05)],
-)
-def test_rates_equal_their_probabilities(drawn: ViewParameters, name: str, probability: float) -> None:
-    values = getattr(drawn, name)
-    happened = (values >= 0).all(axis=1) if name == "order" else values > 0
-    bound = 4 * np.sqrt(probability * (1 - probability) / NUM_DRAWN)
-    assert abs(happened.mean() - probability) < bound
+def happened(drawn: ViewParameters) -> dict[str, NDArray[np.bool_]]:
+    return {
+        "jitter": (drawn.order >= 0).all(axis=1),
+        "grayscale": drawn.gray,
+        "blur": drawn.sigma > 0,
+        "flip": drawn.flip,
+        "downsample": drawn.coarse > 0,
+    }
+
+
+PUBLISHED = {"jitter": 0.8, "grayscale": 0.2, "blur": 0.5, "flip": 0.5, "downsample": 0.0}
+OTHERS = {"jitter": 0.3, "grayscale": 0.4, "blur": 0.1, "flip": 0.9, "downsample": 0.05}
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, PUBLISHED), (OTHERS, OTHERS)])
+def test_rates_equal_their_probabilities(given: dict[str, float], expected: dict[str, float]) -> None:
+    probabilities = {f"{name}_probability": value for name, value in given.items()}
+    config = dataclasses.replace(ViewConfig(image_size=SIZE), **probabilities)
+    drawn = draw_parameters(range(NUM_DRAWN), np.array([[50, 60]] * NUM_DRAWN), config)
+    for name, events in happened(drawn).items():
+        bound = 4 * np.sqrt(expected[name] * (1 - expected[name]) / NUM_DRAWN)
+        assert abs(events.mean() - expected[name]) <= bound, name
 
 
 def test_decisions_are_independent(drawn: ViewParameters) -> None:
-    happened = np.stack([drawn.flip, drawn.order[:, 0] >= 0, drawn.gray, drawn.sigma > 0, drawn.coarse > 0])
-    correlations = np.corrcoef(happened) - np.eye(5)
+    correlations = np.corrcoef(np.stack(list(happened(drawn).values()))) - np.eye(5)
     assert np.abs(correlations).max() < 4 / np.sqrt(NUM_DRAWN)
 
 
@@ -270,6 +283,12 @@ def test_crops_are_distributed_as_torchvisions(drawn: ViewParameters) -> None:
         assert abs(a.mean() - b.mean()) < 4 * np.sqrt((a.var() + b.var()) / len(a))
 
 
+def test_rows_and_columns_of_the_corner_are_independent(drawn: ViewParameters) -> None:
+    top, left, height, width = drawn.box[drawn.coarse == 0].T
+    down, right = top / np.maximum(200 - height, 1), left / np.maximum(300 - width, 1)
+    assert abs(np.corrcoef(down, right)[0, 1]) < 4 / np.sqrt(len(top))
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [((10, 300), [0, 143, 10, 13]), ((300, 10), [143, 0, 13, 10]), ((1, 1), [0, 0, 1, 1])],
@@ -299,6 +318,15 @@ def test_a_view_is_the_same_alone_in_a_batch_and_in_another_order(size: int) -> 
     assert torch.equal(backwards.flip(0), together)
     for row in range(23):
         assert torch.equal(make_views([images[row]], [seeds[row]], config)[0], together[row])
+
+
+def test_a_large_view_does_not_depend_on_how_threads_share_the_batch() -> None:
+    torch.set_num_threads(2)  # set back by the fixture
+    config = ViewConfig(image_size=200, jitter_probability=1.0)
+    images = [picture(seed=seed) for seed in range(6)]
+    together = make_views(images, range(6), config)
+    for row in range(6):
+        assert torch.equal(make_views([images[row]], [row], config)[0], together[row])
 
 
 def test_another_seed_is_another_view() -> None:

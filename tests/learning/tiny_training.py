@@ -117,7 +117,7 @@ ENCODER = {
 HEAD = {"head_hidden": 16, "head_out": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "stablerep": {
-        "method": {"encoder": ENCODER | {"drop_path": 0.2}, **HEAD},
+        "method": {"encoder": ENCODER | {"depth": 2, "drop_path": 0.3}, **HEAD},
         "data": {"images_per_caption": 2},
     },
     "simclr": {"method": {"encoder": ENCODER, **HEAD}, "data": {"crops_per_image": 2}},
@@ -147,7 +147,7 @@ def data_config(*images: Path, **changes: Any) -> DataConfig:
     return build(DataConfig, settings, changes, origin="test")
 
 
-def train_config(method: str, world: World, out: Path, **changes: Any) -> TrainConfig:
+def train_config(method: str, world: World, out: Path, /, **changes: Any) -> TrainConfig:
     """Seven steps of four captions, three to an epoch, a checkpoint after every second."""
     settings = {
         "out": out,

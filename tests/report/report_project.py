@@ -22,9 +22,10 @@ CAPTIONS = (
     "a red square",
     "a green disc",
     "a blue ring",
-    "a picture with a very long caption " + "on and on " * 12,
+    "a picture with an unbreakable " + "long" * 40 + " and a long caption" + " on and on" * 12,
 )
 COLOURS = ("black", "red", "green", "blue", "orange")
+UNBREAKABLE = "z_run_with_a_name_that_no_line_can_break"
 REASON = "the picture is blank: <i>all</i> pixels are equal"
 PER_CAPTION = 3
 TESTS = ("test captions, training styles", "test captions, held-out style")
@@ -166,11 +167,12 @@ def write_scores(
 
 
 def write_project(folder: Path) -> Path:
-    """World, paintings, a finished and measured run, and one that stopped."""
+    """World, paintings, a finished and measured run, one that stopped, and one whose names are hard to lay out."""
     write_world(folder / "world")
     write_paintings(folder / "images.lance")
     run = write_run(folder / "runs" / "stablerep-a")
     rates = {run.name: 0.7, "raw pixels": 0.4, "untrained encoder": 0.5}
     write_scores(run, rates, skipped={"fashion": "benchmark fashion: no folder was given"})
     write_run(folder / "runs" / "simclr-b", "simclr", finished=False)
+    write_run(folder / "runs" / UNBREAKABLE, config={"initial_weights": UNBREAKABLE * 4}, finished=False)
     return folder

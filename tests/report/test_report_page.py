@@ -15,6 +15,7 @@ from report_project import (
     PER_CAPTION,
     REASON,
     TESTS,
+    UNBREAKABLE,
     write_paintings,
     write_project,
     write_run,
@@ -131,7 +132,11 @@ def test_settings_and_provenance_are_shown(page: ParsedPage) -> None:
     assert "weights 9f9f9f9f9f9f…" in page.visible
     assert "git revision 012345678901…" in page.visible
     assert "torch 2.9.0" in page.visible
-    assert page.tables[0][:2] == [["run", "simclr-b", "stablerep-a"], ["method", "simclr", "stablerep"]]
+    assert page.tables[0][:2] == [
+        ["run", "simclr-b", "stablerep-a", UNBREAKABLE],
+        ["method", "simclr", "stablerep", "stablerep"],
+    ]
+    assert f"initial weights not set / {UNBREAKABLE}" in page.visible
 
 
 def test_what_was_not_good_is_said(page: ParsedPage) -> None:

@@ -29,6 +29,7 @@ class UnionFind:
         self._parent: dict[str, str] = {}
 
     def find(self, item: str) -> str:
+        """The name of the set that holds ``item``."""
         parent = self._parent.setdefault(item, item)
         while parent != self._parent[parent]:
             self._parent[parent] = self._parent[self._parent[parent]]
@@ -37,6 +38,7 @@ class UnionFind:
         return parent
 
     def union(self, first: str, second: str) -> None:
+        """Make one set of the two that hold ``first`` and ``second``."""
         low, high = sorted((self.find(first), self.find(second)))
         self._parent[high] = low
 

@@ -36,6 +36,7 @@ class Report:
     facts: dict[str, object] = field(default_factory=dict)
 
     def drop(self, reason: str) -> None:
+        """Count one more drawing dropped for this reason."""
         self.dropped[reason] += 1
 
 

@@ -126,11 +126,14 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
 
 
 def _out_folder(config: EvaluateConfig) -> Path:
-    if config.out is not None:
-        return config.out
-    if config.run.is_dir():
-        return config.run
-    raise UserError(f"{config.run} is not a folder, so its scores need a place: give --out")
+    if config.out is None and not config.run.is_dir():
+        raise UserError(f"{config.run} is not a folder, so its scores need a place: give --out")
+    out = config.out or config.run
+    if out.resolve() != config.run.resolve() and (out / "run.json").exists():
+        raise UserError(
+            f"{out} is the folder of another run, whose scores go there; give --out another folder"
+        )
+    return out
 
 
 def _candidates(config: EvaluateConfig) -> list[_Candidate]:

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,11 @@ def _quiet() -> Iterator[None]:
         module.set_verbosity_error()
         module.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # newer versions rename arguments that older ones require
+            yield
     finally:
         for module, (verbosity, bars) in zip(modules, before, strict=True):
             module.set_verbosity(verbosity)

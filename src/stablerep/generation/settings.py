@@ -37,8 +37,8 @@ class PaintConfig:
     width: int | None = None
     """Width to paint, in pixels; the pipeline's own where neither says."""
     dtype: DtypeName | None = None
-    """Precision of the weights; where the teacher does not say, float16 on a GPU, bfloat16 on a CPU that computes in it,
-    and float32 elsewhere."""
+    """Precision of the weights; where the teacher does not say: float16 on a GPU, bfloat16 on a CPU that computes in
+    it, float32 elsewhere."""
     attention: AttentionName = "auto"
     """Attention kernel, where the pipeline has the choice; auto: plain in bfloat16 on a CPU, else torch's fused one."""
     batch_size: int | None = None

@@ -78,7 +78,8 @@ class Autoencoder(Method):
 
     def export(self, folder: Path) -> Path:
         """Save a stock AutoencoderKL whose scaling factor makes the latents of the training pictures unit variance."""
-        self.vae.register_to_config(scaling_factor=float(self.latent_square.rsqrt()))
+        scaling_factor = float(self.latent_square.rsqrt()) if self.latent_square > 0 else 1.0
+        self.vae.register_to_config(scaling_factor=scaling_factor)
         self.vae.save_pretrained(folder / "autoencoder")
         return folder / "autoencoder"
 

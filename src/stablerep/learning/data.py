@@ -126,7 +126,7 @@ class ViewSource:
         views = make_views(self._load(refs), seeds, config.view)
         image_ids = [identity_of(ref.origin, ref.caption, ref.image_index) for ref in refs]
         batch = {
-            "image": views.unflatten(0, (num_local, num_views)),
+            "image": views.view(num_local, num_views, *views.shape[1:]),
             "caption_id": torch.tensor([identity_of(caption) for caption in captions]),
             "image_id": torch.tensor(image_ids).view(num_local, num_views),
             "valid": torch.tensor([valid for _, valid in drawn]).repeat_interleave(

@@ -264,8 +264,8 @@ def _find_folder(name_or_path: str | Path) -> Path:
             return folder
     if path.is_file():
         raise UserError(
-            f"{path} is a file, an encoder is a folder with {DESCRIPTION} and {WEIGHTS}; pickled checkpoints "
-            "(.pt, .pth, .bin) can run code when opened: `stablerep convert` imports them"
+            f"{path} is a file; an encoder is a folder with {DESCRIPTION} and {WEIGHTS}, as `train` writes it "
+            "(pickled checkpoints are not opened: they can run code)"
         )
     raise UserError(
         f"no encoder {str(name_or_path)!r}: the folder has no {DESCRIPTION}, "

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from stablerep.report.reading import IS_PAINTED, IS_REAL, Project, painted, quoted
@@ -73,10 +75,11 @@ class Painting:
 
 def count_paintings(project: Project) -> list[Painting]:
     """Painted and failed pictures of every origin but the real one, the largest first."""
-    by_origin: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in project.image_rows(["status", "reason"], IS_PAINTED):
-        by_origin[row["origin"]].append(row)
-    paintings = [_count(origin, rows) for origin, rows in by_origin.items()]
+    rows = project.image_columns(["status", "reason"], IS_PAINTED)
+    paintings = [
+        _count(origin, rows.filter(pc.field("origin") == origin))
+        for origin in rows["origin"].unique().to_pylist()
+    ]
     return sorted(paintings, key=lambda painting: (-painting.num_painted, painting.origin))
 
 
@@ -89,9 +92,8 @@ def caption_grid(project: Project, painting: Painting, num_captions: int, seed: 
     """Captions chosen by hash, each with everything that was painted for it and its real pictures where known."""
     chosen = choose(painting.caption_ids, num_captions, seed)
     texts = {row["id"]: row for row in project.caption_rows(f"id IN {quoted(chosen)}")}
-    rows = project.image_rows(
-        ["image", "status", "reason"], f"{painted(painting.origin)} AND caption_id IN {quoted(chosen)}"
-    )
+    columns = ["image", "status", "reason"]
+    rows = project.image_columns(columns, f"{painted(painting.origin)} AND caption_id IN {quoted(chosen)}")
     pictures = _by_caption(rows)
     real = _real_pictures(project, chosen, texts)
     return Grid(
@@ -137,19 +139,18 @@ def _smaller(opened: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _count(origin: str, rows: Sequence[Mapping[str, Any]]) -> Painting:
-    per_caption: dict[str, int] = defaultdict(int)
+def _count(origin: str, rows: pa.Table) -> Painting:
+    per_caption = rows.group_by("caption_id").aggregate([([], "count_all")])
     failures: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        per_caption[row["caption_id"]] += 1
-        if row["status"] != OK:
-            failures[row["reason"] or "no reason was recorded"].append(row["caption_id"])
+    for row in rows.filter(pc.field("status") != OK).to_pylist():
+        failures[row["reason"] or "no reason was recorded"].append(row["caption_id"])
+    fewest_most = pc.min_max(per_caption["count_all"]).as_py()
     return Painting(
         origin=origin,
-        caption_ids=tuple(per_caption),
-        num_painted=sum(row["status"] == OK for row in rows),
+        caption_ids=tuple(per_caption["caption_id"].to_pylist()),
+        num_painted=len(rows) - sum(map(len, failures.values())),
         failures={reason: tuple(sorted(ids)) for reason, ids in sorted(failures.items())},
-        per_caption=(min(per_caption.values()), max(per_caption.values())),
+        per_caption=(fewest_most["min"], fewest_most["max"]),
     )
 
 
@@ -167,18 +168,16 @@ def _real_pictures(
         for identity in chosen
     }
     wanted = sorted(set().union(*relatives.values()))
-    pictures = _by_caption(
-        project.image_rows(["image", "status", "reason"], f"{IS_REAL} AND caption_id IN {quoted(wanted)}")
-    )
+    pictures = _by_caption(project.image_columns(["image"], f"{IS_REAL} AND caption_id IN {quoted(wanted)}"))
     return {
         identity: pictures[identity] or [row for relative in sorted(members) for row in pictures[relative]]
         for identity, members in relatives.items()
     }
 
 
-def _by_caption(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _by_caption(rows: pa.Table) -> dict[str, list[dict[str, Any]]]:
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["image_index"]):
+    for row in rows.sort_by("image_index").to_pylist():
         grouped[row["caption_id"]].append(row)
     return grouped
 

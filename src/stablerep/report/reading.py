@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from stablerep.errors import UserError
 from stablerep.run import Run
-from stablerep.store import OK, REAL, CaptionTable, ImageTable
+from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable
 
 _PRODUCTS = ("encoder.json", "model_index.json", "config.json")
 
@@ -47,8 +50,10 @@ class RunFolder:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The training records that hold a loss, in order."""
-        return [record for record in Run(self.path).metrics() if "loss" in record]
+        """The records of training steps, in order."""
+        return [
+            record for record in Run(self.path).metrics() if {"step", "loss", "images_seen"} <= record.keys()
+        ]
 
     @property
     def encoder(self) -> Path | None:
@@ -85,14 +90,16 @@ class Project:
         """Caption id -> text, of those that a table knows."""
         return {row["id"]: row["text"] for row in self.caption_rows(f"id IN {quoted(ids)}")}
 
-    def image_rows(self, columns: Sequence[str], where: str) -> list[dict[str, Any]]:
+    def image_columns(self, columns: Sequence[str], where: str) -> pa.Table:
         """The image rows of all tables that match a filter, each (origin, caption id, image index) once."""
-        keys = ("origin", "caption_id", "image_index")
-        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for table in self.images:
-            for row in table.read([*keys, *columns], where).to_pylist():
-                rows.setdefault(tuple(row[key] for key in keys), row)
-        return list(rows.values())
+        keys = ["origin", "caption_id", "image_index"]
+        parts = [table.read([*keys, *columns], where) for table in self.images]
+        rows = pa.concat_tables(parts or [IMAGE_SCHEMA.empty_table().select([*keys, *columns])])
+        if len(parts) < 2:
+            return rows
+        rows = rows.append_column("position", pa.array(np.arange(len(rows))))
+        first = rows.group_by(keys, use_threads=False).aggregate([("position", "min")])["position_min"]
+        return rows.take(first).drop_columns("position")
 
     @cached_property
     def teachers(self) -> dict[str, dict[str, Any]]:

@@ -104,13 +104,12 @@ def _facts(project: Project, paintings: Sequence[Painting]) -> tuple[tuple[str, 
     captions = {identity for painting in paintings for identity in painting.caption_ids}
     pictures = sum(painting.num_painted for painting in paintings)
     seen = [int(run.metrics[-1]["images_seen"]) for run in project.runs if run.metrics]
+    training = "pictures seen in training" if len(seen) == 1 else "pictures seen in the longest run"
     facts = {
         "captions painted": len(captions),
         "painted pictures": pictures,
         "runs": len(project.runs),
-        "pictures seen in training" if len(seen) == 1 else "pictures seen in the longest run": max(
-            seen, default=0
-        ),
+        training: max(seen, default=0),
     }
     return tuple((name, grouped(count)) for name, count in facts.items() if count)
 

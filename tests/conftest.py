@@ -1,1 +1,0 @@
-"""Its place makes the helper modules beside it importable from the tests in every folder."""

@@ -1,0 +1,444 @@
+"""The loop: exact resume after any kill, one step at a time in the log, and two processes that equal one."""
+
+import contextlib
+import functools
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import as_torchrun_would, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import (
+    World,
+    caption_rows,
+    image_row,
+    train_config,
+    weights,
+    write_captions,
+    write_images,
+)
+from torch import Tensor
+
+from stablerep import runtime
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.learning import trainer
+from stablerep.learning.contrastive import Contrastive
+from stablerep.learning.data import DataConfig, ViewSource
+from stablerep.learning.methods import METHODS, StableRepConfig, train
+from stablerep.learning.optim import lr_at
+from stablerep.learning.trainer import TrainConfig, run_training
+from stablerep.run import Run
+from stablerep.store import CaptionTable
+
+PRODUCTS = {
+    "stablerep": {"encoder/encoder.json", "encoder/encoder.safetensors"},
+    "simclr": {"encoder/encoder.json", "encoder/encoder.safetensors"},
+    "autoencoder": {"autoencoder/config.json", "autoencoder/diffusion_pytorch_model.safetensors"},
+    "text-to-image": {
+        "teacher/model_index.json",
+        "teacher/scheduler/scheduler_config.json",
+        "teacher/stablerep.json",
+        "teacher/text_encoder/config.json",
+        "teacher/text_encoder/model.safetensors",
+        "teacher/tokenizer/tokenizer.json",
+        "teacher/tokenizer/tokenizer_config.json",
+        "teacher/transformer/config.json",
+        "teacher/transformer/diffusion_pytorch_model.safetensors",
+        "teacher/vae/config.json",
+        "teacher/vae/diffusion_pytorch_model.safetensors",
+    },
+}
+OF_EVERY_RUN = {
+    "run.json",
+    "config.toml",
+    "provenance.json",
+    "resolved.json",
+    "metrics.jsonl",
+    "checkpoint.pt",
+}
+
+
+class Killed(BaseException):
+    """What stops a training in this process as a kill would, but for the files that are open."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder but the TensorBoard curves, whose names hold time and machine."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def state(run: Path) -> dict[str, Any]:
+    """The checkpoint as one flat dict of tensors and numbers."""
+    loaded = torch.load(run / "checkpoint.pt", weights_only=True)
+    flat = {f"method.{name}": value for name, value in loaded["method"].items()}
+    for number, values in loaded["optimizer"]["state"].items():
+        flat |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+    return flat | {"step": loaded["step"], "loss": loaded["loss"]}
+
+
+def assert_same_run(run: Path, reference: Path, method: str) -> None:
+    """Weights, optimiser, log and product of two runs are equal to the bit."""
+    ours, theirs = state(run), state(reference)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        same = torch.equal(ours[name], value) if isinstance(value, Tensor) else ours[name] == value
+        assert same, f"{name} differs"
+    assert log(run) == log(reference)
+    product, expected = files(run), files(reference)
+    assert all(product[name] == expected[name] for name in PRODUCTS[method])
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    """The log without what a clock wrote."""
+    clock = ("time", "images_per_second")
+    return [
+        {name: value for name, value in record.items() if name not in clock}
+        for record in Run.open(run).metrics()
+    ]
+
+
+@contextlib.contextmanager
+def killed_at(moment: int | str) -> Iterator[None]:
+    """Stop the training in the block before a step (0, 1, ...), or before the export."""
+
+    def step(loop: Any, number: int, batch: Any) -> Any:
+        if number == moment:
+            raise Killed
+        return original_step(loop, number, batch)
+
+    def export(*_: Any) -> Any:
+        raise Killed
+
+    original_step = trainer._Loop.step
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer._Loop, "step", step)
+        if moment == "export":
+            for cls in trainer.Method.__subclasses__():
+                patch.setattr(cls, "export", export)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Of each method (called with its name) a run that was never interrupted."""
+
+    @functools.cache
+    def run(method: str) -> Path:
+        out = tmp_path_factory.mktemp(method) / "run"
+        return train(method, train_config(method, world, out)).run
+
+    return run
+
+
+# -- resume ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(
+    method: str, world: World, whole: Any, tmp_path: Path
+) -> None:
+    """Before any checkpoint; twice after one in the middle of an epoch; and before the export."""
+    config = train_config(method, world, tmp_path / "run")
+    for moment in (1, 5, 5, "export"):
+        with killed_at(moment):
+            train(method, config)
+    summary = train(method, config)
+    assert_same_run(tmp_path / "run", whole(method), method)
+    assert summary.loss == log(whole(method))[-1]["loss"]
+
+
+def train_here(method: str, world: World, out: Path) -> None:
+    """Twelve steps, with pauses that a kill may hit: between log, update and save nothing waits by itself."""
+    train(method, train_config(method, world, out, num_steps=12, save_every=3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_killed_three_times_ends_with_the_same_bits(
+    method: str, world: World, tmp_path: Path
+) -> None:
+    train_here(method, world, tmp_path / "whole")
+    run = tmp_path / "run"
+    draw = random.Random(method)
+    kills = [
+        (0, draw.random()),
+        (draw.randint(2, 6), draw.random() / 5),
+        (draw.randint(7, 11), draw.random() / 5),
+    ]
+    for step, delay in kills:
+        process = start(partial(train_here, method, world, run))
+        wait_for(run, step, process.is_alive)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0), f"it failed by itself before the kill at {kills}"
+    train_here(method, world, run)
+    assert_same_run(run, tmp_path / "whole", method)
+    assert set(files(run)) == OF_EVERY_RUN | PRODUCTS[method], "a kill left litter"
+
+
+def wait_for(run: Path, step: int, is_alive: Any) -> None:
+    """Until the log has the step, or the process has ended."""
+    deadline = time.monotonic() + 300
+    while is_alive() and time.monotonic() < deadline:
+        lines = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
+        if f'{{"step": {step},' in lines or step == 0:
+            return
+        time.sleep(0.005)
+
+
+def test_a_finished_run_trains_no_further_and_exports_the_same(
+    world: World, whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: Any) -> None:
+        raise AssertionError("a finished run took another step")
+
+    monkeypatch.setattr(trainer._Loop, "step", step)
+    for method in METHODS:
+        run = whole(method)
+        before, curves = files(run), list((run / "tensorboard").iterdir())
+        summary = train(method, train_config(method, world, run))
+        assert files(run) == before
+        assert list((run / "tensorboard").iterdir()) == curves
+        assert summary.loss == log(run)[-1]["loss"]
+        assert summary.product.parent == run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_folder_holds_exactly_these_files(method: str, whole: Any) -> None:
+    run = whole(method)
+    assert set(files(run)) == OF_EVERY_RUN | PRODUCTS[method]
+    assert [path.name.split(".")[1] for path in (run / "tensorboard").iterdir()] == ["out"]
+
+
+def test_stochastic_depth_is_part_of_what_repeats(world: World, whole: Any, tmp_path: Path) -> None:
+    """It draws from torch's own generator: without it, the tests above could not see a wrong seed of a step."""
+    calm = train_config(
+        "stablerep", world, tmp_path / "run", method={"encoder": {"depth": 2, "drop_path": 0.0}}
+    )
+    train("stablerep", calm)
+    name = "backbone.backbone.cls_token"
+    assert not torch.equal(weights(tmp_path / "run")[name], weights(whole("stablerep"))[name])
+
+
+def test_what_a_kill_left_half_written_is_removed(world: World, tmp_path: Path) -> None:
+    config = train_config("simclr", world, tmp_path / "run")
+    with killed_at(3):
+        train("simclr", config)
+    for name in (".checkpoint.pt.0123456789abcdef", "encoder/.encoder.json.0123456789abcdef"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(b"half")
+    train("simclr", config)
+    assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS["simclr"]
+
+
+# -- what makes it another run -----------------------------------------------------------------------
+
+
+def test_other_settings_are_refused_by_name(world: World, whole: Any) -> None:
+    run = whole("simclr")
+    before = files(run)
+    other = train_config("simclr", world, run, seed=1, optim={"lr": 0.5}, method={"temperature": 0.2})
+    with pytest.raises(UserError) as caught:
+        train("simclr", other)
+    for part in (
+        "config.seed: 0 there, 1 asked",
+        "config.optim.lr: 0.003 there, 0.5 asked",
+        "config.method.temperature: 0.1 there, 0.2 asked",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(UserError, match="kind: 'simclr' there, 'autoencoder' asked"):
+        train("autoencoder", train_config("autoencoder", world, run))
+    assert files(run) == before
+
+
+def test_a_table_that_changed_is_refused(world: World, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images.lance", [image_row(number, 0) for number in range(6)])
+    config = train_config("simclr", world, tmp_path / "run", data={"images": [images]})
+    with killed_at(3):
+        train("simclr", config)
+    write_images(images, [image_row(0, 1), image_row(6, 0)])
+    with pytest.raises(UserError, match="then 6 captions with 6 images, now 7 with 8"):
+        train("simclr", config)
+
+
+def test_rows_that_no_batch_can_hold_change_nothing(world: World, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images.lance", [image_row(number, 0) for number in range(6)])
+    config = train_config(
+        "simclr", world, tmp_path / "run", data={"images": [images], "where": "split = 'train'"}
+    )
+    with killed_at(3):
+        train("simclr", config)
+    write_images(images, [image_row(0, 1, split="test"), image_row(7, 0, status="failed", image=None)])
+    assert train("simclr", config).num_steps == 7
+
+
+def test_new_captions_that_change_the_vocabulary_are_refused(world: World, tmp_path: Path) -> None:
+    """The words that tokens stand for are part of what the weights mean."""
+    captions = write_captions(tmp_path / "captions.lance", caption_rows())
+    config = train_config("text-to-image", world, tmp_path / "run", data={"captions": captions})
+    with killed_at(3):
+        train("text-to-image", config)
+    rows = CaptionTable.open(world.captions).read(["id", "text", "source", "group"]).to_pylist()[:1]
+    words = {"id": "0" * 32, "text": "thing thing thing drawing of of of drawing", "group": "x"}
+    write_captions(
+        captions, [rows[0] | words | {"id": f"{n:032}", "text": f"{words['text']} {n}"} for n in range(99)]
+    )
+    with pytest.raises(UserError, match="the images or captions changed since this run began"):
+        train("text-to-image", config)
+
+
+def test_a_timing_chooses_the_precision_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume on a busy machine may measure otherwise; it must go on as the run began."""
+    config = train_config("simclr", world, tmp_path / "auto", precision="auto")
+    for measured, stopped in ((torch.bfloat16, True), (torch.float32, False)):
+        monkeypatch.setattr(runtime, "pick_precision", lambda *_, measured=measured: measured)
+        with killed_at(3) if stopped else contextlib.nullcontext():
+            train("simclr", config)
+    monkeypatch.undo()
+    train("simclr", train_config("simclr", world, tmp_path / "given", precision="bfloat16"))
+    assert_same_run(tmp_path / "auto", tmp_path / "given", "simclr")
+
+
+# -- the log -----------------------------------------------------------------------------------------
+
+
+def test_the_log_says_what_was_done(world: World, whole: Any) -> None:
+    config = train_config("simclr", world, Path("unused"))
+    records = Run.open(whole("simclr")).metrics()
+    assert [record["step"] for record in records] == list(range(1, 8))
+    assert [record["images_seen"] for record in records] == [8 * step for step in range(1, 8)]
+    rates = [lr_at(config.optim, 3e-3, step, 7) for step in range(7)]
+    assert [record["learning_rate"] for record in records] == rates
+    assert all(record["gradient_norm"] > 0 and record["images_per_second"] > 0 for record in records)
+    assert all(-1 <= record["positive_similarity"] <= 1 for record in records)
+
+
+def test_only_some_steps_are_logged_and_the_ends_always(world: World, tmp_path: Path) -> None:
+    config = train_config("simclr", world, tmp_path / "run", log_every=3, num_steps=8)
+    summary = train("simclr", config)
+    assert [record["step"] for record in log(summary.run)] == [1, 3, 6, 8]
+    assert summary.loss == log(summary.run)[-1]["loss"]
+    assert (summary.num_steps, summary.images_seen) == (8, 64)
+
+
+def test_curves_are_complete_and_without_loops(world: World, whole: Any, tmp_path: Path) -> None:
+    """What a killed process drew past its checkpoint is taken back, and the last points are flushed."""
+    config = train_config("simclr", world, tmp_path / "run")
+    with killed_at(5):
+        train("simclr", config)
+    train("simclr", config)
+    for run in (whole("simclr"), tmp_path / "run"):
+        curves = EventAccumulator(str(run / "tensorboard")).Reload()
+        points = [(point.step, point.value) for point in curves.Scalars("loss")]
+        assert points == [(r["images_seen"], pytest.approx(r["loss"])) for r in log(whole("simclr"))]
+
+
+def test_epochs_are_passes_over_the_captions(world: World, tmp_path: Path) -> None:
+    base = train_config("simclr", world, tmp_path / "run")
+    config = StableRepConfig(
+        out=tmp_path / "run",
+        data=base.data,
+        num_epochs=1.5,
+        precision="float32",
+        compile=False,
+        device="cpu",
+        method=base.method,  # type: ignore[attr-defined]
+    )
+    assert train("stablerep", config).num_steps == 5  # of 4.5: three steps are an epoch
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({}, "exactly one of num_steps and num_epochs"),
+        ({"num_steps": 1, "num_epochs": 1.0}, "exactly one of num_steps and num_epochs"),
+        ({"num_steps": 0}, "num_steps must be positive, got 0"),
+        ({"num_epochs": -1.0}, "num_epochs must be positive"),
+        ({"num_steps": 1, "log_every": 0}, "log_every must be positive"),
+        ({"num_steps": 1, "save_every": 0}, "save_every must be positive"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        TrainConfig(out=Path("x"), data=DataConfig(images=(Path("y"),)), **changes)
+
+
+# -- losses that are not finite ----------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_path: Path) -> None:
+    config = train_config(
+        "simclr",
+        world,
+        tmp_path / "run",
+        optim={"lr": 1e30, "schedule": "constant"},
+        save_every=1,
+        num_steps=50,
+    )
+    method = METHODS["simclr"].build(config)
+    assert isinstance(method, Contrastive)
+    with pytest.raises(UserError) as caught:
+        run_training(config, "simclr", lambda: method, console=Console(quiet=True))
+    saved = torch.load(config.out / "checkpoint.pt", weights_only=True)
+    step = saved["step"]
+    assert f"after {step} steps, before the next update" in str(caught.value)
+    assert "nonfinite-rank0.pt" in str(caught.value)
+    for name, parameter in method.named_parameters():
+        assert torch.equal(parameter, saved["method"][name]), "the update went into the weights"
+    evidence = torch.load(config.out / "nonfinite-rank0.pt", weights_only=True)
+    assert evidence["step"] == step
+    batch = ViewSource(config.data, seed=config.seed).batch(step)
+    assert all(torch.equal(evidence["batch"][name], tensor) for name, tensor in batch.items())
+    assert [record["step"] for record in log(config.out)] == list(range(1, step + 1))
+    assert all(torch.isfinite(torch.tensor(record["loss"])) for record in log(config.out))
+
+
+# -- two processes -----------------------------------------------------------------------------------
+
+# What batch norm or softmax cancels: their gradients are rounding errors, which Adam brings to full size.
+WITHOUT_EFFECT = ("attn.qkv.bias", "backbone.norm.bias", "head.layers.0.bias", "head.layers.3.bias")
+
+
+@pytest.fixture(scope="module")
+def uneven(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Captions of one, two or three images, so that the ranks hold different numbers of valid views."""
+    rows = [image_row(number, index) for number in range(12) for index in range(1 + number % 3)]
+    path = write_images(tmp_path_factory.mktemp("uneven") / "images.lance", rows)
+    return World(captions=world.captions, images=path, autoencoder=world.autoencoder)
+
+
+def three_steps(method: str, world: World, out: Path) -> dict[str, Any]:
+    """Three steps over views of which some do not count."""
+    settings: dict[str, Any] = {"data": {"images_per_caption": 3}, "optim": {"lr": 3e-4}}
+    if method == "stablerep":  # every rank draws its own
+        settings["method"] = {"encoder": {"drop_path": 0.0}}
+    summary = train(method, train_config(method, world, out, num_steps=3, **settings))
+    return {"loss": summary.loss, "product": str(summary.product)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_to_the_weights_of_one(method: str, uneven: World, tmp_path: Path) -> None:
+    three_steps(method, uneven, tmp_path / "alone")
+    ranks = as_torchrun_would(partial(three_steps, method, uneven, tmp_path / "run"), tmp_path / "ranks")
+    assert ranks[0]["loss"] == ranks[1]["loss"]
+    alone, together = weights(tmp_path / "alone"), weights(tmp_path / "run")
+    for name, tensor in alone.items():
+        if not name.endswith(WITHOUT_EFFECT):
+            torch.testing.assert_close(together[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
+    for ours, theirs in zip(log(tmp_path / "run"), log(tmp_path / "alone"), strict=True):
+        assert ours["step"] == theirs["step"]
+        for name in ("loss", "gradient_norm"):  # Adam forgives a wrong factor, the norm does not
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+    assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS[method]
+    assert json.loads((tmp_path / "run" / "resolved.json").read_text())["precision"] == "float32"
