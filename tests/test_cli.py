@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import os
 import resource
@@ -282,7 +283,7 @@ MISTAKES = {
     "captions import ok.txt --out run": "run exists and is not a table of captions",
     "generate captions.lance --teacher teacher --out run": "run exists and is not a table of images",
     "generate captions.lance --teacher teacher --out captions.lance": "captions.lance is not a table of images",
-    f"train stablerep --data.images images.lance --out teacher {shlex.join(TINY_TRAINING)}": "teacher exists and is not a run",
+    f"train stablerep --data.images images.lance --out teacher {shlex.join(TINY_TRAINING)}": "is not a run folder",
     "world icons --out .": ". already holds captions.lance and images.lance of something else",
 }  # fmt: skip
 
@@ -291,6 +292,33 @@ MISTAKES = {
 def test_a_mistake_is_one_sentence_and_touches_nothing(line: str, desk: Path, capsys: Capture) -> None:
     Path("latin.toml").write_bytes("# recipe: caf\xe9\n".encode("latin-1"))
     assert MISTAKES[line].lower() in refused(line, desk, capsys).lower()
+
+
+class Stdout(io.StringIO):
+    """What tyro looks at before it draws: the encoding, and whether there is a terminal to colour."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_mistakes_read_the_same_on_a_terminal(
+    desk: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (
+        "generate --num-imags 3",
+        "world icons",
+        "generate --format bmp",
+        "evaluate",
+        "generate --num-images 0",
+    )
+    piped = [refused(line, desk, capsys) for line in lines]
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Stdout())
+    for line in lines:
+        run(line.split())
+    assert capsys.readouterr().err.splitlines() == piped
 
 
 def test_all_wrong_keys_and_types_of_a_recipe_are_listed(desk: Path, capsys: Capture) -> None:

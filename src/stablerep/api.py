@@ -30,9 +30,9 @@ def generate(captions: str | Path, *, recipe: str | None = None, **settings: Any
     return _generate(_build(GenerateConfig, ("generate",), recipe, settings | {"captions": captions}))
 
 
-def train(method: str, *, recipe: str | None = None, **settings: Any) -> TrainSummary:
+def train(method: str, /, *, recipe: str | None = None, **settings: Any) -> TrainSummary:
     """Train a method by name; ``settings`` are the fields of its configuration, nested ones as dictionaries:
-    ``train("stablerep", recipe="icons", out="runs/a", data={"images": ["images.lance"]})``.
+    ``train("stablerep", recipe="icons", out="runs/a", data={"images": ["images.lance"]}, method={"head_out": 64})``.
 
     Raises ``UserError`` for an unknown method and for wrong settings, naming all of them.
     """

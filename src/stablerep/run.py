@@ -140,7 +140,7 @@ class Run:
         return self.path / "checkpoint.pt"
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint atomically; the state holds tensors and plain values only (it is read weights-only)."""
+        """Replace the checkpoint atomically; the state holds tensors and plain values only (read weights-only)."""
         write_atomically(self.checkpoint_path, lambda temporary: torch.save(dict(state), temporary))
 
     def load_checkpoint(self) -> dict[str, Any] | None:

@@ -7,19 +7,9 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
+from some_captions import TEXTS, add_captions
 
 from stablerep.generation.settings import GenerateConfig
-from stablerep.store import CaptionTable, caption_id
-
-TEXTS = (
-    "a red cat",
-    "the small dog",
-    "sun",
-    "a house with the blue boat",
-    "leaf of the sun",
-    "round and red",
-    "boat",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -47,20 +37,6 @@ def captions(tmp_path: Path) -> Path:
     path = tmp_path / "captions.lance"
     add_captions(path, TEXTS)
     return path
-
-
-def add_captions(path: Path, texts: tuple[str, ...]) -> None:
-    CaptionTable.open_or_create(path).append(
-        {
-            "id": caption_id(text),
-            "text": text,
-            "source": "test",
-            "group": f"group of {text}",
-            "split": "test" if text == TEXTS[-1] else "train",
-            "label": text.split()[-1],
-        }
-        for text in texts
-    )
 
 
 @pytest.fixture

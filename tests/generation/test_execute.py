@@ -15,8 +15,8 @@ import tiny_pipelines
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from some_captions import TEXTS, add_captions
 
-from conftest import TEXTS, add_captions
 from stablerep.errors import UserError
 from stablerep.generation import execute
 from stablerep.generation.execute import GenerateConfig, generate

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from some_captions import TEXTS, add_captions
 
-from conftest import TEXTS, add_captions
 from stablerep.errors import UserError
 from stablerep.generation import work
 from stablerep.generation.execute import GenerateConfig, generate

@@ -323,9 +323,9 @@ def test_a_view_is_the_same_alone_in_a_batch_and_in_another_order(size: int) -> 
 def test_a_large_view_does_not_depend_on_how_threads_share_the_batch() -> None:
     torch.set_num_threads(2)  # set back by the fixture
     config = ViewConfig(image_size=200, jitter_probability=1.0)
-    images = [picture(seed=seed) for seed in range(6)]
-    together = make_views(images, range(6), config)
-    for row in range(6):
+    images = [picture(20, 20, seed) for seed in range(24)]
+    together = make_views(images, range(24), config)
+    for row in range(24):
         assert torch.equal(make_views([images[row]], [row], config)[0], together[row])
 
 

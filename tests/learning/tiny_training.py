@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stablerep.config import build
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
-from stablerep.learning.data import DataConfig
+from stablerep.learning.data import DataConfig, decode
 from stablerep.learning.methods import METHODS
 from stablerep.learning.trainer import TrainConfig
 from stablerep.store import OK, CaptionTable, ImageTable, caption_id
@@ -45,6 +45,11 @@ def png(number: int, size: int = SIZE) -> bytes:
     buffer = io.BytesIO()
     coarse.resize((size, size), Image.Resampling.BILINEAR).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def decode_png(number: int) -> Tensor:
+    """The picture as (3, H, W) in [0, 1]."""
+    return decode(png(number)).float() / 255
 
 
 def image_row(number: int, index: int, **changes: Any) -> dict[str, Any]:

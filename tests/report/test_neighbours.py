@@ -1,11 +1,15 @@
 """Neighbours: a painted picture that equals the query comes first, and what cannot be shown is said."""
 
+import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_project import CAPTIONS, write_paintings, write_run, write_world
 
 from stablerep.console import Console
+from stablerep.features import extract
+from stablerep.models.encoder import load_encoder
 from stablerep.report.neighbours import NeighbourConfig, Neighbours, find_neighbours
 from stablerep.report.reading import Project, open_project
 
@@ -40,6 +44,21 @@ def test_an_equal_picture_is_the_nearest(searchable: Project) -> None:
         assert similarities[-1] < 0.99
     assert "5 real test pictures in the held-out style “fluent”, chosen by hash" in found.sentence
     assert "the encoder of a finds most alike among 14." in found.sentence
+
+
+def test_similarity_is_the_cosine_of_centred_features(searchable: Project) -> None:
+    encoder = load_encoder(searchable.runs[0].path)
+    painted = searchable.image_columns(["image", "status"], "origin != 'real' AND status = 'ok'")
+    features = extract(encoder, painted["image"].to_pylist()).astype(np.float64)
+    for query in search(searchable).queries:
+        assert query.picture.source is not None
+        real = extract(encoder, [base64.b64decode(query.picture.source.partition(",")[2])])[
+            0
+        ] - features.mean(0)
+        others = features - features.mean(0)
+        cosines = others @ real / np.linalg.norm(others, axis=1) / np.linalg.norm(real)
+        found = [neighbour.similarity for neighbour in query.nearest]
+        assert np.allclose(found, np.sort(cosines)[::-1][:5], atol=1e-4)
 
 
 def test_a_limited_search_says_so(searchable: Project) -> None:

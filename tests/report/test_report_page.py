@@ -142,8 +142,8 @@ def test_settings_and_provenance_are_shown(page: ParsedPage) -> None:
 def test_what_was_not_good_is_said(page: ParsedPage) -> None:
     text = page.visible[page.visible.index("What was not good") :]
     assert f"1 picture of teacher-a1b2c3 failed: {REASON}" in text
-    assert "simclr-b (simclr) stopped after step 40 before it exported anything." in text
-    assert "stablerep-a (stablerep) stopped" not in text
+    assert "simclr-b (simclr) did not finish, nothing was exported; its last record is of step 40." in text
+    assert "stablerep-a (stablerep) did not finish" not in text
     assert "Skipped: benchmark fashion: no folder was given." in text
     assert "2 pictures of icons were left out" in text
     assert "Where stablerep-a is weakest on icons: test captions, held-out style: " in text
@@ -215,6 +215,15 @@ def test_a_run_leads_to_the_tables_it_read(tmp_path: Path) -> None:
     data = {"images": [str(tmp_path / "painted.lance")], "captions": str(tmp_path / "world/captions.lance")}
     run = write_run(tmp_path / "runs" / "a", config={"data": data})
     assert "14 pictures for 5 captions, 3 each; 1 failed." in report_on(run, tmp_path / "page.html").visible
+
+
+def test_a_picture_in_two_tables_counts_once(tmp_path: Path) -> None:
+    write_paintings(tmp_path / "a" / "images.lance")
+    write_paintings(tmp_path / "b" / "images.lance", CAPTIONS[:3])
+    folders = (tmp_path / "a", tmp_path / "b")
+    out = write_report(ReportConfig(folders=folders, out=tmp_path / "page.html", neighbours=NO_SEARCH))
+    page = ParsedPage(out.read_text(encoding="utf-8"))
+    assert "14 pictures for 5 captions, 3 each; 1 failed." in page.visible
 
 
 def test_wrong_folders_and_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -61,12 +61,8 @@ def _examples(project: Project, caption_ids: Sequence[str]) -> str:
 def _about_run(run: RunFolder) -> list[str]:
     sentences = []
     if run.product is None:
-        step = (
-            f" after step {grouped(run.metrics[-1]['step'])}"
-            if run.metrics and "step" in run.metrics[-1]
-            else ""
-        )
-        sentences.append(f"{run.name} ({run.kind}) stopped{step} before it exported anything.")
+        last = f"; its last record is of step {grouped(run.metrics[-1]['step'])}" if run.metrics else ""
+        sentences.append(f"{run.name} ({run.kind}) did not finish, nothing was exported{last}.")
     if any(run.path.glob("nonfinite-rank*.pt")):
         sentences.append(
             f"{run.name} ({run.kind}) met a loss that was not a finite number; the batch is kept in its folder."

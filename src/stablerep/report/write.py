@@ -134,9 +134,7 @@ def _training_plots(project: Project) -> list[TrainingPlot]:
     """One plot per method: losses of different methods are different quantities."""
     curves: dict[str, list[Curve]] = defaultdict(list)
     for run in project.runs:
-        records = [
-            record for record in run.metrics if math.isfinite(record["loss"]) and "images_seen" in record
-        ]
+        records = [record for record in run.metrics if math.isfinite(record["loss"])]
         if len(records) > 1:
             curve = Curve(
                 name=run.name,

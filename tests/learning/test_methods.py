@@ -1,0 +1,112 @@
+"""The methods by name: every entry can be configured, built and trained, and what cannot learn is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_training import World, train_config
+
+from stablerep.config import build, read_recipe, recipe_names, recipe_table
+from stablerep.errors import UserError
+from stablerep.learning.autoencoder import Autoencoder
+from stablerep.learning.contrastive import Contrastive
+from stablerep.learning.methods import METHODS, SimCLRConfig, StableRepConfig, train
+from stablerep.learning.text_to_image import TextToImage
+
+IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
+
+
+def test_every_method_builds_what_its_name_says(world: World) -> None:
+    kinds = {
+        "stablerep": Contrastive,
+        "simclr": Contrastive,
+        "autoencoder": Autoencoder,
+        "text-to-image": TextToImage,
+    }
+    assert kinds.keys() == METHODS.keys()
+    for method, entry in METHODS.items():
+        config = train_config(method, world, Path("unused"))
+        assert isinstance(config, entry.config)
+        built = entry.build(config)
+        assert isinstance(built, kinds[method])
+        assert built.reads_text == (method == "text-to-image")
+        assert (built.encoder() is not None) == isinstance(built, Contrastive)
+
+
+def test_stablerep_and_simclr_differ_in_their_positives() -> None:
+    config = build(StableRepConfig, IMAGES, origin="test")
+    assert config.method.positives == "caption"
+    crops = build(SimCLRConfig, IMAGES, {"data": {"crops_per_image": 2}}, origin="test")
+    assert crops.method.positives == "image"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_is_a_valid_configuration(name: str, method: str) -> None:
+    table = recipe_table(read_recipe(name), ("train", method), name)
+    if not table:
+        pytest.skip(f"{name} has nothing on {method}")
+    overrides: dict[str, Any] = {"out": "run"}
+    if "images" not in table["data"]:
+        overrides["data"] = {"images": ["images.lance"]}
+    assert isinstance(build(METHODS[method].config, table, overrides, origin=name), METHODS[method].config)
+
+
+def test_an_unknown_method_answers_with_the_known_ones(world: World) -> None:
+    config = train_config("simclr", world, Path("unused"))
+    with pytest.raises(
+        UserError, match="unknown method 'dino'; there are: stablerep, simclr, autoencoder, text-to-image"
+    ):
+        train("dino", config)
+
+
+def test_a_method_takes_its_own_configuration(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="method stablerep takes a StableRepConfig, got a SimCLRConfig"):
+        train("stablerep", train_config("simclr", world, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# -- what would train in good order and learn nothing ------------------------------------------------
+
+
+def test_a_view_without_positives_is_refused() -> None:
+    with pytest.raises(UserError, match="data.crops_per_image is 1: give at least 2"):
+        build(SimCLRConfig, IMAGES, origin="test")
+    single = {"data": {"images_per_caption": 1}}
+    with pytest.raises(UserError, match="data.images_per_caption is 1: give at least 2"):
+        build(StableRepConfig, IMAGES, single, origin="test")
+    assert build(StableRepConfig, IMAGES, single, {"data": {"crops_per_image": 2}}, origin="test")
+    with pytest.raises(UserError, match="data.crops_per_image is 1"):
+        build(StableRepConfig, IMAGES, {"method": {"positives": "image"}}, origin="test")
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("split = 'nowhere'", "no caption matches \"split = 'nowhere'\""),
+        ("colour = 'red'", "the filter \"colour = 'red'\" \\(vocabulary_from\\) is not valid"),
+    ],
+)
+def test_a_vocabulary_of_no_caption_is_refused(world: World, tmp_path: Path, where: str, what: str) -> None:
+    config = train_config("text-to-image", world, tmp_path / "run", method={"vocabulary_from": where})
+    with pytest.raises(UserError, match=what) as caught:
+        train("text-to-image", config)
+    assert str(caught.value).startswith(str(world.captions))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_painter_needs_captions(world: World, tmp_path: Path) -> None:
+    config = train_config("text-to-image", world, tmp_path / "run", data={"captions": None})
+    with pytest.raises(UserError, match=r"give the caption table \(data.captions\)"):
+        train("text-to-image", config)
+
+
+@pytest.mark.parametrize("method", ["autoencoder", "text-to-image"])
+def test_views_of_another_size_than_the_pictures_are_refused(
+    method: str, world: World, tmp_path: Path
+) -> None:
+    """The pictures would be painted at the old size, whatever was trained."""
+    config = train_config(method, world, tmp_path / "run", data={"view": {"image_size": 32}})
+    with pytest.raises(UserError, match="data.view.image_size is 32, but .* is 16; give the same size"):
+        train(method, config)
+    assert not (tmp_path / "run").exists()

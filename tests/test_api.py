@@ -1,0 +1,147 @@
+"""``import stablerep``: light until it is used, keywords like the options of the command line, wrong ones named."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import stablerep
+from learning import tiny_training
+from stablerep import api
+from stablerep.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_training.World:
+    return tiny_training.write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations that the commands behind the interface are called with, instead of calling them."""
+    received: list[Any] = []
+    for name in ("_generate", "_evaluate"):
+        monkeypatch.setattr(api, name, received.append)
+    monkeypatch.setattr(api, "_train", lambda method, config: received.append((method, config)))
+    return received
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    script = (
+        "import sys, stablerep; print(stablerep.__version__); print(*sys.modules); "
+        "stablerep.load_encoder; print('torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    version, modules, used = done.stdout.splitlines()
+    assert version == stablerep.__version__
+    loaded = {name.split(".")[0] for name in modules.split()}
+    assert not loaded & {"torch", "numpy", "lance", "tyro", "rich", "diffusers", "timm", "sklearn"}
+    assert used == "True"
+
+
+def test_the_package_offers_the_interface() -> None:
+    assert set(stablerep.__all__) == {*api.__all__, "__version__"}
+    for name in api.__all__:
+        assert getattr(stablerep, name) is getattr(api, name)
+    with pytest.raises(AttributeError, match="no attribute 'trane'; it offers __version__, evaluate"):
+        stablerep.trane  # noqa: B018
+
+
+def test_keywords_are_the_fields_of_the_configuration(configs: list[Any]) -> None:
+    data = {"images": ["images.lance"], "crops_per_image": 2, "images_per_caption": 1}
+    stablerep.generate("captions.lance", teacher="icons", num_images=3)
+    stablerep.evaluate("runs/a", world="icons", protocols=["knn"])
+    stablerep.train("simclr", out="runs/a", num_steps=2, data=data)
+    generating, evaluating, (method, training) = configs
+    assert (generating.captions, generating.num_images) == (Path("captions.lance"), 3)
+    assert (evaluating.run, evaluating.world, evaluating.protocols) == (
+        Path("runs/a"),
+        Path("icons"),
+        ("knn",),
+    )
+    assert (method, training.out, training.data.images) == ("simclr", Path("runs/a"), (Path("images.lance"),))
+    assert training.method.positives == "image"
+
+
+def test_keywords_go_over_the_recipe(configs: list[Any]) -> None:
+    stablerep.generate("captions.lance", recipe="icons", num_images=3)
+    stablerep.train("stablerep", recipe="icons", out="r", data={"images": ["i"], "captions_per_batch": 8})
+    generating, (_, training) = configs
+    assert (generating.num_images, generating.where) == (3, "split = 'train' AND template = 'primary'")
+    assert training.data.captions_per_batch == 8
+    assert training.data.exclude_styles == ("fluent",)
+
+
+def test_all_wrong_keywords_are_reported_together(configs: list[Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        stablerep.generate("captions.lance", num_imagez=3, stepz=2, num_images="x")
+    message = str(caught.value)
+    assert message.startswith("stablerep.generate: unknown keys 'num_imagez', 'stepz' (known: ")
+    assert "'num_images' must be int, got 'x'" in message
+    with pytest.raises(UserError) as caught:
+        stablerep.train("stablerep", recipe="icons", data={"imagez": ["i"], "view": {"sise": 3}}, sed=1)
+    for part in (
+        "recipe icons",
+        "unknown key 'sed'",
+        "'data.imagez'",
+        "'data.view.sise'",
+        "missing 'data.images'",
+    ):
+        assert part in str(caught.value)
+    assert "missing 'out'" in str(caught.value)
+    assert configs == []
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, configs: list[Any]) -> None:
+    with pytest.raises(UserError, match="unknown method 'simklr'; there are: stablerep, simclr"):
+        stablerep.train("simklr", anything=1)
+    with pytest.raises(UserError, match="unknown recipe 'nope'"):
+        stablerep.evaluate("runs/a", recipe="nope")
+    misspelt = tmp_path / "mine.toml"
+    misspelt.write_text("[generat]\nnum_images = 3\n")
+    with pytest.raises(UserError, match="no command reads 'generat'"):
+        stablerep.generate("captions.lance", recipe=str(misspelt))
+    assert configs == []
+
+
+def test_train_then_measure_then_use(
+    tmp_path: Path, world: tiny_training.World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {
+        "images": [world.images],
+        "captions_per_batch": 4,
+        "images_per_caption": 2,
+        "view": {"image_size": 16},
+    }
+    method = {"encoder": tiny_training.ENCODER, **tiny_training.HEAD}
+    settings = {"num_steps": 2, "compile": False, "precision": "float32"}
+    summary = stablerep.train("stablerep", out=tmp_path / "run", data=data, method=method, **settings)
+    assert summary.num_steps == 2
+    scores = stablerep.evaluate(
+        summary.run,
+        benchmarks=["digits"],
+        protocols=["knn"],
+        baselines=False,
+        num_bootstrap=20,
+        num_train=100,
+    )
+    assert [record.encoder for record in scores.records] == ["run"]
+    encoder = stablerep.load_encoder(summary.run)
+    assert encoder(torch.rand(3, 3, 20, 20)).shape == (3, encoder.dim)
+    assert capsys.readouterr() == ("", ""), "functions print nothing"
