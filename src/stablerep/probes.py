@@ -27,14 +27,12 @@ class ProbeConfig:
     centre: bool = True
     """Subtract the training mean before the cosine, so that what all pictures share (white paper) does not
     count; DINO does not."""
-    strongest_l2: float = 1e4
+    strongest_l2: float = 1e3
     """Strongest L2 constant beside the sum of cross-entropies of standardised features."""
-    weakest_l2: float = 1e-2
+    weakest_l2: float = 1e-3
     """Weakest L2 constant."""
     num_l2: int = 13
     """Log-spaced L2 constants from the strongest to the weakest (published: 45)."""
-    patience: int = 3
-    """Stop along the path after this many constants in a row that bring no better validation accuracy."""
     max_iterations: int = 1000
     """L-BFGS iterations per constant."""
     tolerance: float = 1e-4
@@ -51,8 +49,8 @@ class ProbeConfig:
             raise ValueError(
                 f"weakest_l2 {self.weakest_l2} must be positive and at most strongest_l2 {self.strongest_l2}"
             )
-        if min(self.num_l2, self.patience, self.max_iterations) < 1:
-            raise ValueError("num_l2, patience and max_iterations must be positive")
+        if min(self.num_l2, self.max_iterations) < 1:
+            raise ValueError("num_l2 and max_iterations must be positive")
 
     def l2_path(self) -> list[float]:
         """The constants, strongest first."""
@@ -191,17 +189,14 @@ def fit_linear(train: Labelled, validation: Labelled, num_classes: int, config: 
     regression = _Regression(train, num_classes, config)
     best: LinearProbe | None = None
     path = config.l2_path()
-    since_best = 0
-    for l2 in path:
+    for (
+        l2
+    ) in path:  # to its end: the accuracy has more than one peak, and untrained features want weak constants
         probe = regression.solve(l2)
         predicted = probe.probabilities(validation.features).argmax(1)
         accuracy = mean_per_class_accuracy(validation.labels, predicted)
         if best is None or accuracy > best.validation_accuracy:
-            best, since_best = replace(probe, validation_accuracy=accuracy), 0
-        else:
-            since_best += 1
-        if since_best == config.patience:
-            break
+            best = replace(probe, validation_accuracy=accuracy)
     assert best is not None
     if config.refit:
         refitted = _Regression(_together(train, validation), num_classes, config).solve(best.l2)
@@ -241,6 +236,7 @@ class _Regression:
             max_eval=2 * self.config.max_iterations,
             tolerance_grad=tolerance,
             tolerance_change=1e-9,
+            history_size=20,
             line_search_fn="strong_wolfe",
         )
 

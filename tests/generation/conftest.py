@@ -46,9 +46,10 @@ def config(
     """A config that paints 2 pictures per caption with the tiny PixArt pipeline; options change it."""
 
     def make(**options: Any) -> GenerateConfig:
-        quick = {"num_inference_steps": 2, "batch_size": 4, "device": "cpu", "num_images": 2, "format": "png"}
+        quick = {"num_inference_steps": 2, "batch_size": 4, "num_images": 2, "format": "png"}
+        exact = {"device": "cpu", "dtype": "float32"}
         teacher = str(pipeline_folder("pixart"))
         paths = {"captions": captions, "out": tmp_path / "images.lance"}
-        return GenerateConfig(**{"teacher": teacher, **paths, **quick, **options})
+        return GenerateConfig(**{"teacher": teacher, **paths, **quick, **exact, **options})
 
     return make

@@ -31,13 +31,8 @@ STOCK_ONLY: dict[str, dict[str, Any]] = {
 
 def _teacher(folder: Path, name: str, **options: Any) -> DiffusersTeacher:
     size = SIZES.get(name)
-    quick: dict[str, Any] = {
-        "num_inference_steps": 2,
-        "batch_size": 4,
-        "device": "cpu",
-        "height": size,
-        "width": size,
-    }
+    quick: dict[str, Any] = {"num_inference_steps": 2, "batch_size": 4, "device": "cpu", "dtype": "float32"}
+    quick |= {"height": size, "width": size}
     return load_teacher(str(folder), PaintConfig(**{**quick, **options}))
 
 

@@ -145,7 +145,7 @@ def test_noise_and_level_depend_on_the_seeds_of_the_batch_alone(learner: TextToI
 
 
 def test_the_student_sees_the_line_from_latent_to_noise(learner: TextToImage) -> None:
-    """noisy = latent + level * velocity, the latent scaled as the autoencoder says, the level as diffusers counts it."""
+    """noisy = latent + level * velocity: latents scaled as the autoencoder says, levels counted as diffusers does."""
     data = batch(learner)
     with transformer_inputs(learner) as calls:
         features = learner.encode(data)
@@ -338,7 +338,7 @@ def test_the_folder_says_nothing_of_the_machine(exported: tuple[TextToImage, Pat
 
 
 def test_a_missing_autoencoder_is_named(world: World, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no autoencoder .*train autoencoder"):
+    with pytest.raises(UserError, match=r"holds no autoencoder .*train autoencoder"):
         painter(replace(world, autoencoder=tmp_path))
 
 

@@ -89,3 +89,9 @@ def test_a_damaged_encoder_is_reported_and_not_shown(searchable: Project, tmp_pa
     assert found.queries == ()
     assert found.sentence.startswith("Left out: ")
     assert "encoder.safetensors" in found.sentence
+
+
+def test_impossible_sizes_are_refused() -> None:
+    for settings in ({"num_queries": -1}, {"max_searched": 0}):
+        with pytest.raises(ValueError, match="max_searched must be positive"):
+            NeighbourConfig(**settings)

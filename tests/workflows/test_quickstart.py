@@ -162,7 +162,7 @@ def test_the_command_shows_the_table_and_the_page(
     assert run(line) == 0
     out, err = capsys.readouterr()
     assert "icons: test captions, held-out style" in out
-    assert f"report    {asked.out}/report/index.html" in out.replace("\n", " ").replace("   ", "    ")
+    assert f"\nreport    {asked.out}/report/index.html\nseconds   " in out
     assert [line[:3] for line in err.splitlines() if line[1:2] == "/"] == [
         f"{step}/5" for step in range(1, 6)
     ]

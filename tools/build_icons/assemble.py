@@ -17,6 +17,7 @@ from .labels import merge_small, name_table
 from .records import Drawing, Report
 from .render import BlankPictureError, RenderFailedError, encode, read_rgba, render_svg, square
 from .splits import assign_splits
+from .twins import Row, join_twins
 
 MINIMUM_CLASS = 20
 STYLES = ("noto", "twemoji", "fluent", "clipart")
@@ -34,7 +35,7 @@ SCHEMA = pa.schema(
 
 
 def build(npm: Path, clipart: Path, out: Path, cache: Path | None) -> Report:
-    """Read, draw, caption, group, split, write."""
+    """Read, draw, caption, group, split, join the twins, write."""
     report = Report()
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def build(npm: Path, clipart: Path, out: Path, cache: Path | None) -> Report:
     raw = {concept: drawing.label for concept, drawing in concepts.items()}
     labels = merge_small(raw, category_of, MINIMUM_CLASS)
     splits = assign_splits(groups, labels)
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for drawing, image in drawn:
         concept = drawing.concept
         caption, variants = captions[concept]
@@ -65,12 +66,13 @@ def build(npm: Path, clipart: Path, out: Path, cache: Path | None) -> Report:
             "author": drawing.author, "tags": list(drawing.keywords), "skin_tone": drawing.skin_tone,
             "gender": drawing.gender,
         })  # fmt: skip
+    report.facts |= join_twins(rows)
     write(rows, out)
     _summarise(rows, report)
     return report
 
 
-def write(rows: list[dict[str, object]], out: Path) -> None:
+def write(rows: list[Row], out: Path) -> None:
     """One Parquet file, complete or not at all."""
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     temporary = out.with_name(f".{out.name}.partial")
@@ -141,13 +143,13 @@ def _groups(
     return {drawing.concept: sets.find(drawing.concept) for drawing in drawings}
 
 
-def _summarise(rows: list[dict[str, object]], report: Report) -> None:
+def _summarise(rows: list[Row], report: Report) -> None:
     by_concept = {str(row["concept"]): row for row in rows}
     groups: dict[str, list[str]] = defaultdict(list)
     for concept, row in by_concept.items():
         groups[str(row["group"])].append(concept)
     largest = sorted(groups, key=lambda group: (-len(groups[group]), group))[:15]
-    texts = {str(text) for row in by_concept.values() for text in [row["caption"], *row["variants"]]}  # type: ignore[misc]
+    texts = {str(text) for row in by_concept.values() for text in [row["caption"], *row["variants"]]}
     report.facts |= {
         "pictures": len(rows), "concepts": len(by_concept), "groups": len(groups),
         "captions": len({row["caption"] for row in rows}), "captions and variants": len(texts),

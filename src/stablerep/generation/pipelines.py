@@ -117,7 +117,8 @@ class DiffusersTeacher:
 
     def _is_truncated(self, prompt: str) -> bool:
         """Whether no tokenizer of the pipeline takes the whole prompt."""
-        return all(len(tokenizer(prompt).input_ids) > limit for tokenizer, limit in self._token_limits)
+        cut = [len(tokenizer(prompt).input_ids) > limit for tokenizer, limit in self._token_limits]
+        return bool(cut) and all(cut)
 
     def _takes_negative_prompt(self) -> bool:
         taken = self._names or self._paint_parameters
@@ -252,7 +253,7 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Loading without the bars and notes of diffusers and transformers; their settings are put back."""
+    """Without the bars and notes of diffusers and transformers; their settings are put back."""
     modules = (diffusers.utils.logging, transformers.utils.logging)
     before = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in modules]
     for module in modules:
@@ -260,9 +261,8 @@ def _quiet() -> Iterator[None]:
         module.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # newer versions rename arguments that older ones require
+            # Newer versions rename arguments that older ones require.
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         for module, (verbosity, bars) in zip(modules, before, strict=True):

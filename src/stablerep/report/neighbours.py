@@ -31,7 +31,14 @@ class NeighbourConfig:
     max_searched: int = 20_000
     """At most so many painted pictures are searched, chosen by hash."""
     device: str = "auto"
-    """Where the encoder runs."""
+    """Where the encoder runs: auto, cpu, cuda, mps."""
+
+    def __post_init__(self) -> None:
+        if self.num_queries < 0 or self.max_searched < 1:
+            raise ValueError(
+                f"num_queries must not be negative and max_searched must be positive, got {self.num_queries} and "
+                f"{self.max_searched}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
