@@ -53,7 +53,10 @@ def main(experiment: Experiment) -> None:
     write_world(WorldConfig(name="icons", out=world))
     painted = experiment.out / "images.lance"
     paint = {"captions": world / "captions.lance", "out": painted, "limit": experiment.num_captions}
-    generate(_configure(GenerateConfig, ("generate",), paint | {"num_images": experiment.num_images}), console=console)
+    generate(
+        _configure(GenerateConfig, ("generate",), paint | {"num_images": experiment.num_images}),
+        console=console,
+    )
     scores = [_one_seed(experiment, seed, world, painted, console) for seed in experiment.seeds]
     ours = _named(scores, "stablerep")
     rows = {
@@ -63,8 +66,14 @@ def main(experiment: Experiment) -> None:
         RAW: summarise(_named(scores[:1], RAW), against=ours),
     }
     _show(rows, console)
-    content = {name: [dataclasses.asdict(summary) for summary in summaries] for name, summaries in rows.items()}
-    result = {"experiment": config_module.to_dict(experiment), "provenance": scores[0].provenance, "rows": content}
+    content = {
+        name: [dataclasses.asdict(summary) for summary in summaries] for name, summaries in rows.items()
+    }
+    result = {
+        "experiment": config_module.to_dict(experiment),
+        "provenance": scores[0].provenance,
+        "rows": content,
+    }
     write_text(experiment.out / "summary.json", json.dumps(result, indent=2) + "\n")
 
 
@@ -79,7 +88,12 @@ def _one_seed(experiment: Experiment, seed: int, world: Path, painted: Path, con
             "data": {"images": [images], "num_captions": experiment.num_captions},
         }
         train(method, _configure(METHODS[method].config, ("train", method), settings), console=console)
-    measuring = {"run": runs / f"stablerep-{seed}", "also": [runs / f"simclr-{seed}"], "world": world, "seed": seed}
+    measuring = {
+        "run": runs / f"stablerep-{seed}",
+        "also": [runs / f"simclr-{seed}"],
+        "world": world,
+        "seed": seed,
+    }
     return evaluate(_configure(EvaluateConfig, ("evaluate",), measuring), console=console)
 
 

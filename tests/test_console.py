@@ -59,7 +59,7 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(capsys: pytest.CaptureFixtu
     assert out == "loss   0.5\n"
     first, second = err.splitlines()
     assert first.split() == ["a", "sentence"] * 12
-    assert second.startswith("painting: 3 pictures in 0 s (")
+    assert second.startswith("painting: 3 pictures in 0.0 s (")
 
 
 def test_quiet_silences_all_but_results_and_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ class Console:
             finished = int(bar.tasks[0].completed) - done
         if finished and not is_shown:
             seconds = max(time.monotonic() - begin, 1e-9)
-            self.say(f"{what}: {finished} {unit} in {seconds:.0f} s ({finished / seconds:.1f}/s)")
+            self.say(f"{what}: {finished:,} {unit} in {seconds:,.1f} s ({finished / seconds:,.1f}/s)")
 
     def show(self, summary: Any) -> None:
         """The result of a command: as it shows itself, as the table that it is, or one line per field.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import TINY
+
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import GroupBootstrap
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate

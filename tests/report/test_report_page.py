@@ -25,7 +25,6 @@ from report_project import (
 from stablerep.errors import UserError
 from stablerep.report import ReportConfig, write_report
 from stablerep.report.neighbours import NeighbourConfig
-from stablerep.store import CaptionTable, ImageTable
 
 SECTIONS = ["asked", "painted", "training", "scores", "neighbours", "shortcomings", "provenance", "licences"]
 NO_SEARCH = NeighbourConfig(num_queries=0)
@@ -157,34 +156,6 @@ def test_licences_of_icons_name_their_owners(page: ParsedPage) -> None:
 def test_the_same_files_give_the_same_page(project: Path, written: Path, tmp_path: Path) -> None:
     again = write_report(ReportConfig(folders=(project,), out=tmp_path / "again.html"))
     assert again.read_bytes() == written.read_bytes()
-
-
-def test_captions_are_chosen_by_hash_alone(tmp_path: Path) -> None:
-    def shown(name: str, captions: tuple[str, ...], seed: int) -> list[str]:
-        write_paintings(tmp_path / name / "images.lance", captions)
-        write_world(tmp_path / name / "world")
-        page = report_on(tmp_path / name, tmp_path / f"{name}.html", num_captions=2, seed=seed)
-        descriptions = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
-        return [text for text in descriptions if text.startswith("painted picture 2")]
-
-    first = shown("first", CAPTIONS[1:], 0)
-    assert len(first) == 2
-    assert shown("reversed", CAPTIONS[:0:-1], 0) == first
-    others = {tuple(shown(f"seed-{seed}", CAPTIONS[1:], seed)) for seed in range(1, 5)}
-    assert len(others | {tuple(first)}) > 1
-
-
-def test_a_variant_borrows_the_real_pictures_of_its_concept(tmp_path: Path) -> None:
-    write_world(tmp_path / "world")
-    captions = CaptionTable.open(tmp_path / "world/captions.lance")
-    variant = captions.read(["id", "text"], "text = 'variant a red square'").to_pylist()[0]
-    write_paintings(tmp_path / "images.lance", ("a red square",))
-    table = ImageTable.open(tmp_path / "images.lance")
-    rows = table.read(table.schema.names).to_pylist()
-    table.append([{**row, "caption_id": variant["id"], "origin": "other"} for row in rows])
-    page = report_on(tmp_path, tmp_path / "page.html")
-    descriptions = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
-    assert descriptions.count("real picture of “variant a red square”") == 2
 
 
 def test_a_bare_table_still_makes_a_whole_page(tmp_path: Path) -> None:

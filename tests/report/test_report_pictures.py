@@ -2,11 +2,14 @@
 
 import base64
 import io
+from pathlib import Path
 
 from PIL import Image
-from report_project import png
+from report_project import CAPTIONS, png, write_paintings, write_world
 
-from stablerep.report.pictures import choose, data_uri, to_picture
+from stablerep.report.pictures import Grid, caption_grid, choose, count_paintings, data_uri, to_picture
+from stablerep.report.reading import Project, open_project
+from stablerep.store import ImageTable, caption_id
 
 
 def decoded(uri: str) -> Image.Image:
@@ -52,3 +55,44 @@ def test_the_choice_depends_on_identities_alone() -> None:
     assert choose(ids, 20, 0)[:10] == choose(ids, 10, 0)
     assert choose(ids, 10, 0) != choose(ids, 10, 1)
     assert choose(ids[:3], 10, 0) != ids[:3] or choose(ids[:3], 10, 1) != ids[:3]
+
+
+def opened(folder: Path, captions: tuple[str, ...]) -> Project:
+    write_world(folder / "world")
+    write_paintings(folder / "images.lance", captions)
+    return open_project((folder,), None, None, None)
+
+
+def grid_of(project: Project, num_captions: int, seed: int = 0) -> Grid:
+    [painting] = count_paintings(project)
+    return caption_grid(project, painting, num_captions, seed)
+
+
+def test_captions_are_chosen_by_hash_alone(tmp_path: Path) -> None:
+    def shown(project: Project, seed: int) -> list[str]:
+        return [row.caption for row in grid_of(project, 2, seed).rows]
+
+    project = opened(tmp_path / "first", CAPTIONS)
+    first = shown(project, 0)
+    assert len(first) == 2
+    assert shown(opened(tmp_path / "reversed", CAPTIONS[::-1]), 0) == first
+    assert len({tuple(shown(project, seed)) for seed in range(5)}) > 1
+
+
+def test_a_wording_without_pictures_borrows_those_of_its_concept(tmp_path: Path) -> None:
+    opened(tmp_path, ("a red square",))
+    images = ImageTable.open(tmp_path / "images.lance")
+    row = images.read(images.schema.names, "image_index = 1").to_pylist()[0]
+    images.append([{**row, "caption_id": caption_id("variant a red square")}])
+
+    def real() -> dict[str, list[str | None]]:
+        project = open_project((tmp_path,), None, None, None)
+        return {row.caption: [cell.source for cell in row.real] for row in grid_of(project, 9).rows}
+
+    borrowed = real()["variant a red square"]
+    assert borrowed == real()["a red square"]
+    assert len(borrowed) == 2
+    world = ImageTable.open(tmp_path / "world/images.lance")
+    own = {"caption_id": caption_id("variant a red square"), "image": png("pink")}
+    world.append([{**world.read(world.schema.names, "image_index = 0").to_pylist()[0], **own}])
+    assert real() == {"a red square": borrowed, "variant a red square": [data_uri(png("pink"))]}

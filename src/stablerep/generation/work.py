@@ -46,7 +46,7 @@ def read_captions(config: GenerateConfig) -> Captions:
     except (ValueError, OSError) as error:
         raise UserError(f"--where {config.where!r} cannot be used on {config.captions}: {error}") from error
     # By id, which is a hash: n captions contain the first n/2, and training's `num_captions` takes the same ones.
-    chosen = rows.slice(0, config.limit).to_pylist()
+    chosen = rows.sort_by("id").slice(0, config.limit).to_pylist()
     if not chosen:
         filtered = f" matches {config.where!r}" if config.where else ""
         raise UserError(f"{config.captions}: no caption{filtered}; there is nothing to paint")
