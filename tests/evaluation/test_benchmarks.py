@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLOURS, captions, drawing, image_row, real_rows, write_tables
+from tiny_icons import COLOURS, captions, drawing, image_row, real_rows, write_tables
 
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BenchmarkData, MissingDataError, load_benchmark

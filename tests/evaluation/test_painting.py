@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLOURS, captions, drawing, image_row
+from tiny_icons import COLOURS, captions, drawing, image_row
 
 from stablerep.errors import UserError
 from stablerep.evaluation.painting import PainterConfig, evaluate_painter, prompt_fidelity

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny_icons import TINY
 
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import GroupBootstrap
