@@ -1,8 +1,8 @@
 """Kill ``train`` at random moments, go on, and compare the run with one that nobody disturbed.
 
 A tiny model learns from 36 pictures of 12 captions for 40 steps, with a checkpoint after every fifth. A process is
-started, killed (SIGKILL) after a random time and started again until the run is finished; then the next run is begun,
-until so many kills have landed. Of every finished run the weights, the state of the optimiser, the log and what was
+started, killed (SIGKILL) while it starts or a random time after one of the next twelve steps, and started again, until
+the run is finished; then the next run is begun, until so many kills have landed. Of every finished run the weights, the state of the optimiser, the log and what was
 exported must equal those of the undisturbed one, bit by bit.
 
     python bench/kill_train.py stablerep --num-kills 20
@@ -15,7 +15,6 @@ import random
 import runpy
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,11 +28,12 @@ from stablerep.run import Run
 
 TINY_TRAINING = Path(__file__).parents[1] / "tests" / "learning" / "tiny_training.py"
 NUM_STEPS = 40
-PRELOAD = [
-    "stablerep.learning.methods",
+PRELOAD = [  # nothing that imports Lance, which is not fork-safe
+    "stablerep.models.encoder",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha",
     "transformers.models.t5.modeling_t5",
+    "torch.utils.tensorboard",
 ]
 CLOCK = ("time", "images_per_second")
 
@@ -96,18 +96,23 @@ def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, bytes]]:
     return [(prefix, repr(tree).encode())]
 
 
-def run(config: TrainConfig, method: str, seconds: float | None = None) -> bool:
-    """Train in a process of its own and kill it after so many seconds; whether it was done by then."""
-    # The child begins with everything imported, and nothing opened.
+def run(config: TrainConfig, method: str, moment: tuple[int, float] | None = None) -> bool:
+    """Train in a process of its own, and kill it so many seconds after a step; whether it was done by then."""
+    # The child begins with everything slow imported, and nothing opened.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     child = context.Process(target=_train_on_one_thread, args=(method, config))
     child.start()
-    child.join(seconds)
-    if child.exitcode is None:
-        child.kill()
-        child.join()
-        return False
+    if moment is not None:
+        step, seconds = moment
+        while child.exitcode is None and steps_logged(config.out) < step:
+            child.join(0.002)
+        child.join(seconds)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            return False
+    child.join()
     if child.exitcode != 0:
         raise RuntimeError(f"a run that was not killed ended with code {child.exitcode}")
     return True
@@ -126,24 +131,18 @@ def steps_logged(path: Path) -> int:
 
 def kill_and_compare(config: TrainConfig, method: str, num_kills: int, seed: int) -> Verdict:
     """Train ``config.out`` undisturbed, then disturb as many runs as it takes."""
-    run(
-        replace(config, out=config.out.with_name("first")), method
-    )  # starts the fork server, which must not count
-    begin = time.monotonic()
     run(config, method)
-    duration = time.monotonic() - begin
     expected = contents(config.out)
-
     moments = random.Random(seed)
     verdict = Verdict(method)
     while len(verdict.steps_at_kill) < num_kills:
         disturbed = replace(config, out=config.out.with_name(f"disturbed-{verdict.num_runs}"))
-        while not run(
-            disturbed,
-            method,
-            moments.uniform(0, duration) if len(verdict.steps_at_kill) < num_kills else None,
-        ):
+        while len(verdict.steps_at_kill) < num_kills:
+            further = steps_logged(disturbed.out) + moments.randint(-3, 12)
+            if run(disturbed, method, (min(further, NUM_STEPS), moments.uniform(0, 0.2))):
+                break
             verdict.steps_at_kill.append(steps_logged(disturbed.out))
+        run(disturbed, method)
         verdict.num_runs += 1
         verdict.num_equal += contents(disturbed.out) == expected
     return verdict

@@ -12,11 +12,12 @@ import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [
-        "stablerep.learning.methods",
+    [  # nothing that imports Lance, which is not fork-safe
+        "stablerep.models.encoder",
         "diffusers.models.autoencoders.autoencoder_kl",
         "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha",
         "transformers.models.t5.modeling_t5",
+        "torch.utils.tensorboard",
     ]
 )
 _TIMEOUT = 300  # seconds; only a process that hangs needs them
