@@ -24,7 +24,8 @@ from stablerep.store import CaptionTable, ImageTable, caption_id
 
 TINY_PIPELINES = Path(__file__).parents[1] / "tests" / "generation" / "tiny_pipelines.py"
 NUM_CAPTIONS = 24
-PRELOAD = ["stablerep.generation.estimate", "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha"]
+# Not Lance, which must not be loaded before a fork.
+PRELOAD = ["diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha", "transformers.models.t5.modeling_t5"]
 
 
 @dataclass
@@ -76,9 +77,7 @@ def contents(path: Path) -> pa.Table:
 
 def run(config: GenerateConfig, seconds: float | None = None) -> bool:
     """Paint in a process of its own and kill it after so many seconds; whether it was done by then."""
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # the child begins with everything imported, and nothing opened
+    context = multiprocessing.get_context("forkserver")  # the child begins with the slow imports done
     context.set_forkserver_preload(PRELOAD)
     child = context.Process(target=generate, args=(config,))
     child.start()

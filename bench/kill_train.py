@@ -2,8 +2,8 @@
 
 A tiny model learns from 36 pictures of 12 captions for 40 steps, with a checkpoint after every fifth. A process is
 started, killed (SIGKILL) while it starts or a random time after one of the next twelve steps, and started again, until
-the run is finished; then the next run is begun, until so many kills have landed. Of every finished run the weights, the state of the optimiser, the log and what was
-exported must equal those of the undisturbed one, bit by bit.
+the run is finished; then the next run is begun, until so many kills have landed. Of every finished run the weights,
+the state of the optimiser, the log and what was exported must equal those of the undisturbed one, bit by bit.
 
     python bench/kill_train.py stablerep --num-kills 20
 """

@@ -1,4 +1,4 @@
-"""Several painters on one table: they see one another's rows, stay out of each other's way, and never store twice."""
+"""Several workers on one table: they see one another's rows, stay out of each other's way, and never store twice."""
 
 import multiprocessing
 import threading
@@ -76,7 +76,7 @@ def test_prompt_is_encoded_once_for_all_its_images(paint: Any) -> None:
     assert len(teacher.seeds) == len(set(teacher.seeds)) == 5 * len(TEXTS)
 
 
-def test_two_painters_share_the_work(paint: Any, captions: Path, tmp_path: Path) -> None:
+def test_two_workers_share_the_work(paint: Any, captions: Path, tmp_path: Path) -> None:
     """Each picture is stored once, and few are painted twice: only what the other had not committed yet."""
     add_captions(captions, tuple(f"thing {index}" for index in range(53)))
     teachers = [NoiseTeacher(seconds=0.05), NoiseTeacher(seconds=0.05)]
@@ -96,7 +96,7 @@ def test_two_painters_share_the_work(paint: Any, captions: Path, tmp_path: Path)
     assert min(len(teacher.seeds) for teacher in teachers) > 0.25 * 3 * 60
 
 
-def test_painter_goes_elsewhere_where_another_has_been(paint: Any, tmp_path: Path) -> None:
+def test_worker_goes_elsewhere_where_another_has_been(paint: Any, tmp_path: Path) -> None:
     """Rows that turn up while it paints are not painted again."""
     helper, teacher = NoiseTeacher(), NoiseTeacher()
     paint_batch = teacher.paint
@@ -116,6 +116,12 @@ def test_painter_goes_elsewhere_where_another_has_been(paint: Any, tmp_path: Pat
     assert set(_keys(tmp_path / "images.lance").values()) == {1}
 
 
+def test_more_workers_than_captions_leave_some_idle(paint: Any, config: Any) -> None:
+    paint(NoiseTeacher(), limit=1)
+    idle = work.paint_share(config(limit=1, num_images=3, commit_seconds=0.0), index=0, count=2)
+    assert (idle.num_captions, idle.tally.painted) == (0, 0)
+
+
 def test_pictures_are_committed_when_the_teacher_breaks(paint: Any, tmp_path: Path) -> None:
     teacher = NoiseTeacher()
     paint_batch = teacher.paint
@@ -131,7 +137,9 @@ def test_pictures_are_committed_when_the_teacher_breaks(paint: Any, tmp_path: Pa
     assert len(_keys(tmp_path / "images.lance")) == 6
 
 
-def test_error_of_the_storing_thread_reaches_the_painter(paint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_the_storing_thread_reaches_the_painting(
+    paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> int:
         raise OSError("no space left")
 
@@ -164,7 +172,7 @@ def test_done_keys_follow_the_table(tmp_path: Path) -> None:
     assert len(done) == 4 and ("c", 3) in done and ("c", 7) in done
 
 
-def test_of_two_first_painters_with_different_settings_one_stands(tmp_path: Path) -> None:
+def test_of_two_first_workers_with_different_settings_one_stands(tmp_path: Path) -> None:
     table = ImageTable.open_or_create(tmp_path / "images.lance")
     table.register_origin("a-1", {"steps": 1})
     table.register_origin("b-2", {"steps": 2})  # registered before it saw the other
@@ -177,7 +185,7 @@ def test_of_two_first_painters_with_different_settings_one_stands(tmp_path: Path
 def test_two_processes_never_store_a_picture_twice(config: Any, tmp_path: Path) -> None:
     shared = config(num_images=6, commit_seconds=0.0)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stablerep.generation.estimate"])
+    context.set_forkserver_preload(["diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha"])
     processes = [context.Process(target=generate, args=(shared,)) for _ in range(2)]
     for process in processes:
         process.start()

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from stablerep import runtime
 from stablerep.errors import UserError
-from stablerep.learning.data import DataConfig, ViewSource, decode, identity_of
+from stablerep.features import decode_image
+from stablerep.learning.data import DataConfig, ViewSource, identity_of
 from stablerep.learning.method import Batch
 from stablerep.learning.views import ViewConfig, make_views
 from stablerep.store import REAL, caption_id
@@ -105,7 +106,7 @@ def test_views_are_those_of_the_drawn_image_at_their_own_seeds(world: World) -> 
     }
     for image, view in zip(plain["image_id"].flatten(), plain["image"].flatten(0, 1), strict=True):
         whole = make_views(
-            [decode(pictures[int(image)])], [0], ViewConfig(image_size=16, augmentation="none")
+            [decode_image(pictures[int(image)])], [0], ViewConfig(image_size=16, augmentation="none")
         )
         assert torch.equal(view, whole[0])
     crops = source(world.images, crops_per_image=2).batch(0)

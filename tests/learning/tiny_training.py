@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from stablerep.config import build
+from stablerep.features import decode_image
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
-from stablerep.learning.data import DataConfig, decode
+from stablerep.learning.data import DataConfig
 from stablerep.learning.methods import METHODS
 from stablerep.learning.trainer import TrainConfig
 from stablerep.store import OK, CaptionTable, ImageTable, caption_id
@@ -49,7 +50,7 @@ def png(number: int, size: int = SIZE) -> bytes:
 
 def decode_png(number: int) -> Tensor:
     """The picture as (3, H, W) in [0, 1]."""
-    return decode(png(number)).float() / 255
+    return decode_image(png(number)).float() / 255
 
 
 def image_row(number: int, index: int, **changes: Any) -> dict[str, Any]:

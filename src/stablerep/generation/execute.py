@@ -59,8 +59,9 @@ def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSu
     """Paint every missing picture of the captions into the image table; a failure becomes a row with its reason.
 
     May be killed and started again at any moment, and run several times at once on one table: no row is ever there
-    twice, and a picture is a function of settings, caption and image index. Raises ``UserError`` where captions, filter
-    or teacher cannot be used, and where the table holds pictures painted with other settings.
+    twice, and a picture is a function of settings, caption and image index (on a CPU to the bit; on GPUs, whose kernels
+    differ, up to rounding). Raises ``UserError`` where captions, filter or teacher cannot be used, and where the table
+    holds pictures painted with other settings.
     """
     # Imported here because diffusers takes seconds, which a command line that only prints its help should not pay.
     from stablerep.generation.estimate import estimate

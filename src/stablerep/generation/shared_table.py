@@ -1,4 +1,4 @@
-"""One image table, several painters: what is there already, whose settings it holds, and a thread that stores."""
+"""One image table, several workers: what is there already, whose settings it holds, and a thread that stores."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ from stablerep.store import OK, ImageTable
 Facts = Mapping[str, Mapping[str, Any]]
 """Caption id -> the columns that an image row copies from its caption."""
 
-_MOST_ROWS = 256
+_MOST_ROWS = 2048
 _MOST_WAITING = 4
 
 
@@ -31,7 +31,7 @@ def refuse_other_settings(table: ImageTable, settings: Mapping[str, Any]) -> str
     known = table.reload().origins()
     if not known:
         return None
-    origin = min(known)  # two first painters may both have registered; the smaller name stands, for both
+    origin = min(known)  # two first workers may both have registered: the smaller name stands, for both
     differences = differing_fields(known[origin], settings)
     if differences:
         raise UserError(
@@ -96,18 +96,18 @@ class DoneKeys:
 
 @dataclass
 class Tally:
-    """What one painter stored."""
+    """What one worker stored."""
 
     painted: int = 0
     """Pictures that it added."""
     failures: Counter[str] = field(default_factory=Counter)
     """Rows without a picture that it added, by reason."""
     lost: int = 0
-    """Rows that another painter had committed before."""
+    """Rows that another worker had committed before."""
 
 
 class Writer:
-    """Encodes and commits in one thread beside the painter. Use as a context; leaving it commits what is finished."""
+    """Encodes and commits in a thread beside the painting. Use as a context; leaving it commits what is finished."""
 
     def __init__(self, table: ImageTable, origin: str, facts: Facts, config: GenerateConfig) -> None:
         self._table = table
@@ -142,10 +142,8 @@ class Writer:
     def _store(self, items: Sequence[PlanItem], painted: Painted) -> None:
         pictures = zip(items, painted.pictures, painted.reasons, strict=True)
         self._rows += [self._row(item, picture, reason) for item, picture, reason in pictures]
-        if (
-            len(self._rows) >= _MOST_ROWS
-            or time.monotonic() - self._last_commit >= self._config.commit_seconds
-        ):
+        waited = time.monotonic() - self._last_commit
+        if len(self._rows) >= _MOST_ROWS or waited >= self._config.commit_seconds:
             self._commit()
 
     def _row(self, item: PlanItem, picture: Any, reason: str | None) -> dict[str, Any]:

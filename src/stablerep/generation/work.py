@@ -103,9 +103,9 @@ class _Worker:
 
     def paint(self, captions: Sequence[Caption]) -> None:
         """Paint every missing picture, from a random caption on. On meeting another worker, go on somewhere else."""
-        alone = False
-        while not alone:
-            alone = self._paint_from(rotated(captions, self._random.randrange(len(captions))))
+        finished = not captions
+        while not finished:
+            finished = self._paint_from(rotated(captions, self._random.randrange(len(captions))))
 
     def _paint_from(self, captions: Sequence[Caption]) -> bool:
         """Paint until the captions are through (True) or another worker's pictures turn up (False)."""
@@ -139,9 +139,8 @@ class _Conditionings:
         self._kept |= zip(new, self._teacher.encode(new), strict=True)
         for prompt in prompts:
             self._kept.move_to_end(prompt)
-        while (
-            len(self._kept) > 2 * self._teacher.batch_size
-        ):  # a batch may reach over two windows of the plan
+        # Two windows of the plan, as a batch may reach over the border between them.
+        while len(self._kept) > 2 * self._teacher.batch_size:
             self._kept.popitem(last=False)
         return [self._kept[prompt] for prompt in prompts]
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from stablerep import runtime
 from stablerep.errors import UserError
+from stablerep.features import decode_image
 from stablerep.learning.method import Batch
 from stablerep.learning.views import ViewConfig, make_views
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
@@ -223,15 +222,9 @@ class ViewSource:
         return texts[int(runtime.numpy_generator(self.seed, "text", epoch, caption).integers(len(texts)))]
 
 
-def decode(encoded: bytes) -> Tensor:
-    """Encoded bytes as uint8 ``(3, H, W)``."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
 def _decode_row(encoded: bytes, ref: _ImageRef, path: str) -> Tensor:
     try:
-        return decode(encoded)
+        return decode_image(encoded)
     except (OSError, SyntaxError, ValueError) as error:  # whatever PIL raises for a damaged file
         raise UserError(
             f"{path}: image {ref.image_index} of caption {ref.caption} (origin {ref.origin}) cannot be decoded "

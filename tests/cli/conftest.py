@@ -1,0 +1,86 @@
+"""A user's working directory with everything at hand, and commands that only note what they were called with."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from desk import TINY_PAINTING, TINY_TRAINING
+
+from generation import tiny_pipelines
+from learning import tiny_training
+from stablerep.cli import COMMANDS, run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "FORCE_COLOR", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny teacher, tables, painted pictures and a trained run, all but the teacher by commands."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny_pipelines.pixart(folder / "teacher")
+    tiny_training.write_world(folder)
+    captions, teacher = f"{folder}/captions.lance", f"{folder}/teacher"
+    assert (
+        run(["generate", captions, "--teacher", teacher, "--out", f"{folder}/painted.lance", *TINY_PAINTING])
+        == 0
+    )
+    images = ["--data.images", f"{folder}/images.lance", "--out", f"{folder}/run"]
+    assert run(["train", "stablerep", *images, *TINY_TRAINING]) == 0
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a user with everything at hand, good and bad."""
+    desk = tmp_path / "desk"
+    shutil.copytree(made, desk)
+    monkeypatch.chdir(desk)
+    Path("ok.txt").write_text("a red cat\na blue dog\n")
+    Path("empty.txt").write_text("")
+    Path("garbage.txt").write_bytes(bytes(range(256)) * 20)
+    Path("garbage.parquet").write_bytes(bytes(range(256)) * 20)
+    Path("wrong.csv").write_text("a,b\n1,2\n")
+    Path("latin.txt").write_bytes("café au lait\n".encode("latin-1"))
+    Path("huge.txt").write_text("x" * 2**20 + "\n")
+    Path("keys.toml").write_text('[generate]\nnum_imagez = 3\nstepz = 2\nnum_images = "x"\n')
+    Path("tables.toml").write_text("seed = 1\n[generat]\na = 1\n[train.stablrep]\nb = 2\n[train]\nc = 3\n")
+    Path("broken.toml").write_text("[generate\n")
+    return desk
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Replace what a command does; returns the list of the configurations that it is called with."""
+
+    def replace(words: tuple[str, ...], result: Any = Path("result")) -> list[Any]:
+        config_class, _ = COMMANDS[words].load()
+        configs: list[Any] = []
+
+        def function(config: Any, *, console: Any) -> Any:
+            del console
+            configs.append(config)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        command = dataclasses.replace(COMMANDS[words], load=lambda: (config_class, function))
+        monkeypatch.setitem(COMMANDS, words, command)
+        return configs
+
+    return replace

@@ -1,0 +1,101 @@
+"""The loop where it stops, and where two processes share it."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import as_torchrun_would
+from run_files import OF_EVERY_RUN, PRODUCTS, files, log
+from tiny_training import (
+    World,
+    image_row,
+    train_config,
+    weights,
+    write_images,
+)
+
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.learning.contrastive import Contrastive
+from stablerep.learning.data import ViewSource
+from stablerep.learning.methods import METHODS, train
+from stablerep.learning.trainer import run_training
+
+# -- losses that are not finite ----------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_path: Path) -> None:
+    config = train_config(
+        "simclr",
+        world,
+        tmp_path / "run",
+        optim={"lr": 1e30, "schedule": "constant"},
+        save_every=1,
+        num_steps=50,
+    )
+    method = METHODS["simclr"].build(config)
+    assert isinstance(method, Contrastive)
+    with pytest.raises(UserError) as caught:
+        run_training(config, "simclr", lambda: method, console=Console(quiet=True))
+    saved = torch.load(config.out / "checkpoint.pt", weights_only=True)
+    step = saved["step"]
+    assert f"after {step} steps, before the next update" in str(caught.value)
+    assert "nonfinite-rank0.pt" in str(caught.value)
+    for name, parameter in method.named_parameters():
+        assert torch.equal(parameter, saved["method"][name]), "the update went into the weights"
+    evidence = torch.load(config.out / "nonfinite-rank0.pt", weights_only=True)
+    assert evidence["step"] == step
+    batch = ViewSource(config.data, seed=config.seed).batch(step)
+    assert all(torch.equal(evidence["batch"][name], tensor) for name, tensor in batch.items())
+    assert [record["step"] for record in log(config.out)] == list(range(1, step + 1))
+    assert all(torch.isfinite(torch.tensor(record["loss"])) for record in log(config.out))
+
+
+# -- two processes -----------------------------------------------------------------------------------
+
+# What batch norm or softmax cancels: the gradients are rounding errors, which Adam brings to full size. The running
+# means follow these biases.
+WITHOUT_EFFECT = (
+    "attn.qkv.bias",
+    "backbone.norm.bias",
+    "head.layers.0.bias",
+    "head.layers.3.bias",
+    "running_mean",
+)
+
+
+@pytest.fixture(scope="module")
+def uneven(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Captions of one, two or three images, so that the ranks hold different numbers of valid views."""
+    rows = [image_row(number, index) for number in range(12) for index in range(1 + number % 3)]
+    path = write_images(tmp_path_factory.mktemp("uneven") / "images.lance", rows)
+    return World(captions=world.captions, images=path, autoencoder=world.autoencoder)
+
+
+def three_steps(method: str, world: World, out: Path) -> dict[str, Any]:
+    """Three steps over views of which some do not count."""
+    settings: dict[str, Any] = {"data": {"images_per_caption": 3}, "optim": {"lr": 3e-4}}
+    if method == "stablerep":  # every rank draws its own
+        settings["method"] = {"encoder": {"drop_path": 0.0}}
+    summary = train(method, train_config(method, world, out, num_steps=3, **settings))
+    return {"loss": summary.loss, "product": str(summary.product)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_to_the_weights_of_one(method: str, uneven: World, tmp_path: Path) -> None:
+    three_steps(method, uneven, tmp_path / "alone")
+    ranks = as_torchrun_would(partial(three_steps, method, uneven, tmp_path / "run"), tmp_path / "ranks")
+    assert ranks[0]["loss"] == ranks[1]["loss"]
+    alone, together = weights(tmp_path / "alone"), weights(tmp_path / "run")
+    for name, tensor in alone.items():
+        if not name.endswith(WITHOUT_EFFECT):
+            torch.testing.assert_close(together[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
+    for ours, theirs in zip(log(tmp_path / "run"), log(tmp_path / "alone"), strict=True):
+        assert ours["step"] == theirs["step"]
+        for name in ("loss", "gradient_norm"):  # Adam forgives a wrong factor, the norm does not
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+    assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS[method]
+    assert json.loads((tmp_path / "run" / "resolved.json").read_text())["precision"] == "float32"
