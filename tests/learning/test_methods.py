@@ -1,29 +1,18 @@
 """The methods by name: every entry can be configured, built and trained, and what cannot learn is refused."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_training import World, train_config
 
-from stablerep.config import build, read_recipe, recipe_names, recipe_table
+from stablerep.config import build
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.learning.contrastive import Contrastive
 from stablerep.learning.methods import METHODS, SimCLRConfig, StableRepConfig, train
 from stablerep.learning.text_to_image import TextToImage
 
-RECIPES = [
-    (name, method)
-    for name in recipe_names()
-    for method in METHODS
-    if recipe_table(read_recipe(name), ("train", method), name)
-]
 IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
-
-
-def test_recipes_train_every_method() -> None:
-    assert {method for _, method in RECIPES} == set(METHODS)
 
 
 def test_every_method_builds_what_its_name_says(world: World) -> None:
@@ -48,16 +37,6 @@ def test_stablerep_and_simclr_differ_in_their_positives() -> None:
     assert config.method.positives == "caption"
     crops = build(SimCLRConfig, IMAGES, {"data": {"crops_per_image": 2}}, origin="test")
     assert crops.method.positives == "image"
-
-
-@pytest.mark.parametrize(("name", "method"), RECIPES)
-def test_every_recipe_is_a_valid_configuration(name: str, method: str) -> None:
-    table = recipe_table(read_recipe(name), ("train", method), name)
-    overrides: dict[str, Any] = {"out": "run"}
-    if "images" not in table["data"]:
-        overrides["data"] = {"images": ["images.lance"]}
-    config = build(METHODS[method].config, table, overrides, origin=name)
-    assert isinstance(config, METHODS[method].config)
 
 
 def test_an_unknown_method_answers_with_the_known_ones(world: World) -> None:

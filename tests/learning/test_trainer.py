@@ -1,6 +1,7 @@
-"""The loop: exact resume after any kill, one step at a time in the log, and two processes that equal one."""
+"""The loop: exact resume after any kill, one step at a time in the log, and what makes a run another one."""
 
 import contextlib
+import dataclasses
 import functools
 import random
 import runpy
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from processes import start
-from run_files import OF_EVERY_RUN, PRODUCTS, assert_same_run, files, log
+from run_files import OF_EVERY_RUN, PRODUCTS, assert_same_run, files, log, state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import (
     World,
@@ -33,7 +34,7 @@ from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.learning import trainer
 from stablerep.learning.data import DataConfig
-from stablerep.learning.methods import METHODS, StableRepConfig, train
+from stablerep.learning.methods import METHODS, train
 from stablerep.learning.optim import lr_at
 from stablerep.learning.trainer import TrainConfig
 from stablerep.run import Run
@@ -351,18 +352,15 @@ def test_curves_are_complete_and_without_loops(world: World, whole: Any, tmp_pat
         assert points == [(r["images_seen"], pytest.approx(r["loss"])) for r in log(whole("simclr"))]
 
 
-def test_epochs_are_passes_over_the_captions(world: World, tmp_path: Path) -> None:
-    base = train_config("simclr", world, tmp_path / "run")
-    config = StableRepConfig(
-        out=tmp_path / "run",
-        data=base.data,
-        num_epochs=1.5,
-        precision="float32",
-        compile=False,
-        device="cpu",
-        method=base.method,  # type: ignore[attr-defined]
-    )
-    assert train("stablerep", config).num_steps == 5  # of 4.5: three steps are an epoch
+@pytest.mark.parametrize(("num_epochs", "num_steps"), [(1.5, 5), (2.0, 6), (0.01, 1)])
+def test_epochs_are_passes_over_the_captions(
+    world: World, tmp_path: Path, num_epochs: float, num_steps: int
+) -> None:
+    """Three steps are an epoch; a part of a step is one."""
+    config = train_config("simclr", world, tmp_path / "run")
+    config = dataclasses.replace(config, num_steps=None, num_epochs=num_epochs)
+    assert train("simclr", config).num_steps == num_steps
+    assert trainer._steps_of_epochs(1.1, 10) == 11
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def run_training(
     source = ViewSource(
         config.data, seed=config.seed, tokenize=method.tokenize if method.reads_text else None
     )
-    num_steps = config.num_steps or math.ceil((config.num_epochs or 0) * source.steps_per_epoch)
+    num_steps = config.num_steps or _steps_of_epochs(config.num_epochs or 0, source.steps_per_epoch)
     run, dtype = _open_run(config, kind, source)
     loop = _Loop(config, run, method, num_steps, dtype)
     begin = time.monotonic()
@@ -107,6 +107,11 @@ def run_training(
         images_seen=num_steps * config.images_per_step,
         seconds=time.monotonic() - begin,
     )
+
+
+def _steps_of_epochs(num_epochs: float, steps_per_epoch: int) -> int:
+    """At least one step; the product is rounded first, as 1.1 * 10 is a little more than 11."""
+    return max(1, math.ceil(round(num_epochs * steps_per_epoch, 6)))
 
 
 def _open_run(config: TrainConfig, kind: str, source: ViewSource) -> tuple[Run, torch.dtype]:
