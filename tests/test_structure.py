@@ -33,8 +33,8 @@ from structure_rules import (
 
 @pytest.fixture(scope="module")
 def texts() -> list[Module]:
-    """The text files that a commit would hold: tracked ones, and new ones that are not ignored."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    """The text files that are tracked."""
+    command = ["git", "ls-files", "-z"]
     try:
         listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
