@@ -150,8 +150,8 @@ def _in_words(summary: GenerateSummary) -> str:
     if summary.estimated_seconds is not None and summary.estimated_bytes is not None:
         return (
             f"dry run: {summary.missing} pictures to paint into {summary.path}, {summary.already_there} are there; "
-            f"judged by one batch, painted and thrown away: about {summary.estimated_seconds:.0f} s and "
-            f"{summary.estimated_bytes / 1e6:.1f} MB; nothing was written"
+            f"judged by one batch, painted and thrown away: about {summary.estimated_seconds:.1f} s and "
+            f"{summary.estimated_bytes / 1e6:.2f} MB; nothing was written"
         )
     reasons = "; ".join(f"{count} x {reason}" for reason, count in sorted(summary.failures.items()))
     return (
