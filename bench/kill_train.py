@@ -129,6 +129,13 @@ def steps_logged(path: Path) -> int:
     return int(records[-1]["step"]) if records else 0
 
 
+def draw_moment(moments: random.Random, done: int) -> tuple[int, float]:
+    """A step to wait for and seconds to wait on: while the process starts, or after one of the next twelve steps."""
+    if moments.random() < 0.25:
+        return done, moments.uniform(0, 0.5)
+    return min(done + moments.randint(1, 12), NUM_STEPS), moments.uniform(0, 0.02)
+
+
 def kill_and_compare(config: TrainConfig, method: str, num_kills: int, seed: int) -> Verdict:
     """Train ``config.out`` undisturbed, then disturb as many runs as it takes."""
     run(config, method)
@@ -137,11 +144,9 @@ def kill_and_compare(config: TrainConfig, method: str, num_kills: int, seed: int
     verdict = Verdict(method)
     while len(verdict.steps_at_kill) < num_kills:
         disturbed = replace(config, out=config.out.with_name(f"disturbed-{verdict.num_runs}"))
-        while len(verdict.steps_at_kill) < num_kills:
-            further = steps_logged(disturbed.out) + moments.randint(-3, 12)
-            if run(disturbed, method, (min(further, NUM_STEPS), moments.uniform(0, 0.2))):
-                break
-            verdict.steps_at_kill.append(steps_logged(disturbed.out))
+        while (done := steps_logged(disturbed.out)) < NUM_STEPS and len(verdict.steps_at_kill) < num_kills:
+            if not run(disturbed, method, draw_moment(moments, done)):
+                verdict.steps_at_kill.append(steps_logged(disturbed.out))
         run(disturbed, method)
         verdict.num_runs += 1
         verdict.num_equal += contents(disturbed.out) == expected

@@ -99,8 +99,10 @@ def test_the_empty_caption_is_the_dropped_one(world: World) -> None:
 def test_the_share_of_dropped_captions_is_the_one_asked_for(world: World) -> None:
     seeds = torch.arange(1000)
     for share in (0.0, 0.1, 0.7, 1.0):
-        _, _, dropped = painter(world, caption_dropout=share)._draw(seeds, torch.zeros(1000, 1))
+        learner = painter(world, caption_dropout=share)
+        _, _, dropped = learner._draw(seeds, torch.zeros(1000, 1))
         assert float(dropped.float().mean()) == pytest.approx(share, abs=0.04 if 0 < share < 1 else 0)
+        assert torch.equal(learner._draw(seeds[500:], torch.zeros(500, 1))[2], dropped[500:])
 
 
 def test_text_enters_by_cross_attention_only(learner: TextToImage) -> None:

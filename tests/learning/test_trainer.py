@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -343,9 +344,11 @@ def test_only_some_steps_are_logged_and_the_ends_always(world: World, tmp_path: 
 def test_curves_are_complete_and_without_loops(world: World, whole: Any, tmp_path: Path) -> None:
     """What a killed process drew past its checkpoint is taken back, and the last points are flushed."""
     config = train_config("simclr", world, tmp_path / "run")
+    threads = threading.active_count()
     with killed_at(5):
         train("simclr", config)
     train("simclr", config)
+    assert threading.active_count() == threads, "a writer was left open"
     for run in (whole("simclr"), tmp_path / "run"):
         curves = EventAccumulator(str(run / "tensorboard")).Reload()
         points = [(point.step, point.value) for point in curves.Scalars("loss")]
