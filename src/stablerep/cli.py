@@ -106,6 +106,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--recipe icons --data.images images.lance --out runs/simclr",
         _train_loader("simclr"),
     ),
+    ("train", "supervised"): Command(
+        "learn: images of one label attract each other",
+        "--recipe icons --data.images icons/images.lance --out runs/judge",
+        _train_loader("supervised"),
+    ),
     ("train", "autoencoder"): Command(
         "the picture autoencoder of a latent painter",
         "--recipe teacher-icons --out runs/autoencoder",

@@ -68,6 +68,11 @@ def caption_id(text: str) -> str:
     return hashlib.blake2b(normalise_text(text).encode(), digest_size=16).hexdigest()
 
 
+def in_style(text: str, style: str | None) -> str:
+    """The prompt that asks for a text in a style: the caption, a comma, the style."""
+    return text if style is None else f"{text}, {style}"
+
+
 class _Table:
     """A Lance data set pinned to the version at which it was opened."""
 

@@ -20,6 +20,7 @@ from some_captions import TEXTS, add_captions
 from stablerep.errors import UserError
 from stablerep.generation import execute
 from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.generation.teacher import load_teacher
 from stablerep.runtime import seed_for
 from stablerep.store import OK, REAL, ImageTable, caption_id
 
@@ -78,6 +79,24 @@ def test_rows_say_where_they_come_from(config: Make) -> None:
         assert (row["group"], row["label"]) == (f"group of {text}", text.split()[-1])
         assert row["split"] == ("test" if text == TEXTS[-1] else "train")
     assert len({row["image"] for row in rows}) == len(rows)
+
+
+def test_styles_are_asked_for_in_turn_and_named_in_the_rows(config: Make) -> None:
+    """The third picture is that of the first style again, and equals what its whole prompt gives on its own."""
+    styled = config(styles=("in ink", "in oil"), num_images=3)
+    generate(styled)
+    rows = _rows(styled.out).to_pylist()
+    turn = ("in ink", "in oil", "in ink")
+    assert all(row["style"] == turn[row["image_index"]] for row in rows)
+    teacher = load_teacher(styled.teacher, styled)
+    by_key = {(row["caption_id"], row["image_index"]): row for row in rows}
+    for index, style in enumerate(turn):
+        row = by_key[caption_id(TEXTS[0]), index]
+        painted = teacher.paint(teacher.encode([f"{TEXTS[0]}, {style}"]), [row["seed"]])
+        stored = np.asarray(Image.open(io.BytesIO(row["image"]))).transpose(2, 0, 1)
+        assert np.array_equal(stored, painted.pictures[0])
+    with pytest.raises(UserError, match=r"styles: .* there, .* asked"):
+        generate(config(num_images=3))
 
 
 def test_second_run_paints_nothing(config: Make) -> None:

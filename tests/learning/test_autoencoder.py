@@ -1,6 +1,7 @@
 """The autoencoder: noise from the batch's seeds, latents of unit size, and a folder that stock diffusers reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,15 @@ def test_the_exported_weights_are_the_trained_ones(tmp_path: Path) -> None:
         assert torch.equal(latents, learner.vae.encode(images).latent_dist.mode())
         assert torch.equal(loaded.decode(latents).sample, learner.vae.decode(latents).sample)
     assert loaded.config.scaling_factor == pytest.approx(float(learner.latent_square) ** -0.5)
+
+
+def test_an_exported_autoencoder_is_trained_further(tmp_path: Path) -> None:
+    learner = method()
+    folder = learner.export(tmp_path)
+    further = Autoencoder(replace(learner.config, start_from=folder))
+    assert all(
+        torch.equal(tensor, learner.vae.state_dict()[key]) for key, tensor in further.vae.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from stablerep.learning.method import Batch
 from stablerep.models.encoder import EncoderConfig, load_encoder
 
 N, V = 8, 3
+Positives = Literal["caption", "image", "label"]
 
 
-def method(positives: Literal["caption", "image"] = "caption") -> Contrastive:
+def method(positives: Positives = "caption") -> Contrastive:
     torch.manual_seed(0)
     encoder = EncoderConfig(
         architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=24, depth=1, num_heads=3
@@ -41,6 +42,7 @@ def batch(ragged: bool = False) -> Batch:
         "image": torch.rand(N, V, 3, 16, 16, generator=generator),
         "caption_id": torch.tensor([10, 11, 12, 13, 14, 15, 11, 17]),
         "image_id": image_id,
+        "label": torch.tensor([1, 2, 1, 3, 3, 1, 2, 4])[:, None].repeat(1, V),
         "valid": valid,
         "weight": torch.rand(N, V, generator=generator) + 0.1,
     }
@@ -69,8 +71,8 @@ def test_encode_keeps_captions_and_views_apart() -> None:
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize("positives", ["caption", "image"])
-def test_loss_is_that_of_the_projected_views(positives: Literal["caption", "image"], ragged: bool) -> None:
+@pytest.mark.parametrize("positives", ["caption", "image", "label"])
+def test_loss_is_that_of_the_projected_views(positives: Positives, ragged: bool) -> None:
     learner, data = method(positives), batch(ragged)
     features = learner.encode(data)
     result = learner.loss(features, data)
@@ -78,6 +80,7 @@ def test_loss_is_that_of_the_projected_views(positives: Literal["caption", "imag
     labels = {
         "caption": torch.tensor([10, 11, 12, 13, 14, 15, 11, 17]).repeat_interleave(V),
         "image": data["image_id"].view(-1),
+        "label": torch.tensor([1, 2, 1, 3, 3, 1, 2, 4]).repeat_interleave(V),
     }[positives]
     expected = multi_positive_contrastive(
         projected.view(N * V, -1),
@@ -183,7 +186,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     [("full", "caption", False), ("ragged", "caption", True), ("simclr", "image", False)],
 )
 def test_two_ranks_equal_one_process(
-    ranks: list[dict[str, Any]], case: str, positives: Literal["caption", "image"], ragged: bool
+    ranks: list[dict[str, Any]], case: str, positives: Positives, ragged: bool
 ) -> None:
     alone = step(method(positives), batch(ragged))
     first, second = (rank[case] for rank in ranks)

@@ -9,7 +9,7 @@ from stablerep.config import build
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.learning.contrastive import Contrastive
-from stablerep.learning.methods import METHODS, SimCLRConfig, StableRepConfig, train
+from stablerep.learning.methods import METHODS, SimCLRConfig, StableRepConfig, SupervisedConfig, train
 from stablerep.learning.text_to_image import TextToImage
 
 IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
@@ -19,6 +19,7 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
     kinds = {
         "stablerep": Contrastive,
         "simclr": Contrastive,
+        "supervised": Contrastive,
         "autoencoder": Autoencoder,
         "text-to-image": TextToImage,
     }
@@ -32,17 +33,19 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
         assert (built.encoder() is not None) == isinstance(built, Contrastive)
 
 
-def test_stablerep_and_simclr_differ_in_their_positives() -> None:
+def test_contrastive_methods_differ_in_their_positives() -> None:
     config = build(StableRepConfig, IMAGES, origin="test")
     assert config.method.positives == "caption"
     crops = build(SimCLRConfig, IMAGES, {"data": {"crops_per_image": 2}}, origin="test")
     assert crops.method.positives == "image"
+    labelled = build(SupervisedConfig, IMAGES, {"data": {"images_per_caption": 1}}, origin="test")
+    assert labelled.method.positives == "label"
 
 
 def test_an_unknown_method_answers_with_the_known_ones(world: World) -> None:
     config = train_config("simclr", world, Path("unused"))
     with pytest.raises(
-        UserError, match="unknown method 'dino'; there are: stablerep, simclr, autoencoder, text-to-image"
+        UserError, match="unknown method 'dino'; there are: stablerep, simclr, supervised, autoencoder, text-"
     ):
         train("dino", config)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -281,6 +282,32 @@ def test_what_is_exported_is_the_average_in_half_precision(exported: tuple[TextT
     for key, tensor in pipeline.vae.state_dict().items():
         assert torch.equal(tensor, learner.vae.state_dict()[key].half().float())
     assert pipeline.vae.config.scaling_factor == learner.vae.config.scaling_factor
+
+
+def test_an_exported_painter_is_trained_further_from_its_average(exported: tuple[TextToImage, Path]) -> None:
+    learner, folder = exported
+    further = TextToImage(replace(learner.config, start_from=folder), ["other words"])
+    assert further.tokenizer.get_vocab() == learner.tokenizer.get_vocab()
+    for model in (further.student, further.average):
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, learner.average.state_dict()[name].half().float()), name
+
+
+def test_what_cannot_be_trained_further_is_refused(
+    exported: tuple[TextToImage, Path], tmp_path: Path
+) -> None:
+    learner, folder = exported
+    deeper = replace(learner.config, start_from=folder, depth=2)
+    with pytest.raises(
+        UserError, match=r"transformer cannot be trained further with these settings: .* here"
+    ):
+        TextToImage(deeper, [])
+    with pytest.raises(UserError, match="holds no painter to start from"):
+        TextToImage(replace(learner.config, start_from=tmp_path), [])
+    shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "text_encoder")
+    with pytest.raises(UserError, match="holds no T5EncoderModel to start from"):
+        TextToImage(replace(learner.config, start_from=tmp_path / "copy"), [])
 
 
 def test_the_pipeline_reads_prompts_as_training_did(exported: tuple[TextToImage, Path]) -> None:

@@ -127,6 +127,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": {"images_per_caption": 2},
     },
     "simclr": {"method": {"encoder": ENCODER, **HEAD}, "data": {"crops_per_image": 2}},
+    "supervised": {"method": {"encoder": ENCODER, **HEAD}},
     "autoencoder": {"method": {"image_size": SIZE, "channels": (8, 16), "num_groups": 4}},
     "text-to-image": {
         "method": {

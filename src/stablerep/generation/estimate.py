@@ -40,11 +40,21 @@ def estimate(config: GenerateConfig, device: str, num_devices: int) -> Estimate:
         origin = refuse_other_settings(table, settings)
         done = DoneKeys(table, origin) if origin else done
     missing = num_missing(captions, config.num_images, done)
-    batch = next(plan(captions, config.num_images, done, batch_size=teacher.batch_size, seed=config.seed), [])
+    batches = plan(
+        captions,
+        config.num_images,
+        done,
+        batch_size=teacher.batch_size,
+        seed=config.seed,
+        styles=teacher.styles,
+    )
+    batch = next(batches, [])
     begin = time.monotonic()
     sizes = []
     if batch:
-        painted = teacher.paint(teacher.encode([item.text for item in batch]), [item.seed for item in batch])
+        painted = teacher.paint(
+            teacher.encode([item.prompt for item in batch]), [item.seed for item in batch]
+        )
         sizes = [len(encode_picture(picture, config).data) for picture in painted.pictures]
     measured = time.monotonic() - begin if batch else 0.0
     num_batches = math.ceil(missing / teacher.batch_size)

@@ -61,6 +61,7 @@ class DiffusersTeacher:
         self._paint_parameters = inspect.signature(type(pipeline).__call__).parameters
         self._names = CONDITIONING.get(type(pipeline).__name__)
         self._options = _options(settings, self._paint_parameters)
+        self.styles = settings.styles
         self._negative_prompt = settings.negative_prompt
         self._negative: dict[str, Tensor] = {}
         self._token_limits = _token_limits(pipeline, self._options, self._paint_parameters)
@@ -236,6 +237,7 @@ def _describe(
         **{name: options.get(name) for name in ("num_inference_steps", "guidance_scale", "height", "width")},
         "max_sequence_length": options.get("max_sequence_length"),
         "negative_prompt": settings.negative_prompt,
+        "styles": list(settings.styles),
         "dtype": settings.dtype,
         "attention": settings.attention,
         "batch_size": settings.batch_size,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from stablerep.runtime import seed_for
+from stablerep.store import in_style
 
 Key = tuple[str, int]
 Caption = tuple[str, str]
@@ -21,6 +22,12 @@ class PlanItem:
     text: str
     image_index: int
     seed: int
+    style: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What the teacher is asked for."""
+        return in_style(self.text, self.style)
 
     @property
     def key(self) -> Key:
@@ -29,20 +36,26 @@ class PlanItem:
 
 
 def plan(
-    captions: Sequence[Caption], num_images: int, done: Container[Key], *, batch_size: int, seed: int
+    captions: Sequence[Caption],
+    num_images: int,
+    done: Container[Key],
+    *,
+    batch_size: int,
+    seed: int,
+    styles: Sequence[str] = (),
 ) -> Iterator[list[PlanItem]]:
     """Batches of the missing pictures, all of ``batch_size`` but the last.
 
     The order is deterministic: windows of ``batch_size`` captions, within each all first images, then all second ones,
     so that a batch holds as many prompts as the text encoder takes at once and a prompt is needed only for a while.
     ``done`` is asked when a window is reached, so it may grow meanwhile. A picture's seed is a function of (run seed,
-    caption id, image index) alone.
+    caption id, image index) alone, its style one of its image index.
     """
     waiting: list[PlanItem] = []
     for begin in range(0, len(captions), batch_size):
         window = captions[begin : begin + batch_size]
         waiting += [
-            PlanItem(identity, text, index, seed_for(seed, identity, index))
+            PlanItem(identity, text, index, seed_for(seed, identity, index), _style_of(index, styles))
             for index in range(num_images)
             for identity, text in window
             if (identity, index) not in done
@@ -52,6 +65,10 @@ def plan(
             del waiting[:batch_size]
     if waiting:
         yield waiting
+
+
+def _style_of(image_index: int, styles: Sequence[str]) -> str | None:
+    return styles[image_index % len(styles)] if styles else None
 
 
 def num_missing(captions: Sequence[Caption], num_images: int, done: Container[Key]) -> int:

@@ -43,6 +43,9 @@ class PaintConfig:
     """Attention kernel, where the pipeline has the choice; auto: plain in bfloat16 on a CPU, else torch's fused one."""
     batch_size: int | None = None
     """Pictures painted together; every batch has this size. 8 where the teacher does not say."""
+    styles: tuple[str, ...] | None = None
+    """Styles to paint in: image index i is asked for in style i mod their number, as "a red apple, STYLE"; the
+    teacher's own where not given, none where empty."""
     device: str = "auto"
     """Where to paint: cpu, cuda, cuda:1, mps; auto takes every GPU of this machine, else the CPU."""
     download: bool = False
@@ -107,8 +110,8 @@ class TeacherDefaults:
     batch_size: int | None = None
     max_sequence_length: int | None = None
     """Tokens of a prompt that the text encoder reads, for pipelines that let the caller choose."""
-    style: str | None = None
-    """What the teacher paints, in words; only shown."""
+    styles: tuple[str, ...] = ()
+    """Styles that the teacher can be asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,7 @@ class PaintSettings:
     dtype: DtypeName
     attention: Literal["fused", "plain"]
     batch_size: int
+    styles: tuple[str, ...]
 
 
 def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device) -> PaintSettings:
@@ -142,6 +146,7 @@ def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device
         dtype=dtype,
         attention=_attention(config.attention, dtype, device),
         batch_size=_first(config.batch_size, defaults.batch_size, 8),
+        styles=_first(config.styles, defaults.styles, ()),
     )
 
 

@@ -152,6 +152,7 @@ class Writer:
             "caption_id": item.caption_id,
             "image_index": item.image_index,
             "seed": item.seed,
+            "style": item.style,
             "status": OK if reason is None else "failed",
             "reason": reason,
             **self._facts[item.caption_id],

@@ -23,6 +23,8 @@ class Teacher(Protocol):
 
     name: str
     batch_size: int
+    styles: tuple[str, ...]
+    """Styles that the images of a caption are asked for in turn."""
     settings: dict[str, Any]
     """What determines the pixels, as plain JSON values."""
     num_truncated: int

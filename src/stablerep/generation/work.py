@@ -111,13 +111,18 @@ class _Worker:
         """Paint until the captions are through (True) or another worker's pictures turn up (False)."""
         config, lost = self._config, self._writer.tally.lost
         batches = plan(
-            captions, config.num_images, self._done, batch_size=self._teacher.batch_size, seed=config.seed
+            captions,
+            config.num_images,
+            self._done,
+            batch_size=self._teacher.batch_size,
+            seed=config.seed,
+            styles=self._teacher.styles,
         )
         for batch in batches:
             self._done.refresh()
             missing = [item for item in batch if item.key not in self._done]
             if missing:
-                conditionings = self._conditionings.of([item.text for item in missing])
+                conditionings = self._conditionings.of([item.prompt for item in missing])
                 painted = self._teacher.paint(conditionings, [item.seed for item in missing])
                 self._done.add([item.key for item in missing])
                 self._writer.put(missing, painted)
@@ -140,7 +145,8 @@ class _Conditionings:
         for prompt in prompts:
             self._kept.move_to_end(prompt)
         # Two windows of the plan, as a batch may reach over the border between them.
-        while len(self._kept) > 2 * self._teacher.batch_size:
+        window = self._teacher.batch_size * max(1, len(self._teacher.styles))
+        while len(self._kept) > 2 * window:
             self._kept.popitem(last=False)
         return [self._kept[prompt] for prompt in prompts]
 

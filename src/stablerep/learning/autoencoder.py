@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stablerep import runtime
-from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid
+from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class AutoencoderConfig:
     """Groups of the group norms; divides every entry of channels."""
     kl_weight: float = 1e-5
     """Weight of the Kullback-Leibler term, summed over the latent of a picture."""
+    start_from: Path | None = None
+    """Folder of an AutoencoderKL of the same architecture whose weights are trained further."""
 
     def __post_init__(self) -> None:
         if not self.channels or any(channels % self.num_groups for channels in self.channels):
@@ -53,6 +55,8 @@ class Autoencoder(Method):
             sample_size=config.image_size,
             mid_block_add_attention=False,
         )
+        if config.start_from is not None:
+            load_weights(self.vae, config.start_from)
         self.register_buffer("latent_square", torch.zeros(()))
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""StableRep and SimCLR: one method, which differ in what counts as the same thing."""
+"""StableRep, SimCLR and supervised learning: one method, which differ in what counts as the same thing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,8 @@ class ContrastiveConfig:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The encoder to train."""
-    positives: Literal["caption", "image"] = "caption"
-    """Views that attract: those of one caption (StableRep) or those of one image (SimCLR)."""
+    positives: Literal["caption", "image", "label"] = "caption"
+    """Views that attract: those of one caption (StableRep), of one image (SimCLR), or of one label (SupCon)."""
     temperature: float = 0.1
     """Similarities are divided by it before the softmax."""
     head_hidden: int = 4096
@@ -34,7 +34,7 @@ class ContrastiveConfig:
 
 
 class Contrastive(Method):
-    """Views of the same caption (or image) attract, all others in the global batch repel."""
+    """Views of the same caption (or image, or label) attract, all others in the global batch repel."""
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
@@ -72,4 +72,4 @@ class Contrastive(Method):
     def _labels(self, batch: Batch) -> Tensor:
         if self.config.positives == "caption":
             return batch["caption_id"][:, None].expand_as(batch["valid"])
-        return batch["image_id"]
+        return batch["image_id" if self.config.positives == "image" else "label"]

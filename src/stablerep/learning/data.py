@@ -18,7 +18,7 @@ from stablerep.errors import UserError
 from stablerep.features import decode_image
 from stablerep.learning.method import Batch
 from stablerep.learning.views import ViewConfig, make_views
-from stablerep.store import OK, REAL, CaptionTable, ImageTable
+from stablerep.store import OK, REAL, CaptionTable, ImageTable, in_style
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 
@@ -31,6 +31,8 @@ class DataConfig:
     """Image tables; the images of one caption are gathered over all of them."""
     captions: Path | None = None
     """Caption table, for methods that read text."""
+    style_probability: float = 0.0
+    """Captions to which the style of their first image is joined where it is known, as painters are asked for it."""
     origin: Literal["painted", "real", "any"] = "any"
     """Painted pictures, real ones, or both."""
     where: str | None = None
@@ -56,6 +58,8 @@ class DataConfig:
         for name in ("captions_per_batch", "images_per_caption", "crops_per_image", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.style_probability <= 1:
+            raise ValueError(f"style_probability must be in [0, 1], got {self.style_probability}")
 
 
 def identity_of(*parts: int | str) -> int:
@@ -71,6 +75,8 @@ class _ImageRef:
     caption: str
     origin: str
     image_index: int
+    style: str | None
+    label: str | None
 
 
 class ViewSource:
@@ -124,10 +130,15 @@ class ViewSource:
         ]
         views = make_views(self._load(refs), seeds, config.view)
         image_ids = [identity_of(ref.origin, ref.caption, ref.image_index) for ref in refs]
+        labels = [
+            image if ref.label is None else identity_of("label", ref.label)
+            for ref, image in zip(refs, image_ids, strict=True)
+        ]
         batch = {
             "image": views.view(num_local, num_views, *views.shape[1:]),
             "caption_id": torch.tensor([identity_of(caption) for caption in captions]),
             "image_id": torch.tensor(image_ids).view(num_local, num_views),
+            "label": torch.tensor(labels).view(num_local, num_views),
             "valid": torch.tensor([valid for _, valid in drawn]).repeat_interleave(
                 config.crops_per_image, dim=1
             ),
@@ -136,7 +147,11 @@ class ViewSource:
             ),
         }
         if self._tokenize:
-            batch["tokens"] = self._tokenize([self._text(caption, epoch) for caption in captions])
+            texts = [
+                self._text(caption, images[0].style, epoch)
+                for caption, (images, _) in zip(captions, drawn, strict=True)
+            ]
+            batch["tokens"] = self._tokenize(texts)
         return batch
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
@@ -167,11 +182,11 @@ class ViewSource:
         images: dict[str, dict[tuple[str, int], _ImageRef]] = {}
         for number, table in enumerate(self._tables):
             positions = _allowed_positions(table, self.config)
-            rows = table.read(["caption_id", "origin", "image_index"]).take(positions)
+            rows = table.read(["caption_id", "origin", "image_index", "style", "label"]).take(positions)
             columns = (rows[name].to_pylist() for name in rows.column_names)
-            for position, caption, origin, index in zip(positions.tolist(), *columns, strict=True):
-                ref = _ImageRef(number, position, caption, origin, index)
-                images.setdefault(caption, {}).setdefault((origin, index), ref)
+            for position, *identity in zip(positions.tolist(), *columns, strict=True):
+                ref = _ImageRef(number, position, *identity)
+                images.setdefault(ref.caption, {}).setdefault((ref.origin, ref.image_index), ref)
         return {caption: [refs[key] for key in sorted(refs)] for caption, refs in images.items()}
 
     def _choose_captions(self) -> list[str]:
@@ -217,9 +232,13 @@ class ViewSource:
             )
         return texts
 
-    def _text(self, caption: str, epoch: int) -> str:
+    def _text(self, caption: str, style: str | None, epoch: int) -> str:
         texts = self._texts[caption]
-        return texts[int(runtime.numpy_generator(self.seed, "text", epoch, caption).integers(len(texts)))]
+        generator = runtime.numpy_generator(self.seed, "text", epoch, caption)
+        text = texts[int(generator.integers(len(texts)))]
+        if style is None or generator.random() >= self.config.style_probability:
+            return text
+        return in_style(text, style)
 
 
 def _decode_row(encoded: bytes, ref: _ImageRef, path: str) -> Tensor:

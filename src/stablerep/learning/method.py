@@ -1,19 +1,22 @@
 """What a method is: a module that encodes a batch, computes its loss, and can export what it learned."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stablerep import runtime
+from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder
 
 Batch = dict[str, Tensor]
 """Named tensors: image (N, V, 3, H, W) in [0, 1]; caption_id (N,) and image_id (N, V), identities; valid (N, V);
-seed (N,), for every random draw of the method; where the method reads text, tokens (N, T)."""
+label (N, V), identities of what the images show, an image without a label being the only one of its kind; seed (N,),
+for every random draw of the method; where the method reads text, tokens (N, T)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +78,32 @@ def mean_over_valid(values: Tensor, batch: Batch) -> Tensor:
     """
     valid = batch["valid"].flatten()
     return values[valid].sum() / runtime.all_reduce_sum(valid.sum())
+
+
+@torch.no_grad()
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Fill a diffusers or transformers model with the weights of a folder that ``save_pretrained`` wrote.
+
+    Raises ``UserError`` where the folder holds no such model, or one of another architecture.
+    """
+    source: Any = type(module)
+    try:
+        stored = source.from_pretrained(folder, use_safetensors=True, local_files_only=True).state_dict()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no {source.__name__} to start from: {error}") from error
+    target = module.state_dict()
+    wrong = sorted(
+        name for name in stored.keys() | target.keys() if _shape_of(stored, name) != _shape_of(target, name)
+    )
+    if wrong:
+        raise UserError(
+            f"{folder} cannot be trained further with these settings: {wrong[0]} has shape "
+            f"{_shape_of(stored, wrong[0])} there and {_shape_of(target, wrong[0])} here ({len(wrong)} such); "
+            "give the settings that it was made with"
+        )
+    for name, tensor in target.items():
+        tensor.copy_(stored[name])
+
+
+def _shape_of(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None

@@ -40,6 +40,14 @@ class SimCLRConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(TrainConfig):
+    """All images of a label are positives of each other (supervised contrastive learning, Khosla et al. 2020): the
+    upper reference on labelled pictures, and the judge of painted ones."""
+
+    method: ContrastiveConfig = field(default_factory=lambda: ContrastiveConfig(positives="label"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderTrainConfig(TrainConfig):
     """The picture autoencoder that a latent painter needs."""
 
@@ -114,6 +122,7 @@ def _require_size(config: TrainConfig, size: int, what: str) -> None:
 METHODS: dict[str, MethodEntry] = {
     "stablerep": MethodEntry(StableRepConfig, lambda config: Contrastive(config.method)),
     "simclr": MethodEntry(SimCLRConfig, lambda config: Contrastive(config.method)),
+    "supervised": MethodEntry(SupervisedConfig, lambda config: Contrastive(config.method)),
     "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
     "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),
 }

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
-from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid
+from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid
 from stablerep.run import write_text
 
 _PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -52,6 +52,11 @@ class TextToImageConfig:
     """Default of the exported painter."""
     guidance_scale: float = 4.0
     """Default of the exported painter."""
+    styles: tuple[str, ...] = ()
+    """Styles that the exported painter is asked for by default; trained with data.style_probability."""
+    start_from: Path | None = None
+    """Folder of a painter of the same architecture, as exported, whose weights (the average) and vocabulary are
+    trained further."""
     batch_size: int = 32
     """Pictures that the exported painter paints together, by default."""
 
@@ -63,6 +68,15 @@ class TextToImageConfig:
         for name in ("caption_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+def _tokenizer(config: TextToImageConfig, texts: Iterable[str]) -> Tokenizer:
+    if config.start_from is None:
+        return train_tokenizer(texts, config.vocabulary)
+    path = config.start_from / "tokenizer" / "tokenizer.json"
+    if not path.exists():
+        raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing)")
+    return Tokenizer.from_file(str(path))
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -93,7 +107,7 @@ class TextToImage(Method):
                 f"{config.autoencoder} holds no autoencoder (config.json); train one with `train autoencoder`"
             )
         self.config = config
-        self.tokenizer = train_tokenizer(texts, config.vocabulary)
+        self.tokenizer = _tokenizer(config, texts)
         self.tokenizer.enable_padding(length=config.num_tokens, pad_token=_PAD, pad_id=self._id(_PAD))
         self.tokenizer.enable_truncation(config.num_tokens)
         self.vae = (
@@ -102,6 +116,9 @@ class TextToImage(Method):
             .eval()
         )
         self.student = _build_student(config, self.tokenizer.get_vocab_size(), self.vae.config)
+        if config.start_from is not None:
+            for name, module in self.student.items():
+                load_weights(module, config.start_from / name)
         self.average = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
 
@@ -193,6 +210,7 @@ class TextToImage(Method):
             "scheduler": "teacher",
             "max_sequence_length": self.config.num_tokens,
             "batch_size": self.config.batch_size,
+            "styles": list(self.config.styles),
         }
         write_text(path / "stablerep.json", json.dumps(defaults, indent=2) + "\n")
         return path
