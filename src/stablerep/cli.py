@@ -75,6 +75,12 @@ def _load_report() -> tuple[type[Any], Callable[..., Any]]:
     return ReportConfig, write_report
 
 
+def _load_compare() -> tuple[type[Any], Callable[..., Any]]:
+    from stablerep.workflows.compare import CompareConfig, compare
+
+    return CompareConfig, compare
+
+
 def _load_quickstart() -> tuple[type[Any], Callable[..., Any]]:
     from stablerep.workflows.quickstart import QuickstartConfig, quickstart
 
@@ -126,6 +132,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("evaluate", "painter"): Command(
         "prompt fidelity of painted images", "images.lance --world icons --judge runs/simclr", _load_fidelity
+    ),
+    ("compare",): Command(
+        "methods and sources under equal conditions, over sizes and seeds",
+        "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
+        _load_compare,
     ),
     ("report",): Command("one self-contained HTML page from files on disk", "quickstart", _load_report),
 }

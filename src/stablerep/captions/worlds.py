@@ -92,6 +92,17 @@ def write_world(config: WorldConfig, *, console: Console = Console(quiet=True)) 
     return summary
 
 
+def world_name(folder: Path) -> str:
+    """The name of the world that a folder holds; ``UserError`` where it holds none."""
+    try:
+        return str(json.loads((folder / "world.json").read_text(encoding="utf-8"))["world"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} holds no world (world.json); write one with `stablerep world`, or name one of "
+            f"{', '.join(WORLDS)}"
+        ) from error
+
+
 def _claim(config: WorldConfig, digest: str, size: int) -> None:
     """Write down which world the folder holds, or compare; rows of two worlds must not mix."""
     path = config.out / "world.json"

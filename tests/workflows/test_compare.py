@@ -1,0 +1,149 @@
+"""A comparison at its smallest: equal conditions or none, every stage once, one table and one figure."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import tomli_w
+import torch
+from PIL import Image
+
+from generation import tiny_pipelines
+from stablerep.captions.worlds import WorldConfig, write_world
+from stablerep.errors import UserError
+from stablerep.store import ImageTable
+from stablerep.workflows.compare import CompareConfig, compare
+from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompareConfig]:
+    """A comparison on the drawings of two labels, with a random painter and the smallest encoder."""
+    folder = tmp_path_factory.mktemp("compare")
+    drawings, recipe, teacher = folder / "icons.parquet", folder / "small.toml", folder / "teacher"
+    pq.write_table(pq.read_table(ICONS, filters=[("label", "in", LABELS)]), drawings)
+    write_world(WorldConfig(name="icons", out=folder / "world", source=drawings))
+    tiny_pipelines.pixart(teacher)
+    (teacher / "stablerep.json").write_text(json.dumps({"num_inference_steps": 2}))
+    settings = small_recipe()
+    settings["generate"]["teacher"] = str(teacher)
+    for method, captions, images, crops in (("stablerep", 4, 2, 1), ("simclr", 4, 1, 2)):
+        settings["train"][method]["data"] |= {
+            "captions_per_batch": captions,
+            "images_per_caption": images,
+            "crops_per_image": crops,
+        }
+    recipe.write_text(tomli_w.dumps(settings))
+
+    def make(**changes: Any) -> CompareConfig:
+        sizes = {"num_captions": (6, NUM_CAPTIONS), "num_images": 2, "num_steps": 2, "seeds": (0, 1)}
+        places = {"out": folder / "compare", "world": str(folder / "world"), "settings": str(recipe)}
+        return CompareConfig(**(places | sizes | changes))
+
+    return make
+
+
+def test_arms_sizes_and_seeds_make_one_table_and_one_figure(small: Callable[..., CompareConfig]) -> None:
+    config = small()
+    found = compare(config)
+    stored = json.loads(found.path.read_text())
+    arms = {(row["arm"], row["num_captions"]) for row in stored["rows"]}
+    names = (*config.arms, "raw pixels", "untrained encoder")
+    assert arms == {(arm, num) for arm in names for num in config.num_captions}
+    for row in found.rows_found:
+        trained = row.arm in config.arms
+        assert row.summary.num_runs == (len(config.seeds) if trained else 1)
+        assert (row.summary.ahead is None) == (row.arm == config.arms[0])
+    assert len(found.rows()) == len(found.rows_found)
+    assert Image.open(found.figure).size[0] > 500
+    runs = {path.name for path in (config.out / "runs").iterdir()}
+    assert len(runs) == len(config.arms) * len(config.num_captions) * len(config.seeds)
+    assert "stablerep-painted-12-seed-1" in runs
+
+
+def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) -> None:
+    config = small()
+    first = compare(config)
+    weights = {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/checkpoint.pt")}
+    version = ImageTable.open(config.out / "images.lance").version
+    again = compare(config)
+    assert again.to_json() == first.to_json()
+    assert weights == {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/checkpoint.pt")}
+    assert ImageTable.open(config.out / "images.lance").version == version
+
+
+def test_every_arm_has_as_many_tries_at_its_learning_rate(small: Callable[..., CompareConfig]) -> None:
+    config = small(num_captions=(NUM_CAPTIONS,), seeds=(0,), learning_rates=(1e-4, 1e-2))
+    found = compare(config)
+    assert found.learning_rates.keys() == {f"{arm} {NUM_CAPTIONS}" for arm in config.arms}
+    assert set(found.learning_rates.values()) <= set(config.learning_rates)
+    tried = {path.name for path in (config.out / "search").iterdir()}
+    assert len(tried) == len(config.arms) * 2
+    for arm in config.arms:
+        folder = f"{arm.replace(':', '-')}-{NUM_CAPTIONS}-seed-0-lr-"
+        reached = {
+            rate: json.loads((config.out / "search" / f"{folder}{rate:g}" / "scores.json").read_text())[
+                "records"
+            ]
+            for rate in config.learning_rates
+        }
+        linear = {
+            rate: max(
+                one["validation_accuracy"]
+                for one in records
+                if one["kind"] == "run" and one["protocol"] == "linear"
+            )
+            for rate, records in reached.items()
+        }
+        assert linear[found.learning_rates[f"{arm} {NUM_CAPTIONS}"]] == max(linear.values())
+
+
+def test_unequal_batches_are_refused_before_anything_is_painted(
+    small: Callable[..., CompareConfig], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "unequal.toml"
+    text = Path(small().settings).read_text()
+    recipe.write_text(text.replace("images_per_caption = 2", "images_per_caption = 3"))
+    with pytest.raises(UserError, match=r"different numbers of pictures per step \(simclr:real 8, .* 12\)"):
+        compare(small(settings=str(recipe), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_different_captions_are_refused(small: Callable[..., CompareConfig], tmp_path: Path) -> None:
+    recipe = tmp_path / "filtered.toml"
+    text = Path(small().settings).read_text()
+    recipe.write_text(text.replace("where = \"split = 'train'\"", "where = \"label = 'food-fruit'\"", 1))
+    with pytest.raises(UserError, match="would learn from different captions"):
+        compare(small(settings=str(recipe), out=tmp_path / "out", num_captions=(8,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"arms": ("dino:real",)}, "arms must be METHOD:SOURCE .*got 'dino:real'"),
+        ({"arms": ("simclr:photos",)}, "got 'simclr:photos'"),
+        ({"seeds": (0, 0)}, "seeds must hold different values"),
+        ({"num_captions": ()}, "num_captions must hold different values"),
+        ({"num_steps": 0}, "num_steps must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        CompareConfig(out=Path("unused"), **changes)
+
+
+def test_a_folder_that_is_no_world_is_named(small: Callable[..., CompareConfig], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        compare(small(world=str(tmp_path), out=tmp_path / "out"))
