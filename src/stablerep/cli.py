@@ -126,7 +126,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "measure an encoder on real images", "runs/stablerep --world icons", _load_evaluate
     ),
     ("evaluate", "painter"): Command(
-        "fidelity, distance to real pictures and near-copies of painted images",
+        "fidelity, realism and near-copies of painted images",
         "images.lance --world icons --judge runs/simclr",
         _load_painter,
     ),
