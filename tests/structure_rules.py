@@ -19,7 +19,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("captions",),
     ("models",),
     ("generation",),
-    ("features", "probes", "match"),
+    ("features", "probes", "copies", "match"),
     ("audit", "learning", "evaluation"),
     ("report",),
     ("workflows", "doctor"),

@@ -63,10 +63,16 @@ def _load_evaluate() -> tuple[type[Any], Callable[..., Any]]:
     return EvaluateConfig, evaluate
 
 
-def _load_fidelity() -> tuple[type[Any], Callable[..., Any]]:
+def _load_painter() -> tuple[type[Any], Callable[..., Any]]:
     from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 
     return PainterConfig, evaluate_painter
+
+
+def _load_sheet() -> tuple[type[Any], Callable[..., Any]]:
+    from stablerep.evaluation.contact_sheet import SheetConfig, write_sheet
+
+    return SheetConfig, write_sheet
 
 
 def _load_report() -> tuple[type[Any], Callable[..., Any]]:
@@ -131,7 +137,14 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "measure an encoder on real images", "runs/stablerep --world icons", _load_evaluate
     ),
     ("evaluate", "painter"): Command(
-        "prompt fidelity of painted images", "images.lance --world icons --judge runs/simclr", _load_fidelity
+        "fidelity, realism and near-copies of painted images",
+        "images.lance --world icons --judge runs/simclr",
+        _load_painter,
+    ),
+    ("sheet",): Command(
+        "one PNG of captions with their pictures",
+        "images.lance --captions captions.lance --out sheet.png",
+        _load_sheet,
     ),
     ("compare",): Command(
         "methods and sources under equal conditions, over sizes and seeds",

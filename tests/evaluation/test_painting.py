@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 from tiny_icons import COLOURS, captions, drawing, image_row
 
 from stablerep.errors import UserError
-from stablerep.evaluation.painting import PainterConfig, evaluate_painter, prompt_fidelity
+from stablerep.evaluation.distances import DistanceConfig
+from stablerep.evaluation.near_copies import NearCopyConfig
+from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.store import ImageTable
 
 
@@ -36,9 +38,14 @@ CONFUSES = dict(zip(COLOURS, [*list(COLOURS)[1:], next(iter(COLOURS))], strict=T
 
 
 def settings(images: Path, world: Path, **more: object) -> PainterConfig:
-    return PainterConfig(
-        images=images, world=world, judge="raw-pixels", num_bootstrap=100, precision="float32", **more
-    )
+    few: dict[str, object] = {
+        "judge": "raw-pixels",
+        "num_bootstrap": 100,
+        "precision": "float32",
+        "distances": DistanceConfig(kid_subsets=5),
+        "copies": NearCopyConfig(num_pictures=20, num_planted=4, num_shown=3),
+    }
+    return PainterConfig(images=images, world=world, **(few | more))
 
 
 def test_a_painter_that_reads_reaches_the_judge(world: Path, tmp_path: Path) -> None:
@@ -104,11 +111,45 @@ def test_nothing_painted_is_said(world: Path) -> None:
         evaluate_painter(settings(world / "images.lance", world))
 
 
-def test_fidelity_by_hand() -> None:
-    labels = np.array(["a", "a", "a", "a", "b", "b"])
-    named = np.array(["a", "a", "b", "a", "b", "a"])
-    fidelity = prompt_fidelity(named, labels, np.array(["1", "1", "2", "2", "3", "3"]))
-    assert fidelity.mean_per_class.value == pytest.approx((3 / 4 + 1 / 2) / 2)
-    assert fidelity.top1.value == pytest.approx(4 / 6)
-    assert fidelity.per_class == {"a": 0.75, "b": 0.5}
-    assert fidelity.num_captions == 3
+def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_path: Path) -> None:
+    """One painter draws anew, the other hands out its training pictures."""
+    more = {"copies": NearCopyConfig(num_planted=10, num_shown=3), "second": "raw-pixels"}
+    fresh = evaluate_painter(settings(paint(tmp_path, READS), world, **more))
+    real = ImageTable.open(world / "images.lance").read(
+        ["image", "caption_id", "image_index", "split", "style"]
+    )
+    rows = [row for row in real.to_pylist() if row["split"] == "train" and row["style"] != "fluent"]
+    by_id = {caption["id"]: caption for caption in captions()}
+    ImageTable.open_or_create(tmp_path / "repeats.lance").append(
+        image_row(by_id[row["caption_id"]], row["image_index"], row["image"], origin="repeats")
+        for row in rows
+    )
+    repeats = evaluate_painter(settings(tmp_path / "repeats.lance", world, out=tmp_path / "r.json", **more))
+    assert fresh.near_copies.share.value < 0.1
+    assert repeats.near_copies.share.value == 1
+    assert repeats.near_copies.nearest[0].similarity > 0.999
+    assert repeats.near_copies.false_alarms <= 0.01
+    assert repeats.near_copies.found["mirrored"] == 1
+    assert [found.encoder for found in repeats.distances] == ["raw-pixels", "raw-pixels"]
+    assert repeats.distances[0].cover.coverage > 0.9
+    assert repeats.distances[0].num_pictures == 31
+    with Image.open(tmp_path / "r-nearest.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width > 6 * 64
+
+
+def test_seen_words_are_counted(world: Path, tmp_path: Path) -> None:
+    """Training captions are numbered 0 to 6, validation captions 7 and 8: each has a number not seen."""
+    images = paint(tmp_path, READS)
+    with pytest.raises(UserError, match="one of the 0 captions that are judged"):
+        evaluate_painter(settings(images, world, split="validation", seen_words=True))
+    scores = evaluate_painter(settings(images, world, split="all", seen_words=True))
+    assert scores.fidelity.num_captions == 21
+    assert scores.num_captions_left_out == 15
+    assert ["captions left out for an unseen word", "15"] in scores.rows()
+
+
+def test_few_paintings_leave_distances_out(world: Path, tmp_path: Path) -> None:
+    rows = [image_row(captions()[0], 0, drawing("apple", 1), origin="painter")]
+    ImageTable.open_or_create(tmp_path / "images.lance").append(rows)
+    scores = evaluate_painter(settings(tmp_path / "images.lance", world))
+    assert scores.distances == () and scores.near_copies.num_painted == 1

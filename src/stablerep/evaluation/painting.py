@@ -1,8 +1,8 @@
-"""Evaluation of painters: does a classifier trained on real pictures see what the caption asked for?"""
+"""Evaluation of painters: prompt fidelity, distance to real pictures, and near-copies of what they learned from."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,22 +12,28 @@ import tyro
 
 from stablerep import runtime
 from stablerep.console import Console
-from stablerep.errors import UserError
+from stablerep.evaluation.asked import Paintings, read_asked, read_paintings
 from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
+from stablerep.evaluation.contact_sheet import Block, save_sheet
+from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
+from stablerep.evaluation.fidelity import Fidelity, Named, prompt_fidelity
 from stablerep.evaluation.intervals import GroupBootstrap, Interval
-from stablerep.features import FrozenEncoder, RawPixels, TableImages, extract
+from stablerep.evaluation.near_copies import NearCopies, NearCopyConfig, find_near_copies
+from stablerep.features import FrozenEncoder, RawPixels, extract
 from stablerep.models.encoder import load_encoder
-from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear, mean_per_class_accuracy
+from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
 from stablerep.run import write_text
-from stablerep.store import OK, REAL, CaptionTable, ImageTable
 
 RAW_PIXELS = "raw-pixels"
-_NUM_SHUFFLES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class PainterConfig:
-    """Measure prompt fidelity: the share of painted pictures that a judge trained on real ones names rightly."""
+    """Measure a painter: whether it paints what captions ask for, how like real pictures, and how many near-copies.
+
+    Neither the judge nor the second encoder may have aligned the painter or filtered its pictures: a painter that was
+    made to please an encoder is not measured by it.
+    """
 
     images: tyro.conf.Positional[Path]
     """Table of painted pictures (images.lance)."""
@@ -36,26 +42,35 @@ class PainterConfig:
     judge: str
     """Encoder of the judge: a run, an encoder folder, a shipped name, or raw-pixels; never one that saw these
     paintings."""
+    second: str | None = None
+    """A second encoder, independent of the judge, for the distances to real pictures."""
     benchmark: Literal["icons", "fashion"] = "icons"
     """Which real pictures train the judge: the training split of this benchmark."""
     origin: str | None = None
     """Which painter's pictures; needed where the table holds those of several."""
     split: Literal["train", "validation", "test", "all"] = "all"
     """Captions whose pictures are judged."""
+    seen_words: bool = False
+    """Only captions made of words that occur in training captions."""
     num_bootstrap: int = 1000
     """Replicates of the bootstrap over captions."""
     seed: int = 0
-    """Seed of the bootstrap and of the shuffled control."""
+    """Seed of the bootstrap, of the shuffled control, and of which pictures are drawn."""
     batch_size: int = 256
     """Pictures per forward pass."""
     precision: runtime.Precision = "auto"
     """Number format of the forward pass; auto takes bfloat16 where it is faster."""
     device: str = "auto"
-    """Where the judge runs: auto, cpu, cuda, mps."""
+    """Where the encoders run: auto, cpu, cuda, mps."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """Settings of the judge's linear probe."""
+    distances: DistanceConfig = field(default_factory=DistanceConfig)
+    """Settings of the distances to real pictures."""
+    copies: NearCopyConfig = field(default_factory=NearCopyConfig)
+    """Settings of the search for near-copies."""
     out: Path | None = None
-    """Where to write the scores; painter-scores.json beside the table where not given."""
+    """Where to write the scores; painter-scores.json beside the table where not given. The pairs that are most
+    alike are drawn beside it, as painter-scores-nearest.png."""
 
     def __post_init__(self) -> None:
         if min(self.num_bootstrap, self.batch_size) < 1:
@@ -63,26 +78,14 @@ class PainterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fidelity:
-    """How often the judge named painted pictures by the label of their caption."""
-
-    mean_per_class: Interval
-    """Prompt fidelity: share named rightly, mean over classes, interval over captions."""
-    top1: Interval
-    """Share named rightly, over all pictures."""
-    shuffled: float
-    """Mean per class where each caption has the label of another: what a painter that cannot read reaches."""
-    num_pictures: int
-    num_captions: int
-    per_class: Mapping[str, float]
-    """Share named rightly, by class."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class PainterScores:
-    """Prompt fidelity of one painter, beside what a perfect and a blind painter would reach."""
+    """What was measured of one painter, beside what a perfect and a blind painter would reach."""
 
     origin: str
+    split: str
+    seen_words: bool
+    num_captions_left_out: int
+    """Captions of the split with a word that no training caption has, where ``seen_words`` leaves them out."""
     judge: str
     judge_fingerprint: str
     judge_validation: float
@@ -92,118 +95,149 @@ class PainterScores:
     chance: float
     """One over the number of classes that the judge knows."""
     fidelity: Fidelity
+    distances: tuple[Distances, ...]
+    """To real training pictures, by encoder; none where there are too few pictures."""
+    near_copies: NearCopies
     num_failed: int
     """Failed paintings: rows without a picture to judge."""
     num_not_judged: int
     """Pictures whose caption has no label, or one that the judge does not know."""
 
-    HEADER: ClassVar[tuple[str, ...]] = ("", "share, %")
+    HEADER: ClassVar[tuple[str, ...]] = ("", "value")
 
     def rows(self) -> list[list[str]]:
         """The scores as rows of text under ``HEADER``."""
-        return [
-            ["prompt fidelity, mean per class", self.fidelity.mean_per_class.in_percent()],
-            ["prompt fidelity, all pictures", self.fidelity.top1.in_percent()],
-            ["the judge on real test pictures", self.judge_test.in_percent()],
-            ["the judge on real validation pictures", f"{100 * self.judge_validation:.1f}"],
-            ["captions shuffled", f"{100 * self.fidelity.shuffled:.1f}"],
-            ["chance", f"{100 * self.chance:.1f}"],
+        ratio = self.fidelity.of_judge
+        rows = [
+            ["prompt fidelity, mean per class, %", self.fidelity.mean_per_class.in_percent()],
+            ["prompt fidelity, all pictures, %", self.fidelity.top1.in_percent()],
+            ["the judge on real test pictures of these classes, %", self.fidelity.judge.in_percent()],
+            ["prompt fidelity over the judge, %", ratio.in_percent() if ratio else "none"],
+            ["the judge on all real test pictures, %", self.judge_test.in_percent()],
+            ["the judge on real validation pictures, %", f"{100 * self.judge_validation:.1f}"],
+            ["captions shuffled, %", f"{100 * self.fidelity.shuffled:.1f}"],
+            ["chance, %", f"{100 * self.chance:.1f}"],
+            ["captions, pictures", f"{self.fidelity.num_captions:,}, {self.fidelity.num_pictures:,}"],
         ]
+        if self.seen_words:
+            rows.append(["captions left out for an unseen word", f"{self.num_captions_left_out:,}"])
+        for number, distances in enumerate(self.distances):
+            rows += _distance_rows(distances, ("judge", "second")[number])
+        return [*rows, *_copy_rows(self.near_copies)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as written to painter-scores.json."""
-        return dataclasses.asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def _distance_rows(distances: Distances, role: str) -> list[list[str]]:
+    kid, cover, real = distances.kid, distances.cover, distances.real_cover
+    return [
+        [f"{role}: KID, {kid.size:,} each", f"{kid.mean:.3g} ± {kid.standard_error:.1g}"],
+        [f"{role}: KID, real against real, 95 % below", f"{kid.floor_95:.3g}"],
+        [
+            f"{role}: precision, recall, % (real)",
+            f"{100 * cover.precision:.1f}, {100 * cover.recall:.1f} "
+            f"({100 * real.precision:.1f}, {100 * real.recall:.1f})",
+        ],
+        [
+            f"{role}: density, coverage (real)",
+            f"{cover.density:.2f}, {cover.coverage:.2f} ({real.density:.2f}, {real.coverage:.2f})",
+        ],
+    ]
+
+
+def _copy_rows(copies: NearCopies) -> list[list[str]]:
+    return [
+        ["near-copies of training pictures, %", copies.share.in_percent()],
+        ["false alarms on real validation pictures, %", f"{100 * copies.false_alarms:.1f}"],
+        *([f"planted copies found: {name}, %", f"{100 * share:.1f}"] for name, share in copies.found.items()),
+    ]
 
 
 def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=True)) -> PainterScores:  # noqa: B008
-    """Judge the painted pictures of a table and write painter-scores.json.
+    """Measure the painted pictures of a table; write painter-scores.json and the pairs nearest to one another.
 
     Raises ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
     """
     benchmark = load_benchmark(config.benchmark, BenchmarkData(world=config.world, fashion=config.world))
-    origin, paintings = _read_paintings(config, benchmark.classes)
-    judge = _train_judge(config, benchmark, console)
-    named = judge.names(paintings.images, console)
-    test = next(iter(benchmark.tests.values()))
-    right = judge.classes[test.labels] == judge.names(test.images, console)
-    reached = GroupBootstrap(test.labels, test.groups, num=config.num_bootstrap, seed=config.seed)
+    asked = read_asked(config.world, config.split, seen_words=config.seen_words)
+    if config.seen_words:
+        console.say(f"{len(asked.labels):,} captions are made of seen words, {asked.num_left_out:,} are not")
+    paintings = read_paintings(config.images, config.origin, asked, benchmark.classes)
+    judge, real = _train_judge(config, benchmark, console)
+    painted = _features(judge.encoder, paintings.images, config, console)
+    on_test = _on_test(judge, benchmark, config, console)
+    reached = GroupBootstrap(on_test.labels, on_test.groups, num=config.num_bootstrap, seed=config.seed)
+    named = Named(judge.name(painted), paintings.labels, paintings.captions)
+    distances = [_distances(config.judge, judge.encoder, painted, real, config)]
+    if config.second is not None:
+        distances.append(_second_distances(config.second, paintings, benchmark, config, console))
+    near_copies, pairs = find_near_copies(
+        paintings, asked.texts, benchmark, config.copies, seed=config.seed, console=console
+    )
     scores = PainterScores(
-        origin=origin,
+        origin=paintings.origin,
+        split=config.split,
+        seen_words=config.seen_words,
+        num_captions_left_out=asked.num_left_out,
         judge=config.judge,
         judge_fingerprint=judge.encoder.fingerprint,
         judge_validation=judge.probe.validation_accuracy,
-        judge_test=reached.accuracies(right).interval("mean_per_class"),
+        judge_test=reached.accuracies(on_test.named == on_test.labels).interval("mean_per_class"),
         chance=1 / len(benchmark.classes),
-        fidelity=prompt_fidelity(
-            named, paintings.labels, paintings.captions, num_bootstrap=config.num_bootstrap, seed=config.seed
-        ),
+        fidelity=prompt_fidelity(named, on_test, num_bootstrap=config.num_bootstrap, seed=config.seed),
+        distances=tuple(found for found in distances if found is not None),
+        near_copies=near_copies,
         num_failed=paintings.num_failed,
         num_not_judged=paintings.num_not_judged,
     )
-    path = config.out or config.images.parent / "painter-scores.json"
-    write_text(path, json.dumps(scores.to_json(), indent=2) + "\n")
-    console.say(f"prompt fidelity of {origin}: {path}")
+    _write(scores, pairs, config.out or config.images.parent / "painter-scores.json", console)
     return scores
 
 
-def prompt_fidelity(
-    named: np.ndarray, labels: np.ndarray, captions: np.ndarray, *, num_bootstrap: int = 1000, seed: int = 0
-) -> Fidelity:
-    """Agreement of what the judge named (M,) with the labels (M,) of the captions (M,) of M paintings."""
-    bootstrap = GroupBootstrap(labels, captions, num=num_bootstrap, seed=seed)
-    accuracies = bootstrap.accuracies(named == labels)
-    ids, first, caption_of = np.unique(captions, return_index=True, return_inverse=True)
-    rng = runtime.numpy_generator("shuffled captions", seed)
-    shuffled = [
-        mean_per_class_accuracy(other, named)
-        for other in (rng.permutation(labels[first])[caption_of] for _ in range(_NUM_SHUFFLES))
-    ]
-    return Fidelity(
-        mean_per_class=accuracies.interval("mean_per_class"),
-        top1=accuracies.interval("top1"),
-        shuffled=float(np.mean(shuffled)),
-        num_pictures=len(labels),
-        num_captions=len(ids),
-        per_class={str(name): float((named[labels == name] == name).mean()) for name in np.unique(labels)},
-    )
-
-
-@dataclass(frozen=True)
-class _Paintings:
-    """M painted pictures with the caption and the label that were asked for."""
-
-    images: Sequence[bytes]
-    captions: np.ndarray
-    labels: np.ndarray
-    num_failed: int
-    num_not_judged: int
+def _write(scores: PainterScores, pairs: Sequence[Block], path: Path, console: Console) -> None:
+    sheet = path.with_name(f"{path.stem}-nearest.png")
+    save_sheet(sheet, pairs, columns=6)
+    write_text(path, json.dumps(scores.to_json(), indent=2) + "\n")
+    console.say(f"scores of {scores.origin}: {path}; the pairs most alike, painted and real: {sheet}")
 
 
 @dataclass(frozen=True)
 class _Judge:
     """A linear probe on frozen features, trained on real training pictures only."""
 
-    config: PainterConfig
     encoder: FrozenEncoder
     probe: Probe
     classes: np.ndarray
 
-    def names(self, images: Sequence[bytes], console: Console) -> np.ndarray:
-        """The class name (M,) that it gives each picture."""
-        features = _features(self.encoder, images, self.config, console)
+    def name(self, features: np.ndarray) -> np.ndarray:
+        """The class name (M,) that it gives each picture, by its features (M, D)."""
         named: np.ndarray = self.classes[self.probe.probabilities(features).argmax(1)]
         return named
 
 
-def _train_judge(config: PainterConfig, benchmark: Benchmark, console: Console) -> _Judge:
-    device = runtime.pick_device(config.device)
-    encoder: FrozenEncoder = RawPixels() if config.judge == RAW_PIXELS else load_encoder(config.judge, device)
+def _train_judge(config: PainterConfig, benchmark: Benchmark, console: Console) -> tuple[_Judge, np.ndarray]:
+    """The judge, and its features of the real training pictures."""
+    encoder = _load(config.judge, config)
     train, validation = (
         Labelled(_features(encoder, split.images, config, console), split.labels)
         for split in (benchmark.train, benchmark.validation)
     )
     probe = fit_linear(train, validation, len(benchmark.classes), config.probe)
-    return _Judge(config, encoder, probe, np.array(benchmark.classes))
+    return _Judge(encoder, probe, np.array(benchmark.classes)), train.features
+
+
+def _on_test(judge: _Judge, benchmark: Benchmark, config: PainterConfig, console: Console) -> Named:
+    """What the judge names the real pictures of the first test, which chose nothing."""
+    test = next(iter(benchmark.tests.values()))
+    features = _features(judge.encoder, test.images, config, console)
+    return Named(judge.name(features), judge.classes[test.labels], np.array(test.groups))
+
+
+def _load(name: str, config: PainterConfig) -> FrozenEncoder:
+    return RawPixels() if name == RAW_PIXELS else load_encoder(name, runtime.pick_device(config.device))
 
 
 def _features(
@@ -212,50 +246,19 @@ def _features(
     return extract(encoder, images, batch_size=config.batch_size, precision=config.precision, console=console)
 
 
-def _read_paintings(config: PainterConfig, classes: Sequence[str]) -> tuple[str, _Paintings]:
-    """The painter's name and its pictures, ordered by identity, with what their captions asked for."""
-    table = ImageTable.open(config.images)
-    columns = table.read(["origin", "caption_id", "image_index", "status"])  # row i is at position i
-    origins, captions, statuses = (
-        np.array(columns[name].to_pylist()) for name in ("origin", "caption_id", "status")
-    )
-    origin = _choose_origin(sorted(set(origins) - {REAL}), config)
-    label_of = _labels_asked_for(config)
-    of_split = (origins == origin) & np.isin(captions, list(label_of))
-    good = np.flatnonzero(of_split & (statuses == OK))
-    good = good[np.lexsort((columns["image_index"].to_numpy()[good], captions[good]))]
-    labels = np.array([label_of[caption] or "" for caption in captions[good]])
-    judged = np.isin(labels, classes)
-    if not judged.any():
-        raise UserError(
-            f"{config.images}: no picture of {origin} belongs to a caption of {config.world} "
-            f"(split {config.split}) with a label that the judge knows; give the world that was painted"
-        )
-    return origin, _Paintings(
-        images=TableImages(table, good[judged]),
-        captions=captions[good][judged],
-        labels=labels[judged],
-        num_failed=int((of_split & (statuses != OK)).sum()),
-        num_not_judged=int((~judged).sum()),
+def _distances(
+    name: str, encoder: FrozenEncoder, painted: np.ndarray, real: np.ndarray, config: PainterConfig
+) -> Distances | None:
+    return measure_distances(
+        painted, real, config.distances, seed=config.seed, encoder=name, fingerprint=encoder.fingerprint
     )
 
 
-def _choose_origin(origins: Sequence[str], config: PainterConfig) -> str:
-    if config.origin in origins:
-        return str(config.origin)
-    if config.origin is None and len(origins) == 1:
-        return origins[0]
-    problem = (
-        "several painters" if config.origin is None and origins else f"no painter {config.origin or 'at all'}"
+def _second_distances(
+    name: str, paintings: Paintings, benchmark: Benchmark, config: PainterConfig, console: Console
+) -> Distances | None:
+    encoder = _load(name, config)
+    painted, real = (
+        _features(encoder, images, config, console) for images in (paintings.images, benchmark.train.images)
     )
-    raise UserError(
-        f"{config.images} holds the pictures of {problem} (found: {', '.join(origins) or 'none'}); "
-        "choose one with --origin"
-    )
-
-
-def _labels_asked_for(config: PainterConfig) -> dict[str, str | None]:
-    """Caption id -> label, of the captions of the split."""
-    where = None if config.split == "all" else f"split = '{config.split}'"
-    rows = CaptionTable.open(config.world / "captions.lance").read(["id", "label"], where)
-    return dict(zip(rows["id"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    return _distances(name, encoder, painted, real, config)

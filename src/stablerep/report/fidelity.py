@@ -1,4 +1,4 @@
-"""How faithfully a painter follows its captions, in one sentence per painter-scores.json."""
+"""What was measured of a painter, in a few sentences per painter-scores.json."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ _NUM_WEAKEST = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """What a judge, trained on real pictures, sees in the pictures of one origin."""
+    """What a judge, trained on real pictures, sees in the pictures of one origin, and how like real ones they are."""
 
     origin: str
-    sentence: str
+    sentences: tuple[str, ...]
     weakest: str
 
 
@@ -43,16 +43,58 @@ def _read(path: Path) -> Fidelity:
 def _described(stored: dict[str, Any]) -> Fidelity:
     fidelity = stored["fidelity"]
     reached = Interval.read(fidelity["mean_per_class"])
-    judge = Interval.read(stored["judge_test"])
+    judge = Interval.read(fidelity["judge"])
     weakest = sorted(fidelity["per_class"].items(), key=lambda item: (item[1], item[0]))[:_NUM_WEAKEST]
     listed = ", ".join(f"{name} ({in_percent(share)})" for name, share in weakest)
+    ratio = fidelity["of_judge"]
+    beside = f", so that paintings reach {_range(Interval.read(ratio))} of that" if ratio else ""
     return Fidelity(
         origin=stored["origin"],
-        sentence=(
-            f"Prompt fidelity: a judge trained on real pictures ({stored['judge']}) names {in_percent(reached.value)} "
-            f"({percent(reached.low)} to {percent(reached.high)}) of {grouped(fidelity['num_pictures'])} painted "
-            "pictures as their captions ask, mean over classes; with the captions shuffled "
-            f"{in_percent(fidelity['shuffled'])}. Of real test pictures it names {in_percent(judge.value)}."
+        sentences=(
+            f"Prompt fidelity: a judge trained on real pictures ({stored['judge']}) names {_range(reached)} of "
+            f"{grouped(fidelity['num_pictures'])} painted pictures as their captions ask, mean over classes; with the "
+            f"captions shuffled {in_percent(fidelity['shuffled'])}. {_captions(stored)}Of real test pictures of these "
+            f"classes it names {in_percent(judge.value)}{beside}.",
+            *map(_distance, stored["distances"]),
+            _near_copies(stored["near_copies"]),
         ),
         weakest=f"Where {stored['origin']} follows its captions least: {listed}.",
+    )
+
+
+def _range(share: Interval) -> str:
+    return f"{in_percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+
+
+def _captions(stored: dict[str, Any]) -> str:
+    """Which captions were judged, where it is not all."""
+    if stored["split"] == "all" and not stored["seen_words"]:
+        return ""
+    of_split = "" if stored["split"] == "all" else f" of the {stored['split']} split"
+    made_of = (
+        f", {grouped(stored['num_captions_left_out'])} left out for a word that no training caption has"
+        if stored["seen_words"]
+        else ""
+    )
+    return f"Judged were {grouped(stored['fidelity']['num_captions'])} captions{of_split}{made_of}. "
+
+
+def _distance(stored: dict[str, Any]) -> str:
+    kid, cover, real = stored["kid"], stored["cover"], stored["real_cover"]
+    return (
+        f"Distance to real training pictures ({stored['encoder']}, {grouped(stored['num_pictures'])} of each): KID "
+        f"{kid['mean']:.3g} \u00b1 {kid['standard_error']:.1g} over {kid['num_subsets']} subsets of "
+        f"{grouped(kid['size'])}; between real pictures 95\u00a0% of such subsets stay below {kid['floor_95']:.3g}. "
+        f"Precision {in_percent(cover['precision'])} and recall {in_percent(cover['recall'])}, between real pictures "
+        f"{in_percent(real['precision'])} and {in_percent(real['recall'])}; density {cover['density']:.2f} and "
+        f"coverage {cover['coverage']:.2f}, between real pictures {real['density']:.2f} and {real['coverage']:.2f}."
+    )
+
+
+def _near_copies(stored: dict[str, Any]) -> str:
+    found = ", ".join(f"{in_percent(share)} {name}" for name, share in stored["found"].items())
+    return (
+        f"Near-copies: {_range(Interval.read(stored['share']))} of {grouped(stored['num_painted'])} painted pictures "
+        f"lie above the threshold, which {in_percent(stored['false_alarms'])} of {grouped(stored['num_validation'])} "
+        f"real validation pictures exceed without being copies. Of copies planted for the test it finds: {found}."
     )

@@ -1,0 +1,100 @@
+"""What a painter was asked for and what it painted: captions with their labels, and its pictures of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stablerep.errors import UserError
+from stablerep.features import TableImages
+from stablerep.store import OK, REAL, CaptionTable, ImageTable
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The captions that are judged, by id."""
+
+    labels: dict[str, str | None]
+    texts: dict[str, str]
+    num_left_out: int
+    """Captions of the split with a word that no training caption has, where those are left out."""
+
+
+@dataclass(frozen=True)
+class Paintings:
+    """M painted pictures, ordered by identity, with the caption and the label that were asked for."""
+
+    origin: str
+    images: Sequence[bytes]
+    captions: np.ndarray
+    labels: np.ndarray
+    num_failed: int
+    num_not_judged: int
+
+
+def read_asked(world: Path, split: str, *, seen_words: bool) -> Asked:
+    """The captions of a split of a world ("all": of every split), all or only those made of words seen in training."""
+    columns = CaptionTable.open(world / "captions.lance").read(["id", "text", "label", "split"]).to_pylist()
+    of_split = [row for row in columns if split in ("all", row["split"])]
+    kept = of_split
+    if seen_words:
+        seen = set().union(*(words(row["text"]) for row in columns if row["split"] == "train"))
+        kept = [row for row in of_split if words(row["text"]) <= seen]
+    return Asked(
+        labels={row["id"]: row["label"] for row in kept},
+        texts={row["id"]: row["text"] for row in kept},
+        num_left_out=len(of_split) - len(kept),
+    )
+
+
+def words(text: str) -> set[str]:
+    """The words of a caption: runs of letters and digits, in lower case."""
+    return set(_WORD.findall(text.lower()))
+
+
+def read_paintings(path: Path, origin: str | None, asked: Asked, classes: Sequence[str]) -> Paintings:
+    """The pictures of one painter for the captions that are asked for and have one of the classes as label.
+
+    Raises ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
+    """
+    table = ImageTable.open(path)
+    columns = table.read(["origin", "caption_id", "image_index", "status"])  # row i is at position i
+    origins, captions, statuses = (
+        np.array(columns[name].to_pylist()) for name in ("origin", "caption_id", "status")
+    )
+    painter = choose_origin(sorted(set(origins) - {REAL}), origin, path)
+    is_asked = (origins == painter) & np.isin(captions, list(asked.labels))
+    good = np.flatnonzero(is_asked & (statuses == OK))
+    good = good[np.lexsort((columns["image_index"].to_numpy()[good], captions[good]))]
+    labels = np.array([asked.labels[caption] or "" for caption in captions[good]])
+    is_judged = np.isin(labels, classes)
+    if not is_judged.any():
+        raise UserError(
+            f"{path}: no picture of {painter} belongs to one of the {len(asked.labels):,} captions that are judged "
+            "and has a label that the judge knows; give the world that was painted, or another split"
+        )
+    return Paintings(
+        origin=painter,
+        images=TableImages(table, good[is_judged]),
+        captions=captions[good][is_judged],
+        labels=labels[is_judged],
+        num_failed=int((is_asked & (statuses != OK)).sum()),
+        num_not_judged=int((~is_judged).sum()),
+    )
+
+
+def choose_origin(painters: Sequence[str], asked: str | None, path: Path) -> str:
+    """The painter that is asked for, or the only one of a table; ``UserError`` where there is no such one."""
+    if asked in painters:
+        return str(asked)
+    if asked is None and len(painters) == 1:
+        return painters[0]
+    problem = "several painters" if asked is None and painters else f"no painter {asked or 'at all'}"
+    raise UserError(
+        f"{path} holds the pictures of {problem} (found: {', '.join(painters) or 'none'}); "
+        "choose one with --origin"
+    )
