@@ -77,7 +77,6 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / min(_seconds(lambda: a @ a) for _ in range(5))
 
 
-@functools.cache
 def fused_attention_pays(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> bool:
     """Whether torch's fused attention is as fast as the spelled-out one, forward and backward.
 
