@@ -88,9 +88,21 @@ def test_a_batch_in_one_part_is_the_plain_way_to_the_bit(micro_batch: int | None
         assert torch.equal(found[name], parameter.grad), name
 
 
-def test_both_passes_draw_the_same(uneven: World) -> None:
+COMPILED = pytest.param(
+    True,
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(runtime.why_no_compile() is not None, reason="torch.compile cannot work here"),
+    ],
+)
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+def test_both_passes_draw_the_same(compiled: bool, uneven: World) -> None:
     """Cached gradients are those of one graph over all micro-batches, stochastic depth and all."""
     method, batch = prepare("stablerep", uneven, drop_path=0.5)
+    if compiled:  # apart for passes with and without gradient
+        method.encoder().compile(dynamic=False)
     torch.manual_seed(123)  # what was drawn before must not matter
     _, found = gradients(method, batch, 1)
     method.zero_grad()
