@@ -35,7 +35,7 @@ PRELOAD = [  # nothing that imports Lance, which is not fork-safe
     "transformers.models.t5.modeling_t5",
     "torch.utils.tensorboard",
 ]
-CLOCK = ("time", "images_per_second")
+CLOCK = ("time", "images_per_second", "model_flops_per_second", "share_of_matmul_rate")
 
 
 @dataclass

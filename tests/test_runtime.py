@@ -1,5 +1,6 @@
 """Seeds, devices, precision, and the process group: alone a no-op, together equal to one process."""
 
+import itertools
 import os
 import socket
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_autocast_computes_products_in_its_dtype(dtype: torch.dtype) -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
 
 
+def test_rates_and_choices_are_measured() -> None:
+    cpu = torch.device("cpu")
+    assert 1e9 < runtime.matmul_rate(torch.float32, cpu) < 1e14
+    assert runtime.fused_attention_pays((2, 16, 8), torch.float32, cpu) in (False, True)
+
+
+def test_the_faster_attention_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fused one comes first in each round; it may take a tenth more."""
+    for fused, pays in ((1.05, True), (1.2, False)):
+        seconds = itertools.cycle([fused, 1.0])
+        monkeypatch.setattr(runtime, "_seconds", lambda _, seconds=seconds: next(seconds))
+        assert runtime.fused_attention_pays((2, 16, 8), torch.float32, torch.device("cpu")) is pays
+
+
 # -- alone ------------------------------------------------------------------------------------------
 
 
@@ -88,6 +103,7 @@ def use_the_group() -> dict[str, Any]:
         "place": [runtime.rank(), runtime.world_size()],
         **gathered(),
         **reduced(),
+        **summed(),
         **normalised(all_rows(), my_rows()),
     }
 
@@ -106,6 +122,22 @@ def reduced() -> dict[str, Any]:
     total = runtime.all_reduce_sum(mine)
     (total * torch.tensor([3.0, 5.0 * runtime.rank()])).sum().backward()
     return {"reduced": total.detach(), "reduced_grad": mine.grad}
+
+
+def summed() -> dict[str, Any]:
+    """Gradients of several shapes, one of them missing, sent in several messages."""
+    runtime._BUCKET = 5
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    torch.nn.init.constant_(layer[0].weight, runtime.rank())
+    runtime.copy_from_first_rank(layer)
+    for number, parameter in enumerate(layer[:2].parameters(), 1):
+        parameter.grad = torch.full_like(parameter, number * (1.0 + 9 * runtime.rank()))
+    runtime.sum_gradients(layer.parameters())
+    gradients = [parameter.grad for parameter in layer.parameters()]
+    return {
+        "summed": [gradient.flatten() for gradient in gradients if gradient is not None],
+        "copied": layer[0].weight.detach(),
+    }
 
 
 def normalised(data: tuple[Tensor, Tensor], rows: slice) -> dict[str, Any]:
@@ -169,6 +201,13 @@ def test_all_reduce_sums_values_and_gradients(ranks: list[dict[str, Any]]) -> No
     for rank in ranks:
         assert rank["reduced"].tolist() == [3.0, 4.0]
         assert rank["reduced_grad"].tolist() == [6.0, 5.0]
+
+
+def test_gradients_are_summed_and_weights_are_those_of_the_first(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        sizes = [(len(gradient), gradient.unique().tolist()) for gradient in rank["summed"]]
+        assert sizes == [(6, [11.0]), (2, [22.0]), (4, [33.0]), (2, [44.0])]
+        assert not rank["copied"].any()
 
 
 def test_batch_norm_of_unequal_parts_equals_one_process(ranks: list[dict[str, Any]]) -> None:

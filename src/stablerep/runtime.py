@@ -10,13 +10,14 @@ import os
 import shutil
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
@@ -55,7 +56,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The dtype for autocast; ``auto`` takes bfloat16 where a short matrix product shows that it is faster."""
     if precision == "auto":
-        return torch.bfloat16 if _bfloat16_pays(str(device)) else torch.float32
+        return torch.bfloat16 if _bfloat16_pays(device) else torch.float32
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
@@ -64,18 +65,41 @@ def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractCon
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
-@functools.cache
-def _bfloat16_pays(device: str) -> bool:
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(512, 512, dtype=dtype, device=device)
-        best = float("inf")
-        for _ in range(5):
-            begin = time.perf_counter()
-            float((a @ a @ a @ a)[0, 0])  # reading one value waits for the device
-            best = min(best, time.perf_counter() - begin)
-        return best
+def _bfloat16_pays(device: torch.device) -> bool:
+    return matmul_rate(torch.bfloat16, device) > 1.25 * matmul_rate(torch.float32, device)
 
-    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
+
+@functools.cache
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of a large matrix product: what this process can reach at best."""
+    size = 1024 if device.type == "cpu" else 8192
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    return 2 * size**3 / min(_seconds(lambda: a @ a) for _ in range(5))
+
+
+def fused_attention_pays(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether torch's fused attention is as fast as the spelled-out one, forward and backward.
+
+    ``shape`` is (heads, tokens, features per head). On some CPUs the fused kernel takes twice the time in bfloat16. It
+    needs less memory, so a tenth more time is allowed.
+    """
+    q, k, v = (torch.ones(8, *shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
+
+    def fused() -> Tensor:
+        return torch.autograd.grad(F.scaled_dot_product_attention(q, k, v).sum(), q)[0]
+
+    def plain() -> Tensor:
+        weights = (q * shape[2] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+        return torch.autograd.grad((weights @ v).sum(), q)[0]
+
+    rounds = [(_seconds(fused), _seconds(plain)) for _ in range(5)]
+    return min(first for first, _ in rounds) <= 1.1 * min(second for _, second in rounds)
+
+
+def _seconds(compute: Callable[[], Tensor]) -> float:
+    begin = time.perf_counter()
+    float(compute().flatten()[0])  # reading one value waits for the device
+    return time.perf_counter() - begin
 
 
 @functools.cache
@@ -137,6 +161,42 @@ def all_reduce_sum(x: Tensor) -> Tensor:
         return x
     total: Tensor = _AllReduceSum.apply(x)
     return total
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its sum over the ranks; all ranks must have gradients of the same parameters.
+
+    One call after the backward passes, in place of DistributedDataParallel, whose hooks expect every gradient from
+    the one backward pass that follows a forward: with cached gradients those of a head come from an earlier one. What
+    it would gain, exchange during the backward pass, is little beside a step over a large batch.
+    """
+    if world_size() == 1:
+        return
+    bucket: list[Tensor] = []
+    for gradient in [parameter.grad for parameter in parameters if parameter.grad is not None]:
+        bucket.append(gradient)
+        if sum(part.numel() for part in bucket) >= _BUCKET:
+            _sum_together(bucket)
+            bucket = []
+    if bucket:
+        _sum_together(bucket)
+
+
+_BUCKET = 2**23  # numbers sent at once, 32 MB in float32: few messages, small copies
+
+
+def _sum_together(tensors: list[Tensor]) -> None:
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
+
+def copy_from_first_rank(module: nn.Module) -> None:
+    """Give parameters and buffers of all ranks the values of rank 0, so that equal updates keep them equal."""
+    if world_size() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.detach(), 0)
 
 
 def _all_gather(x: Tensor) -> Tensor:

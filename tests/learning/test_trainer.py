@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import random
 import runpy
 import shutil
@@ -32,6 +33,7 @@ from tiny_training import (
 )
 
 from stablerep import runtime
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.learning import trainer
 from stablerep.learning.data import DataConfig
@@ -40,6 +42,10 @@ from stablerep.learning.optim import lr_at
 from stablerep.learning.trainer import TrainConfig
 from stablerep.run import Run
 from stablerep.store import CaptionTable
+
+# Forward products of the tiny encoder, twice that for backward, but for the gradient of the pixels.
+_PATCHES, _BLOCK = 4 * 3 * 8 * 8 * 24, 5 * 12 * 24**2 + 2 * 5**2 * 24
+FLOPS_PER_IMAGE = 2 * (2 * _PATCHES + 3 * _BLOCK)
 
 KILL_TRAIN = Path(__file__).parents[2] / "bench" / "kill_train.py"
 
@@ -96,6 +102,20 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(
     summary = train(method, config)
     assert_same_run(tmp_path / "run", whole(method), method)
     assert summary.loss == log(whole(method))[-1]["loss"]
+
+
+def test_a_run_in_micro_batches_that_was_stopped_ends_with_the_same_bits(
+    world: World, tmp_path: Path
+) -> None:
+    """In the middle of an epoch, with stochastic depth, and a last micro-batch that is smaller."""
+    runs = tmp_path / "run", tmp_path / "whole"
+    for run in runs:
+        config = train_config("stablerep", world, run, micro_batch=3)
+        if run.name == "run":
+            with killed_at(5):
+                train("stablerep", config)
+        train("stablerep", config)
+    assert_same_run(*runs, "stablerep")
 
 
 def train_here(method: str, world: World, out: Path) -> None:
@@ -292,6 +312,44 @@ def test_a_timing_chooses_the_precision_once(
     assert log(tmp_path / "auto") != log(whole("simclr")), "float32 would give the same"
 
 
+def test_a_timing_chooses_the_attention_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train_config("simclr", world, tmp_path / "run", attention="auto")
+    for pays, stopped in ((True, True), (False, False)):
+        monkeypatch.setattr(runtime, "fused_attention_pays", lambda *_, pays=pays: pays)
+        method = METHODS["simclr"].build(config)
+        with killed_at(3) if stopped else contextlib.nullcontext():
+            trainer.run_training(config, "simclr", lambda method=method: method, console=Console(quiet=True))
+        assert [module.fused_attn for module in method.encoder()._attentions()] == [True]
+    resolved = json.loads((tmp_path / "run" / "resolved.json").read_text())
+    assert resolved["attention"] == "fused"
+
+
+def test_checkpointing_changes_memory_and_nothing_else(world: World, whole: Any, tmp_path: Path) -> None:
+    """Stochastic depth is drawn the same when a block is computed again."""
+    config = train_config("stablerep", world, tmp_path / "run", gradient_checkpointing=True)
+    method = METHODS["stablerep"].build(config)
+    train("stablerep", config)
+    assert_same_run(tmp_path / "run", whole("stablerep"), "stablerep")
+    encoder, sizes = method.encoder().train(), []
+    for enabled in (False, True):
+        encoder.set_checkpointing(enabled)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, saved=saved: saved.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            encoder(torch.rand(64, 3, 16, 16))
+        sizes.append(sum(saved))
+    assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_checkpointing_needs_an_encoder(world: World, tmp_path: Path) -> None:
+    config = train_config("autoencoder", world, tmp_path / "run", gradient_checkpointing=True)
+    with pytest.raises(UserError, match="gradient_checkpointing: autoencoder learns no encoder"):
+        train("autoencoder", config)
+
+
 # -- the log -----------------------------------------------------------------------------------------
 
 
@@ -304,6 +362,22 @@ def test_the_log_says_what_was_done(world: World, whole: Any) -> None:
     assert [record["learning_rate"] for record in records] == rates
     assert all(record["gradient_norm"] > 0 and record["images_per_second"] > 0 for record in records)
     assert all(-1 <= record["positive_similarity"] <= 1 for record in records)
+    rate = runtime.matmul_rate(torch.float32, torch.device("cpu"))
+    for record in records:
+        flops = record["model_flops_per_second"]
+        assert flops == pytest.approx(FLOPS_PER_IMAGE * record["images_per_second"])
+        assert record["share_of_matmul_rate"] > 0
+        assert flops / record["share_of_matmul_rate"] == pytest.approx(rate, rel=1), (
+            "another process, same core"
+        )
+
+
+def test_steps_are_traced_into_the_run_folder(world: World, tmp_path: Path) -> None:
+    train("simclr", train_config("simclr", world, tmp_path / "run", profile=2))
+    trace = json.loads((tmp_path / "run" / "trace.json").read_text())
+    steps = {event["name"] for event in trace["traceEvents"] if "ProfilerStep" in event.get("name", "")}
+    assert steps == {"ProfilerStep#2", "ProfilerStep#3"}
+    assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS["simclr"] | {"trace.json"}
 
 
 def test_every_step_has_its_rate_and_tells_the_method(world: World, whole: Any) -> None:
@@ -375,6 +449,8 @@ def test_epochs_are_passes_over_the_captions(
         ({"num_epochs": -1.0}, "num_epochs must be positive"),
         ({"num_steps": 1, "log_every": 0}, "log_every must be positive"),
         ({"num_steps": 1, "save_every": 0}, "save_every must be positive"),
+        ({"num_steps": 1, "micro_batch": 0}, "micro_batch must be positive, got 0"),
+        ({"num_steps": 1, "profile": -1}, "profile must be positive, got -1"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes: dict[str, Any], what: str) -> None:

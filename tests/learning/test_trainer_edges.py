@@ -19,9 +19,11 @@ from tiny_training import (
 
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.learning import replay
 from stablerep.learning.contrastive import Contrastive
-from stablerep.learning.data import ViewSource
+from stablerep.learning.data import ViewSource, identity_of
 from stablerep.learning.methods import METHODS, train
+from stablerep.learning.step import Encoding, compute_gradients
 from stablerep.learning.trainer import run_training
 
 # -- losses that are not finite ----------------------------------------------------------------------
@@ -46,12 +48,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
     assert "nonfinite-rank0.pt" in str(caught.value)
     for name, parameter in method.named_parameters():
         assert torch.equal(parameter, saved["method"][name]), "the update went into the weights"
-    evidence = torch.load(config.out / "nonfinite-rank0.pt", weights_only=True)
-    assert evidence["step"] == step
-    batch = ViewSource(config.data, seed=config.seed).batch(step)
-    assert all(torch.equal(evidence["batch"][name], tensor) for name, tensor in batch.items())
+    saved_step = torch.load(config.out / "nonfinite-rank0.pt", weights_only=True)
+    assert saved_step["step"] == step
+    source = ViewSource(config.data, seed=config.seed)
+    batch = source.batch(step)
+    assert all(torch.equal(saved_step["batch"][name], tensor) for name, tensor in batch.items())
+    assert [identity_of(caption) for caption in saved_step["captions"]] == batch["caption_id"].tolist()
+    assert set(saved_step["captions"]) <= set(source.caption_ids)
+    assert f"with captions {', '.join(saved_step['captions'][:3])} and 1 others" in str(caught.value)
+    again = compute_gradients(
+        method, saved_step["batch"], Encoding(seed=saved_step["seed"], dtype=torch.float32), step
+    )
+    assert not torch.isfinite(again.loss)
     assert [record["step"] for record in log(config.out)] == list(range(1, step + 1))
     assert all(torch.isfinite(torch.tensor(record["loss"])) for record in log(config.out))
+
+
+def test_the_pixels_of_a_large_batch_are_not_saved(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = train_config("simclr", world, tmp_path).data
+    source = ViewSource(data, seed=0)
+    batch = source.batch(2)
+    encoding = Encoding(seed=0, dtype=torch.float32, micro_batch=3)
+    monkeypatch.setattr(replay, "_MOST_PIXELS", batch["image"].nbytes - 1)
+    replay.save_replay(tmp_path / "replay.pt", 2, batch, encoding, source.caption_ids)
+    saved = torch.load(tmp_path / "replay.pt", weights_only=True)
+    assert saved["batch"].keys() == batch.keys() - {"image"}
+    assert saved["draw_seeds"] == [encoding.draw_seed(2, 0), encoding.draw_seed(2, 1)]
 
 
 # -- two processes -----------------------------------------------------------------------------------
@@ -75,19 +99,28 @@ def uneven(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(captions=world.captions, images=path, autoencoder=world.autoencoder)
 
 
-def three_steps(method: str, world: World, out: Path) -> dict[str, Any]:
+def three_steps(method: str, world: World, out: Path, micro_batch: int | None = None) -> dict[str, Any]:
     """Three steps over views of which some do not count."""
-    settings: dict[str, Any] = {"data": {"images_per_caption": 3}, "optim": {"lr": 3e-4}}
+    settings: dict[str, Any] = {
+        "data": {"images_per_caption": 3},
+        "optim": {"lr": 3e-4},
+        "micro_batch": micro_batch,
+    }
     if method == "stablerep":  # every rank draws its own
         settings["method"] = {"encoder": {"drop_path": 0.0}}
     summary = train(method, train_config(method, world, out, num_steps=3, **settings))
     return {"loss": summary.loss, "product": str(summary.product)}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_train_to_the_weights_of_one(method: str, uneven: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "micro_batch"), [*((method, None) for method in METHODS), ("stablerep", 1)]
+)
+def test_two_processes_train_to_the_weights_of_one(
+    method: str, micro_batch: int | None, uneven: World, tmp_path: Path
+) -> None:
     three_steps(method, uneven, tmp_path / "alone")
-    ranks = as_torchrun_would(partial(three_steps, method, uneven, tmp_path / "run"), tmp_path / "ranks")
+    run = partial(three_steps, method, uneven, tmp_path / "run", micro_batch)
+    ranks = as_torchrun_would(run, tmp_path / "ranks")
     assert ranks[0]["loss"] == ranks[1]["loss"]
     alone, together = weights(tmp_path / "alone"), weights(tmp_path / "run")
     for name, tensor in alone.items():

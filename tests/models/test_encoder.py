@@ -78,6 +78,18 @@ def test_published_sizes(size: str, width: int) -> None:
     assert {name: tensor.shape for name, tensor in encoder.backbone.state_dict().items()} == shapes
 
 
+def test_the_shape_of_the_attention_is_told(encoder: Encoder) -> None:
+    shapes = []
+    block = encoder.backbone.blocks[0].attn
+    encoder.set_fused_attention(False)
+    handle = block.attn_drop.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
+    encoder(torch.rand(2, 3, encoder.config.image_size, encoder.config.image_size))
+    handle.remove()
+    heads, tokens, per_head = encoder.attention_shape
+    assert shapes == [(2, heads, tokens, tokens)]
+    assert heads * per_head == encoder.dim
+
+
 def test_fused_attention_is_a_choice_of_speed_only(encoder: Encoder) -> None:
     fingerprint = encoder.fingerprint
     features = {}

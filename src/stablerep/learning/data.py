@@ -20,6 +20,9 @@ from stablerep.learning.method import Batch
 from stablerep.learning.views import ViewConfig, make_views
 from stablerep.store import OK, REAL, CaptionTable, ImageTable, in_style
 
+_VIEWS_AT_A_TIME = 256
+_MOST_BYTES_AHEAD = 2**31  # of batches that wait
+
 Tokenize = Callable[[Sequence[str]], Tensor]
 
 
@@ -128,7 +131,7 @@ class ViewSource:
             for caption in captions
             for view in range(num_views)
         ]
-        views = make_views(self._load(refs), seeds, config.view)
+        views = self._views(refs, seeds)
         image_ids = [identity_of(ref.origin, ref.caption, ref.image_index) for ref in refs]
         labels = [
             image if ref.label is None else identity_of("label", ref.label)
@@ -156,7 +159,7 @@ class ViewSource:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps ``start .. stop - 1``, prepared ahead by threads."""
-        ahead = self.config.num_threads + 1
+        ahead = self._num_ahead()
         with ThreadPoolExecutor(self.config.num_threads) as pool:
             pending: deque[Future[Batch]] = deque()
             for step in range(start, stop):
@@ -203,6 +206,21 @@ class ViewSource:
         chosen = [refs[index] for index in order[:wanted]]
         missing = wanted - len(chosen)
         return chosen + [chosen[0]] * missing, [True] * len(chosen) + [False] * missing
+
+    def _num_ahead(self) -> int:
+        """Batches that wait while one is used: one more than there are threads, fewer where they are large."""
+        num_views = self.config.captions_per_batch // runtime.world_size() * self.config.images_per_caption
+        pixels = num_views * self.config.crops_per_image * 3 * self.config.view.image_size**2
+        return min(self.config.num_threads + 1, max(1, _MOST_BYTES_AHEAD // (4 * pixels)))
+
+    def _views(self, refs: Sequence[_ImageRef], seeds: Sequence[int]) -> Tensor:
+        """One view per image and seed, a part at a time: a large batch of images need not be decoded all at once."""
+        size = self.config.view.image_size
+        views = torch.empty(len(refs), 3, size, size)
+        for start in range(0, len(refs), _VIEWS_AT_A_TIME):
+            part = slice(start, start + _VIEWS_AT_A_TIME)
+            views[part] = make_views(self._load(refs[part]), seeds[part], self.config.view)
+        return views
 
     def _load(self, refs: Sequence[_ImageRef]) -> list[Tensor]:
         pictures: dict[_ImageRef, Tensor] = {}

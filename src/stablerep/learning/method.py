@@ -35,15 +35,15 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, batch: Batch) -> Any:
-        """The expensive part, under mixed precision: per sample, without looking at the rest of the batch."""
+        """The expensive part, under mixed precision: per sample, without looking at the rest of the batch.
+
+        Returns a tensor or a nested dict of tensors, each ``(N, ...)`` or ``(N*V, ...)`` in the order of the captions.
+        It may run twice for one sample (``learning/step.py``), so it changes no state.
+        """
 
     @abc.abstractmethod
     def loss(self, features: Any, batch: Batch) -> StepResult:
         """The part that sees the whole batch: heads and loss."""
-
-    def forward(self, batch: Batch) -> Any:
-        """``encode``, under the name that DistributedDataParallel calls."""
-        return self.encode(batch)
 
     def after_step(self) -> None:
         """Called after each update of the weights: moving averages, clamping."""

@@ -73,7 +73,7 @@ def build_optimizer(config: OptimConfig, module: nn.Module, peak: float) -> torc
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=peak, betas=(config.beta1, config.beta2))
+    return torch.optim.AdamW(groups, lr=peak, betas=(config.beta1, config.beta2), fused=True)
 
 
 def _is_decayed(name: str, parameter: nn.Parameter) -> bool:

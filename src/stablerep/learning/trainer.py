@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 from stablerep import runtime
@@ -21,6 +20,9 @@ from stablerep.errors import UserError
 from stablerep.learning.data import DataConfig, ViewSource
 from stablerep.learning.method import Batch, Method
 from stablerep.learning.optim import OptimConfig, build_optimizer, lr_at, peak_lr
+from stablerep.learning.replay import save_replay
+from stablerep.learning.speed import flops_per_caption, traced
+from stablerep.learning.step import Encoding, compute_gradients
 from stablerep.run import Run
 
 
@@ -42,6 +44,13 @@ class TrainConfig:
     """Determines initial weights, order of the data, views and noise."""
     precision: runtime.Precision = "auto"
     """Of the encoder; the loss is always computed in float32."""
+    micro_batch: int | None = None
+    """Captions per forward pass on each process, where the whole batch does not fit into memory: the loss and its
+    gradient stay those of the whole batch, for about a third more time (gradient caching)."""
+    gradient_checkpointing: bool = False
+    """Compute the inside of the encoder's blocks again in the backward pass, instead of keeping it in memory."""
+    attention: Literal["auto", "fused", "plain"] = "auto"
+    """Of the encoder: torch's fused kernel or the spelled-out softmax; auto takes the faster one, measured once."""
     compile: bool = True
     """Use torch.compile where a compiler is present."""
     device: str = "auto"
@@ -49,11 +58,13 @@ class TrainConfig:
     """Steps between records in metrics.jsonl."""
     save_every: int = 500
     """Steps between checkpoints."""
+    profile: int | None = None
+    """Steps to trace, from the third on, into trace.json of the run folder."""
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("give exactly one of num_steps and num_epochs")
-        for name in ("num_steps", "num_epochs", "log_every", "save_every"):
+        for name in ("num_steps", "num_epochs", "micro_batch", "log_every", "save_every", "profile"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -81,21 +92,30 @@ def run_training(
     """Train until the configured number of steps and export the product; a finished run trains no further."""
     torch.manual_seed(runtime.seed_for(config.seed, "weights"))
     method = build()
+    if config.gradient_checkpointing and method.encoder() is None:
+        raise UserError(
+            f"gradient_checkpointing: {kind} learns no encoder; leave it out and lower micro_batch"
+        )
     source = ViewSource(
         config.data, seed=config.seed, tokenize=method.tokenize if method.reads_text else None
     )
-    num_steps = config.num_steps or _steps_of_epochs(config.num_epochs or 0, source.steps_per_epoch)
-    run, dtype = _open_run(config, kind, source)
-    loop = _Loop(config, run, method, num_steps, dtype)
+    run, resolved = _open_run(config, kind, source, method)
+    loop = _Loop(config, run, method, source, resolved)
+    num_steps = loop.num_steps
     begin = time.monotonic()
     start = loop.resume()
     if runtime.rank() != 0:
         console = Console(quiet=True)
     _introduce(console, source, method, start, num_steps)
-    with loop.curves(start), console.progress(kind, num_steps, "steps", done=start) as progress:
+    with (
+        loop.curves(start),
+        traced(config.profile, run.path / "trace.json") as trace,
+        console.progress(kind, num_steps, "steps", done=start) as progress,
+    ):
         for step, batch in enumerate(source.batches(start, num_steps), start):
             loss = loop.step(step, batch)
             progress.advance(note="" if loss is None else f"loss {loss:.4f}")
+            trace()
     if start < num_steps:
         loop.save(num_steps)
     product = method.export(run.path) if runtime.rank() == 0 else run.path
@@ -114,27 +134,43 @@ def _steps_of_epochs(num_epochs: float, steps_per_epoch: int) -> int:
     return max(1, math.ceil(round(num_epochs * steps_per_epoch, 6)))
 
 
-def _open_run(config: TrainConfig, kind: str, source: ViewSource) -> tuple[Run, torch.dtype]:
+@dataclass(frozen=True, kw_only=True)
+class _Resolved:
+    """What the settings leave open."""
+
+    dtype: torch.dtype
+    attention: str | None
+    """Fused or plain; None where the method learns no encoder."""
+
+
+def _open_run(config: TrainConfig, kind: str, source: ViewSource, method: Method) -> tuple[Run, _Resolved]:
     """Rank 0 goes first, so that the others find the folder as it left it, or fail as it did."""
     try:
         if runtime.rank() == 0:
-            _open_resolved(config, kind, source)
+            _open_resolved(config, kind, source, method)
     finally:
         runtime.barrier()
-    return _open_resolved(config, kind, source)
+    return _open_resolved(config, kind, source, method)
 
 
-def _open_resolved(config: TrainConfig, kind: str, source: ViewSource) -> tuple[Run, torch.dtype]:
-    """The run folder, and the precision: what the settings leave open is decided once, by the run's first process.
+def _open_resolved(
+    config: TrainConfig, kind: str, source: ViewSource, method: Method
+) -> tuple[Run, _Resolved]:
+    """The run folder, and what the settings leave open, decided once by the run's first process.
 
-    Otherwise a timing could choose another precision after a resume, or a table that grew could change the batches.
+    Otherwise a timing could choose otherwise after a resume, or a table that grew could change the batches.
     """
     run = Run.open_or_create(config.out, config, kind=kind)
     data = {"captions": len(source.caption_ids), "images": source.num_images, "digest": source.digest()}
     path = run.path / "resolved.json"
     if not path.exists():
-        dtype = runtime.pick_precision(config.precision, runtime.pick_device(config.device))
-        run.write_json(path.name, {"precision": str(dtype).removeprefix("torch."), "data": data})
+        device = runtime.pick_device(config.device)
+        dtype = runtime.pick_precision(config.precision, device)
+        attention = _pick_attention(config, method, dtype, device)
+        run.write_json(
+            path.name,
+            {"precision": str(dtype).removeprefix("torch."), "attention": attention, "data": data},
+        )
     resolved = json.loads(path.read_text(encoding="utf-8"))
     if resolved["data"] != data:
         there = resolved["data"]
@@ -142,7 +178,16 @@ def _open_resolved(config: TrainConfig, kind: str, source: ViewSource) -> tuple[
             f"{run.path}: the images or captions changed since this run began (then {there['captions']} captions with "
             f"{there['images']} images, now {data['captions']} with {data['images']}); give another output folder"
         )
-    return run, getattr(torch, resolved["precision"])
+    return run, _Resolved(dtype=getattr(torch, resolved["precision"]), attention=resolved["attention"])
+
+
+def _pick_attention(
+    config: TrainConfig, method: Method, dtype: torch.dtype, device: torch.device
+) -> str | None:
+    encoder = method.encoder()
+    if encoder is None or config.attention != "auto":
+        return None if encoder is None else config.attention
+    return "fused" if runtime.fused_attention_pays(encoder.attention_shape, dtype, device) else "plain"
 
 
 def _remove_torn_files(folder: Path) -> None:
@@ -164,12 +209,13 @@ class _Loop:
     """The mutable state of a run: weights, optimiser, and what was last logged."""
 
     def __init__(
-        self, config: TrainConfig, run: Run, method: Method, num_steps: int, dtype: torch.dtype
+        self, config: TrainConfig, run: Run, method: Method, source: ViewSource, resolved: _Resolved
     ) -> None:
         data = config.data
-        self.config, self.run, self.method, self.num_steps = config, run, method, num_steps
+        self.config, self.run, self.method, self.source, self.resolved = config, run, method, source, resolved
+        self.num_steps = config.num_steps or _steps_of_epochs(config.num_epochs or 0, source.steps_per_epoch)
         self.device = runtime.pick_device(config.device)
-        self.dtype = dtype
+        self.encoding = Encoding(seed=config.seed, dtype=resolved.dtype, micro_batch=config.micro_batch)
         self.peak = peak_lr(
             config.optim,
             captions=data.captions_per_batch,
@@ -177,18 +223,10 @@ class _Loop:
             crops_per_image=data.crops_per_image,
         )
         method.to(self.device).train()
-        encoder = method.encoder()
-        if encoder is not None and self.device.type == "cpu" and self.dtype is torch.bfloat16:
-            encoder.set_fused_attention(False)  # measured: the fused kernel is slow in bfloat16 on CPUs
-        if config.compile and runtime.why_no_compile() is None:
-            for module in method.hot_modules():
-                module.compile(dynamic=False)
         self.optimizer = build_optimizer(config.optim, method, self.peak)
-        self.encode: nn.Module = method
-        if runtime.world_size() > 1:
-            self.encode = DistributedDataParallel(method, broadcast_buffers=False)
         self.writer: SummaryWriter | None = None
         self.last_loss: float | None = None
+        self.flops_per_step: int | None = None
         self._logged = (0, time.monotonic())
 
     def resume(self) -> int:
@@ -196,12 +234,13 @@ class _Loop:
         if runtime.rank() == 0:
             _remove_torn_files(self.run.path)
         state = self.run.load_checkpoint()
-        if state is None:
-            return 0
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.last_loss = state["loss"]
-        step = int(state["step"])
+        step = 0
+        if state is not None:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.last_loss = state["loss"]
+            step = int(state["step"])
+        runtime.copy_from_first_rank(self.method)
         self._logged = (step, time.monotonic())
         return step
 
@@ -233,15 +272,12 @@ class _Loop:
     def step(self, step: int, batch: Batch) -> float | None:
         """One update; returns the loss where this step is logged."""
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        torch.manual_seed(runtime.seed_for(self.config.seed, "step", step, runtime.rank()))
+        if self.flops_per_step is None:
+            self._prepare(batch)
         rate = lr_at(self.config.optim, self.peak, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with runtime.autocast(self.dtype, self.device):
-            features = self.encode(batch)
-        result = self.method.loss(features, batch)
-        # Losses sum over the ranks, DistributedDataParallel averages gradients: the factor turns its mean into a sum.
-        (result.loss * runtime.world_size()).backward()  # type: ignore[no-untyped-call]
+        result = compute_gradients(self.method, batch, self.encoding, step)
         norm = self._gradient_norm()
         self._refuse_non_finite(step, result.loss.detach(), norm, batch)
         self.optimizer.step()
@@ -259,15 +295,28 @@ class _Loop:
         parameters = [parameter for parameter in self.method.parameters() if parameter.grad is not None]
         return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
 
+    def _prepare(self, batch: Batch) -> None:
+        """Count what a step costs, then make the modules fast; the counter sees only what runs as written."""
+        per_caption = flops_per_caption(self.method, batch, self.encoding)
+        self.flops_per_step = per_caption * self.config.data.captions_per_batch
+        encoder = self.method.encoder()
+        if encoder is not None:
+            encoder.set_fused_attention(self.resolved.attention == "fused")
+            encoder.set_checkpointing(self.config.gradient_checkpointing)
+        if self.config.compile and runtime.why_no_compile() is None:
+            for module in self.method.hot_modules():
+                module.compile(dynamic=False)
+
     def _refuse_non_finite(self, step: int, loss: Tensor, norm: Tensor, batch: Batch) -> None:
         if bool(torch.isfinite(runtime.all_reduce_sum(loss)) & torch.isfinite(norm)):
             return
         name = f"nonfinite-rank{runtime.rank()}.pt"
-        torch.save({"step": step, "batch": batch}, self.run.path / name)
+        captions = save_replay(self.run.path / name, step, batch, self.encoding, self.source.caption_ids)
+        others = f" and {len(captions) - 3} others" if len(captions) > 3 else ""
         raise UserError(
             f"{self.run.path}: loss {float(loss)} and gradient norm {float(norm)} after {step} steps, before the "
-            f"next update; the last checkpoint is intact and the batch is in {name}; lower the learning rate or set "
-            "clip_norm"
+            f"next update, with captions {', '.join(captions[:3])}{others}; the last checkpoint is intact, and what "
+            f"replays the step is in {name}; lower the learning rate or set clip_norm"
         )
 
     def _is_logged(self, step: int) -> bool:
@@ -279,13 +328,19 @@ class _Loop:
         last_step, last_time = self._logged
         now = time.monotonic()
         self._logged = (step + 1, now)
+        per_second = (step + 1 - last_step) / max(now - last_time, 1e-9)
+        assert self.flops_per_step is not None  # counted before the first step
+        flops = per_second * self.flops_per_step
+        best = runtime.matmul_rate(self.resolved.dtype, self.device) * runtime.world_size()
         record: dict[str, Any] = {
             "step": step + 1,
             "images_seen": (step + 1) * images,
             "loss": self.last_loss,
             "learning_rate": rate,
             "gradient_norm": float(norm),
-            "images_per_second": (step + 1 - last_step) * images / max(now - last_time, 1e-9),
+            "images_per_second": per_second * images,
+            "model_flops_per_second": flops,
+            "share_of_matmul_rate": flops / best,
             **{name: float(value) for name, value in logs.items()},
         }
         if self.writer is not None:

@@ -106,14 +106,27 @@ class Encoder(nn.Module):
             digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Heads, tokens and features per head of the attention over one image."""
+        h, w = self.backbone.patch_embed.grid_size
+        attention = self._attentions()[0]
+        return attention.num_heads, h * w + self.backbone.num_prefix_tokens, attention.head_dim
+
     def set_fused_attention(self, enabled: bool) -> None:
-        """Choose torch's fused attention or the plain softmax(q k) v, which is faster in bfloat16 on CPUs.
+        """Choose torch's fused attention or the plain softmax(q k) v, which is faster in bfloat16 on some CPUs.
 
         A choice of speed, not part of the fingerprint; make it before ``torch.compile``.
         """
-        for module in self.backbone.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = enabled
+        for attention in self._attentions():
+            attention.fused_attn = enabled
+
+    def set_checkpointing(self, enabled: bool) -> None:
+        """Keep only what enters each block and compute the rest again in the backward pass: less memory, more time."""
+        self.backbone.set_grad_checkpointing(enabled)
+
+    def _attentions(self) -> list[Any]:
+        return [module for module in self.backbone.modules() if hasattr(module, "fused_attn")]
 
     def _preprocess(self, images: Tensor) -> Tensor:
         size = (self.config.image_size, self.config.image_size)
