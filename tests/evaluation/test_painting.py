@@ -111,6 +111,13 @@ def test_nothing_painted_is_said(world: Path) -> None:
         evaluate_painter(settings(world / "images.lance", world))
 
 
+def test_near_copies_may_be_left_out(world: Path, tmp_path: Path) -> None:
+    scores = evaluate_painter(settings(paint(tmp_path, READS), world, search_copies=False))
+    assert scores.near_copies is None
+    assert not any("copies" in row[0] for row in scores.rows())
+    assert not (tmp_path / "painter-scores-nearest.png").exists()
+
+
 def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_path: Path) -> None:
     """One painter draws anew, the other hands out its training pictures."""
     more = {"copies": NearCopyConfig(num_planted=10, num_shown=3), "second": "raw-pixels"}
@@ -125,11 +132,13 @@ def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_p
         for row in rows
     )
     repeats = evaluate_painter(settings(tmp_path / "repeats.lance", world, out=tmp_path / "r.json", **more))
+    copies = repeats.near_copies
+    assert fresh.near_copies is not None and copies is not None
     assert fresh.near_copies.share.value < 0.1
-    assert repeats.near_copies.share.value == 1
-    assert repeats.near_copies.nearest[0].similarity > 0.999
-    assert repeats.near_copies.false_alarms <= 0.01
-    assert repeats.near_copies.found["mirrored"] == 1
+    assert copies.share.value == 1
+    assert copies.nearest[0].similarity > 0.999
+    assert copies.false_alarms <= 0.01
+    assert copies.found["mirrored"] == 1
     assert [found.encoder for found in repeats.distances] == ["raw-pixels", "raw-pixels"]
     assert repeats.distances[0].cover.coverage > 0.9
     assert repeats.distances[0].num_pictures == 31
@@ -152,4 +161,4 @@ def test_few_paintings_leave_distances_out(world: Path, tmp_path: Path) -> None:
     rows = [image_row(captions()[0], 0, drawing("apple", 1), origin="painter")]
     ImageTable.open_or_create(tmp_path / "images.lance").append(rows)
     scores = evaluate_painter(settings(tmp_path / "images.lance", world))
-    assert scores.distances == () and scores.near_copies.num_painted == 1
+    assert scores.distances == () and scores.near_copies is not None and scores.near_copies.num_painted == 1

@@ -66,11 +66,13 @@ class PainterConfig:
     """Settings of the judge's linear probe."""
     distances: DistanceConfig = field(default_factory=DistanceConfig)
     """Settings of the distances to real pictures."""
+    search_copies: bool = True
+    """Search the training pictures for near-copies, which takes the longest."""
     copies: NearCopyConfig = field(default_factory=NearCopyConfig)
-    """Settings of the search for near-copies."""
+    """Settings of that search."""
     out: Path | None = None
-    """Where to write the scores; painter-scores.json beside the table where not given. The pairs that are most
-    alike are drawn beside it, as painter-scores-nearest.png."""
+    """Where to write the scores; painter-scores.json beside the table where not given. Features are cached by content
+    in features/ beside it, and the pairs that are most alike are drawn as painter-scores-nearest.png."""
 
     def __post_init__(self) -> None:
         if min(self.num_bootstrap, self.batch_size) < 1:
@@ -97,7 +99,8 @@ class PainterScores:
     fidelity: Fidelity
     distances: tuple[Distances, ...]
     """To real training pictures, by encoder; none where there are too few pictures."""
-    near_copies: NearCopies
+    near_copies: NearCopies | None
+    """None where they were not searched."""
     num_failed: int
     """Failed paintings: rows without a picture to judge."""
     num_not_judged: int
@@ -123,7 +126,7 @@ class PainterScores:
             rows.append(["captions left out for an unseen word", f"{self.num_captions_left_out:,}"])
         for number, distances in enumerate(self.distances):
             rows += _distance_rows(distances, ("judge", "second")[number])
-        return [*rows, *_copy_rows(self.near_copies)]
+        return [*rows, *(_copy_rows(self.near_copies) if self.near_copies else [])]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as written to painter-scores.json."""
@@ -174,9 +177,11 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
     distances = [_distances(config.judge, judge.encoder, painted, real, config)]
     if config.second is not None:
         distances.append(_second_distances(config.second, paintings, benchmark, config, console))
-    near_copies, pairs = find_near_copies(
-        paintings, asked.texts, benchmark, config.copies, seed=config.seed, console=console
-    )
+    copies, pairs = None, list[Block]()
+    if config.search_copies:
+        copies, pairs = find_near_copies(
+            paintings, asked.texts, benchmark, config.copies, seed=config.seed, console=console
+        )
     scores = PainterScores(
         origin=paintings.origin,
         split=config.split,
@@ -189,19 +194,25 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
         chance=1 / len(benchmark.classes),
         fidelity=prompt_fidelity(named, on_test, num_bootstrap=config.num_bootstrap, seed=config.seed),
         distances=tuple(found for found in distances if found is not None),
-        near_copies=near_copies,
+        near_copies=copies,
         num_failed=paintings.num_failed,
         num_not_judged=paintings.num_not_judged,
     )
-    _write(scores, pairs, config.out or config.images.parent / "painter-scores.json", console)
+    _write(scores, pairs, _scores_path(config), console)
     return scores
 
 
+def _scores_path(config: PainterConfig) -> Path:
+    return config.out or config.images.parent / "painter-scores.json"
+
+
 def _write(scores: PainterScores, pairs: Sequence[Block], path: Path, console: Console) -> None:
-    sheet = path.with_name(f"{path.stem}-nearest.png")
-    save_sheet(sheet, pairs, columns=6)
     write_text(path, json.dumps(scores.to_json(), indent=2) + "\n")
-    console.say(f"scores of {scores.origin}: {path}; the pairs most alike, painted and real: {sheet}")
+    console.say(f"scores of {scores.origin}: {path}")
+    if pairs:
+        sheet = path.with_name(f"{path.stem}-nearest.png")
+        save_sheet(sheet, pairs, columns=6)
+        console.say(f"the pairs most alike, painted and real: {sheet}")
 
 
 @dataclass(frozen=True)
@@ -243,7 +254,14 @@ def _load(name: str, config: PainterConfig) -> FrozenEncoder:
 def _features(
     encoder: FrozenEncoder, images: Sequence[bytes], config: PainterConfig, console: Console
 ) -> np.ndarray:
-    return extract(encoder, images, batch_size=config.batch_size, precision=config.precision, console=console)
+    return extract(
+        encoder,
+        images,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        cache=_scores_path(config).parent / "features",
+        console=console,
+    )
 
 
 def _distances(

@@ -56,7 +56,7 @@ def _described(stored: dict[str, Any]) -> Fidelity:
             f"captions shuffled {in_percent(fidelity['shuffled'])}. {_captions(stored)}Of real test pictures of these "
             f"classes it names {in_percent(judge.value)}{beside}.",
             *map(_distance, stored["distances"]),
-            _near_copies(stored["near_copies"]),
+            *([_near_copies(stored["near_copies"])] if stored["near_copies"] else []),
         ),
         weakest=f"Where {stored['origin']} follows its captions least: {listed}.",
     )

@@ -1,0 +1,171 @@
+"""Which sampler, how many steps, which guidance: fidelity and KID of a teacher against forward passes.
+
+Every setting paints the same captions with the same noise and is judged alike; defaults are then chosen from the table:
+
+    python experiments/painter_curves.py --world icons --teacher icons --judge runs/judge --out curves
+
+writes OUT/curves.json and OUT/curves.png; what is there already is neither painted nor judged again.
+"""
+
+import dataclasses
+import itertools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import tyro
+from matplotlib.figure import Figure
+
+from stablerep.captions.worlds import world_name
+from stablerep.console import Console
+from stablerep.evaluation.distances import DistanceConfig
+from stablerep.evaluation.painting import PainterConfig, evaluate_painter
+from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.generation.settings import SchedulerName
+from stablerep.run import write_atomically, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The settings that are tried, every one with every other."""
+
+    world: Path
+    """Folder of the world that the teacher paints."""
+    teacher: str
+    """A shipped teacher or a folder."""
+    judge: str
+    """Encoder of the judge, trained on real pictures."""
+    out: Path
+    """Where tables, scores and the figure go."""
+    schedulers: tuple[SchedulerName, ...] = ("teacher",)
+    steps: tuple[int, ...] = (4, 8, 12, 20)
+    guidance: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0)
+    num_captions: int = 500
+    num_images: int = 2
+    where: str = "split = 'train' AND template = 'primary'"
+    """Captions that are painted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting and what it reached."""
+
+    scheduler: str
+    steps: int
+    guidance: float
+    forward_passes: int
+    """Of the model per picture: two a step with guidance, one without."""
+    fidelity: float
+    low: float
+    high: float
+    kid: float
+    kid_floor: float
+    images_per_second: float | None
+    """None where the pictures were there already."""
+
+
+def main(config: Curves) -> None:
+    """Measure every setting, then print and draw the table."""
+    console = Console()
+    settings = itertools.product(config.schedulers, config.steps, config.guidance)
+    points = [_measure(config, *setting, console) for setting in settings]
+    content = {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)), "points": []}
+    content["points"] = [dataclasses.asdict(point) for point in points]
+    write_text(config.out / "curves.json", json.dumps(content, indent=2) + "\n")
+    _draw(points, config.out / "curves.png")
+    rows = [
+        (
+            point.scheduler,
+            str(point.steps),
+            f"{point.guidance:g}",
+            str(point.forward_passes),
+            f"{100 * point.fidelity:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]",
+            f"{point.kid:.3g}",
+        )
+        for point in points
+    ]
+    console.table(str(config.out), ("sampler", "steps", "guidance", "passes", "fidelity, %", "KID"), rows)
+
+
+def _measure(config: Curves, scheduler: str, steps: int, guidance: float, console: Console) -> Point:
+    name = f"{scheduler}-{steps}-{guidance:g}".replace("+", "p")
+    stored = config.out / f"{name}.json"
+    if stored.exists():
+        return Point(**json.loads(stored.read_text()))
+    table = config.out / f"{name}.lance"
+    begin = time.monotonic()
+    painted = generate(
+        GenerateConfig(
+            captions=config.world / "captions.lance",
+            out=table,
+            teacher=config.teacher,
+            num_images=config.num_images,
+            limit=config.num_captions,
+            where=config.where,
+            scheduler=cast(SchedulerName, scheduler),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        ),
+        console=console,
+    )
+    console.say(f"{name}: painted in {time.monotonic() - begin:.0f} s")
+    scores = evaluate_painter(
+        PainterConfig(
+            images=table,
+            world=config.world,
+            judge=config.judge,
+            benchmark=cast(Any, world_name(config.world)),
+            search_copies=False,
+            distances=DistanceConfig(kid_subsets=20),
+            num_bootstrap=200,
+            out=config.out / f"{name}-scores.json",
+        ),
+        console=console,
+    )
+    reached = scores.fidelity.mean_per_class
+    point = Point(
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        forward_passes=steps * (2 if guidance > 1 else 1),
+        fidelity=reached.value,
+        low=reached.low,
+        high=reached.high,
+        kid=scores.distances[0].kid.mean,
+        kid_floor=scores.distances[0].kid.floor_95,
+        images_per_second=painted.images_per_second if painted.painted else None,
+    )
+    write_text(stored, json.dumps(dataclasses.asdict(point)) + "\n")
+    return point
+
+
+def _draw(points: list[Point], path: Path) -> None:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    series = dict.fromkeys((point.scheduler, point.guidance) for point in points)
+    for scheduler, guidance in series:
+        mine = [point for point in points if (point.scheduler, point.guidance) == (scheduler, guidance)]
+        passes = [point.forward_passes for point in mine]
+        label = f"{scheduler}, guidance {guidance:g}"
+        spread = [
+            [100 * max(0.0, point.fidelity - point.low) for point in mine],
+            [100 * max(0.0, point.high - point.fidelity) for point in mine],
+        ]
+        left.errorbar(
+            passes, [100 * point.fidelity for point in mine], yerr=spread, marker="o", capsize=2, label=label
+        )
+        right.plot(passes, [point.kid for point in mine], marker="o", label=label)
+    right.axhline(points[0].kid_floor, linestyle=":", color="grey", label="real against real, 95 %")
+    left.set_ylabel("prompt fidelity, %")
+    right.set_ylabel("KID")
+    for axes in (left, right):
+        axes.set_xlabel("forward passes per picture")
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=8)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Curves, description=__doc__))
