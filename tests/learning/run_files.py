@@ -8,9 +8,13 @@ from torch import Tensor
 
 from stablerep.run import Run
 
+ENCODER = {"encoder/encoder.json", "encoder/encoder.safetensors"}
+TEXT = {"text/text.json", "text/text.safetensors", "text/tokenizer.json"}
 PRODUCTS = {
-    "stablerep": {"encoder/encoder.json", "encoder/encoder.safetensors"},
-    "simclr": {"encoder/encoder.json", "encoder/encoder.safetensors"},
+    "stablerep": ENCODER,
+    "stablerep-plus": ENCODER | TEXT,
+    "simclr": ENCODER,
+    "clip": ENCODER | TEXT,
     "autoencoder": {"autoencoder/config.json", "autoencoder/diffusion_pytorch_model.safetensors"},
     "text-to-image": {
         "teacher/model_index.json",

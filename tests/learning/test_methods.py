@@ -9,7 +9,15 @@ from stablerep.config import build
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.learning.contrastive import Contrastive
-from stablerep.learning.methods import METHODS, SimCLRConfig, StableRepConfig, train
+from stablerep.learning.image_text import Clip, StableRepPlus
+from stablerep.learning.methods import (
+    METHODS,
+    ClipTrainConfig,
+    SimCLRConfig,
+    StableRepConfig,
+    StableRepPlusTrainConfig,
+    train,
+)
 from stablerep.learning.text_to_image import TextToImage
 
 IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
@@ -18,7 +26,9 @@ IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
 def test_every_method_builds_what_its_name_says(world: World) -> None:
     kinds = {
         "stablerep": Contrastive,
+        "stablerep-plus": StableRepPlus,
         "simclr": Contrastive,
+        "clip": Clip,
         "autoencoder": Autoencoder,
         "text-to-image": TextToImage,
     }
@@ -27,9 +37,9 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
         config = train_config(method, world, Path("unused"))
         assert isinstance(config, entry.config)
         built = entry.build(config)
-        assert isinstance(built, kinds[method])
-        assert built.reads_text == (method == "text-to-image")
-        assert (built.encoder() is not None) == isinstance(built, Contrastive)
+        assert type(built) is kinds[method]
+        assert built.reads_text == (method in ("stablerep-plus", "clip", "text-to-image"))
+        assert (built.encoder() is not None) == isinstance(built, Contrastive | Clip)
 
 
 def test_stablerep_and_simclr_differ_in_their_positives() -> None:
@@ -42,7 +52,8 @@ def test_stablerep_and_simclr_differ_in_their_positives() -> None:
 def test_an_unknown_method_answers_with_the_known_ones(world: World) -> None:
     config = train_config("simclr", world, Path("unused"))
     with pytest.raises(
-        UserError, match="unknown method 'dino'; there are: stablerep, simclr, autoencoder, text-to-image"
+        UserError,
+        match="unknown method 'dino'; there are: stablerep, stablerep-plus, simclr, clip, autoencoder",
     ):
         train("dino", config)
 
@@ -62,6 +73,9 @@ def test_a_view_without_positives_is_refused() -> None:
     single = {"data": {"images_per_caption": 1}}
     with pytest.raises(UserError, match=r"data.images_per_caption is 1: give at least 2"):
         build(StableRepConfig, IMAGES, single, origin="test")
+    with pytest.raises(UserError, match=r"data.images_per_caption is 1: give at least 2"):
+        build(StableRepPlusTrainConfig, IMAGES, single, origin="test")
+    assert build(ClipTrainConfig, IMAGES, single, origin="test")
     assert build(StableRepConfig, IMAGES, single, {"data": {"crops_per_image": 2}}, origin="test")
     with pytest.raises(UserError, match=r"data.crops_per_image is 1"):
         build(StableRepConfig, IMAGES, {"method": {"positives": "image"}}, origin="test")
@@ -74,18 +88,27 @@ def test_a_view_without_positives_is_refused() -> None:
         ("colour = 'red'", "the filter \"colour = 'red'\" \\(vocabulary_from\\) is not valid"),
     ],
 )
-def test_a_vocabulary_of_no_caption_is_refused(world: World, tmp_path: Path, where: str, what: str) -> None:
-    config = train_config("text-to-image", world, tmp_path / "run", method={"vocabulary_from": where})
+@pytest.mark.parametrize("method", ["clip", "text-to-image"])
+def test_a_vocabulary_of_no_caption_is_refused(
+    method: str, world: World, tmp_path: Path, where: str, what: str
+) -> None:
+    config = train_config(method, world, tmp_path / "run", method={"vocabulary_from": where})
     with pytest.raises(UserError, match=what) as caught:
-        train("text-to-image", config)
+        train(method, config)
     assert str(caught.value).startswith(str(world.captions))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_painter_needs_captions(world: World, tmp_path: Path) -> None:
-    config = train_config("text-to-image", world, tmp_path / "run", data={"captions": None})
+@pytest.mark.parametrize("method", ["stablerep-plus", "clip", "text-to-image"])
+@pytest.mark.parametrize("vocabulary", [64, None])
+def test_what_reads_text_needs_captions(
+    method: str, vocabulary: int | None, world: World, tmp_path: Path
+) -> None:
+    own = {} if method == "text-to-image" else {"text": {"vocabulary": vocabulary}}
+    config = train_config(method, world, tmp_path / "run", data={"captions": None}, method=own)
     with pytest.raises(UserError, match=r"give the caption table \(data.captions\)"):
-        train("text-to-image", config)
+        train(method, config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", ["autoencoder", "text-to-image"])

@@ -121,12 +121,18 @@ ENCODER = {
     "num_heads": 3,
 }
 HEAD = {"head_hidden": 16, "head_out": 8}
+TEXT = {"width": 16, "depth": 1, "num_heads": 2, "num_tokens": 8, "vocabulary": 64, "joint_width": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "stablerep": {
         "method": {"encoder": ENCODER | {"depth": 2, "drop_path": 0.3}, **HEAD},
         "data": {"images_per_caption": 2},
     },
+    "stablerep-plus": {
+        "method": {"encoder": ENCODER, "text": TEXT | {"projection": "mlp", "projection_hidden": 16}, **HEAD},
+        "data": {"images_per_caption": 2},
+    },
     "simclr": {"method": {"encoder": ENCODER, **HEAD}, "data": {"crops_per_image": 2}},
+    "clip": {"method": {"encoder": ENCODER, "text": TEXT}},
     "autoencoder": {"method": {"image_size": SIZE, "channels": (8, 16), "num_groups": 4}},
     "text-to-image": {
         "method": {
