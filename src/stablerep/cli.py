@@ -102,7 +102,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _train_loader("stablerep"),
     ),
     ("train", "stablerep-plus"): Command(
-        "learn: images of one caption attract each other and its text",
+        "learn: images of one caption attract, and their text",
         "--recipe icons --data.images images.lance --out runs/stablerep-plus",
         _train_loader("stablerep-plus"),
     ),
@@ -112,7 +112,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _train_loader("simclr"),
     ),
     ("train", "clip"): Command(
-        "learn: an image and the text of its caption attract each other",
+        "learn: an image and the text of its caption attract",
         "--recipe icons --data.images icons/images.lance --out runs/clip",
         _train_loader("clip"),
     ),

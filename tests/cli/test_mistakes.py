@@ -50,7 +50,7 @@ MISTAKES = {
     "captions import ok.txt empty.txt absent.txt --out c.lance": "empty.txt is empty; absent.txt: no such file",
     # recipes
     "generate --recipe": "argument --recipe: expected one argument",
-    "generate --recipe nope": "unknown recipe 'nope'; shipped: icons, teacher-icons;",
+    "generate --recipe nope": "unknown recipe 'nope'; shipped: cc12m, cc12m-2x,",
     "generate --recipe nope.toml": "recipe nope.toml: No such file or directory",
     "generate --recipe broken.toml": "recipe broken.toml: Expected",
     "generate --recipe latin.toml": "recipe latin.toml: not UTF-8 text (byte 13)",
