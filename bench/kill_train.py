@@ -33,6 +33,7 @@ PRELOAD = [  # nothing that imports Lance, which is not fork-safe
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha",
     "transformers.models.t5.modeling_t5",
+    "open_clip",
     "torch.utils.tensorboard",
 ]
 CLOCK = ("time", "images_per_second", "model_flops_per_second", "share_of_matmul_rate")

@@ -109,7 +109,9 @@ def test_all_wrong_keywords_are_reported_together(configs: list[Any]) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, configs: list[Any]) -> None:
-    with pytest.raises(UserError, match="unknown method 'simklr'; there are: stablerep, simclr"):
+    with pytest.raises(
+        UserError, match="unknown method 'simklr'; there are: stablerep, stablerep-plus, simclr"
+    ):
         stablerep.train("simklr", anything=1)
     with pytest.raises(UserError, match="unknown recipe 'nope'"):
         stablerep.evaluate("runs/a", recipe="nope")

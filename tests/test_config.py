@@ -172,6 +172,33 @@ def test_recipe_by_path(tmp_path: Path) -> None:
         config.recipe_table({"train": 3}, ("train", "simclr"), "mine")
 
 
+def test_a_recipe_that_extends_another_says_only_how_it_differs(tmp_path: Path) -> None:
+    """A base is a shipped name, or a path that begins where the recipe lies."""
+    (tmp_path / "deep").mkdir()
+    long, longer = tmp_path / "long.toml", tmp_path / "deep" / "longer.toml"
+    long.write_text('extends = "icons"\n[train.simclr]\nnum_steps = 7\noptim.lr = 3.0\n', encoding="utf-8")
+    longer.write_text('extends = "../long.toml"\n[train.simclr]\nnum_steps = 8\n', encoding="utf-8")
+    shipped, recipe = config.read_recipe("icons"), config.read_recipe(str(longer))
+    assert config.differing_fields(shipped, recipe) == [
+        f"train.simclr.num_steps: {shipped['train']['simclr']['num_steps']} there, 8 asked",
+        f"train.simclr.optim.lr: {shipped['train']['simclr']['optim']['lr']} there, 3.0 asked",
+    ]
+
+
+def test_a_base_that_cannot_be_is_a_user_error(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text('extends = "./second.toml"\n', encoding="utf-8")
+    second.write_text('extends = "../nowhere/../' + tmp_path.name + '/first.toml"\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"first\.toml extends itself \(.*second\.toml.*\)"):
+        config.read_recipe(str(first))
+    second.write_text("extends = 3\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"second\.toml: extends must be the name or path of a recipe, got 3"):
+        config.read_recipe(str(first))
+    second.write_text('extends = "nope"\n', encoding="utf-8")
+    with pytest.raises(UserError, match="unknown recipe 'nope'"):
+        config.read_recipe(str(first))
+
+
 def test_unreadable_recipes_are_user_errors(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("steps = = 3\n", encoding="utf-8")

@@ -14,6 +14,10 @@ from stablerep import config
 from stablerep.cli import COMMANDS, recipe_settings, run
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import HELD_OUT_STYLE
+from stablerep.generation.settings import GenerateConfig
+from stablerep.learning.methods import METHODS
+from stablerep.learning.optim import peak_lr
+from stablerep.models.encoder import EncoderConfig
 
 MISSING = object()
 TABLES = [
@@ -22,10 +26,16 @@ TABLES = [
     for words in COMMANDS
     if recipe_settings(words, name)
 ]
+# Captions of the web with no split, for which only settings are published, and no pictures.
+PUBLISHED = ["cc12m", "cc12m-2x", "cc12m-3x", "redcaps", "redcaps-2x", "redcaps-3x", "laion"]
 TRAINING = [case for case in TABLES if case.values[1][0] == "train"]
+IN_A_WORLD = [case for case in TRAINING if case.values[0] not in PUBLISHED]
+COMPARED = ("stablerep", "stablerep-plus", "simclr", "clip")
+OF_THE_PAPER = {("generate",), ("train", "stablerep"), ("train", "stablerep-plus")}
 CHAIN = {
-    "icons": {("generate",), ("train", "stablerep"), ("train", "simclr"), ("evaluate",)},
+    "icons": {("generate",), ("evaluate",), *(("train", method) for method in COMPARED)},
     "teacher-icons": {("train", "autoencoder"), ("train", "text-to-image")},
+    **dict.fromkeys(PUBLISHED, OF_THE_PAPER),
 }
 
 
@@ -64,7 +74,7 @@ def test_an_unknown_key_fails(name: str, words: tuple[str, ...]) -> None:
         config.build_partial(config_class, table, missing=MISSING, origin=name)
 
 
-@pytest.mark.parametrize(("name", "words"), TRAINING)
+@pytest.mark.parametrize(("name", "words"), IN_A_WORLD)
 def test_whatever_trains_sees_neither_the_held_out_style_nor_other_splits(
     name: str, words: tuple[str, ...]
 ) -> None:
@@ -80,14 +90,98 @@ def test_whatever_paints_paints_training_captions(name: str) -> None:
     assert " OR " not in where.upper()
 
 
-def test_the_learners_that_are_compared_see_as_many_views() -> None:
+@pytest.mark.parametrize("method", COMPARED)
+def test_the_learners_that_are_compared_differ_in_nothing_but_the_method(method: str) -> None:
     def views(data: Mapping[str, Any]) -> int:
         return int(data["captions_per_batch"] * data["images_per_caption"] * data.get("crops_per_image", 1))
 
-    ours, theirs = (recipe_settings(("train", method), "icons") for method in ("stablerep", "simclr"))
-    assert views(ours["data"]) == views(theirs["data"])
-    for shared in ("num_steps", "optim", "method"):
-        assert ours[shared] == theirs[shared]
+    ours, first = (recipe_settings(("train", name), "icons") for name in (method, "stablerep"))
+    assert views(ours["data"]) == views(first["data"]) == 256
+    assert ours["data"]["view"] == first["data"]["view"]
+    for shared in ("num_steps", "optim"):
+        assert ours[shared] == first[shared]
+    for name, value in ours["method"].items():
+        if name != "text":
+            assert value == first["method"][name]
+    text = recipe_settings(("train", "stablerep-plus"), "icons")["method"]["text"]
+    assert ours["method"].get("text", text) == text
+
+
+# -- what is published -------------------------------------------------------------------------------
+
+
+def resolved(name: str, method: str) -> Any:
+    """The configuration that a recipe gives, with what a user must add."""
+    needed = {"out": "run", "data": {"images": ["images.lance"]}}
+    return config.build(METHODS[method].config, recipe_settings(("train", method), name), needed, origin=name)
+
+
+@pytest.mark.parametrize("method", ["stablerep", "stablerep-plus"])
+@pytest.mark.parametrize(
+    ("name", "epochs", "warmup"),
+    [
+        ("cc12m", 15, 0.5),
+        ("cc12m-2x", 31, 1.0),
+        ("cc12m-3x", 46, 1.5),
+        ("redcaps", 13, 0.45),
+        ("redcaps-2x", 27, 0.9),
+        ("redcaps-3x", 40, 1.35),
+    ],
+)
+def test_the_settings_of_stablerep_are_the_published_ones(
+    name: str, method: str, epochs: int, warmup: float
+) -> None:
+    """The command in the README of the official code, and its defaults."""
+    settings = resolved(name, method)
+    data, view, optim, learner = settings.data, settings.data.view, settings.optim, settings.method
+    assert settings.num_epochs == epochs
+    assert optim.warmup_fraction * epochs == pytest.approx(warmup, abs=1e-4)
+    assert (data.captions_per_batch, data.images_per_caption, data.crops_per_image) == (1376, 6, 1)
+    rate = peak_lr(optim, captions=1376, images_per_caption=6, crops_per_image=1)
+    assert rate == pytest.approx(3.225e-3, rel=1e-12)
+    assert (optim.schedule, optim.beta1, optim.beta2, optim.weight_decay) == ("cosine", 0.9, 0.98, 0.1)
+    assert optim.clip_norm is None
+    assert learner.encoder == EncoderConfig(architecture="vit_base_patch16_224")
+    assert learner.positives == "caption"
+    assert (learner.head_layers, learner.head_hidden, learner.head_out) == (3, 4096, 256)
+    assert learner.temperature == 0.1
+    assert (view.image_size, view.augmentation, view.downsample_probability) == (224, "simclr", 0.0)
+
+
+def test_the_augmentations_are_the_published_ones() -> None:
+    """The strong crop is the default of the augmentation, as the weak one is: see ``ViewConfig.crop_scale``."""
+    view = resolved("cc12m", "stablerep").data.view
+    assert view.crop_scale is None
+    assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.4, 0.1)
+    assert (view.jitter_probability, view.grayscale_probability, view.flip_probability) == (0.8, 0.2, 0.5)
+    assert (view.blur_probability, view.blur_sigma) == (0.5, (0.1, 2.0))
+    assert (view.downsample_sizes, view.upsample_size) == ((64, 128), 256)
+    (coarse,) = [line for line in recipe_examples() if "downsample" in line]
+    assert "--data.view.downsample-probability 0.05 " in coarse
+    assert [line for line in recipe_examples() if "--data.view.augmentation weak " in line]
+
+
+def test_stablerep_plus_has_the_published_texts() -> None:
+    learner = resolved("cc12m", "stablerep-plus").method
+    text = learner.text
+    assert (text.depth, text.width, text.num_heads, text.num_tokens) == (12, 512, 8, 77)
+    assert (text.vocabulary, text.projection, text.joint_width) == (None, "linear", 512)
+    assert (learner.image_weight, learner.text_weight) == (1.0, 1.0)
+    assert (learner.initial_temperature, learner.min_temperature) == (0.07, 0.01)
+
+
+@pytest.mark.parametrize(("name", "num_images"), [("cc12m", 10), ("redcaps-3x", 10), ("laion", 2)])
+def test_pictures_are_painted_as_published(name: str, num_images: int) -> None:
+    painting = config.build(GenerateConfig, recipe_settings(("generate",), name), origin=name)
+    assert painting.num_images == num_images
+    assert (painting.scheduler, painting.num_inference_steps, painting.guidance_scale) == ("ddim", 50, 2.0)
+    assert painting.size == 256
+
+
+def test_laion_uses_both_pictures_in_as_many_views() -> None:
+    data = resolved("laion", "stablerep-plus").data
+    assert data.images_per_caption == 2
+    assert data.captions_per_batch * data.images_per_caption == 8256
 
 
 def recipe_examples() -> list[str]:

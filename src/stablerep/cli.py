@@ -113,10 +113,20 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--recipe icons --data.images images.lance --out runs/stablerep",
         _train_loader("stablerep"),
     ),
+    ("train", "stablerep-plus"): Command(
+        "learn: images of one caption attract, and their text",
+        "--recipe icons --data.images images.lance --out runs/stablerep-plus",
+        _train_loader("stablerep-plus"),
+    ),
     ("train", "simclr"): Command(
         "learn: two crops of one image attract each other",
         "--recipe icons --data.images images.lance --out runs/simclr",
         _train_loader("simclr"),
+    ),
+    ("train", "clip"): Command(
+        "learn: an image and the text of its caption attract",
+        "--recipe icons --data.images icons/images.lance --out runs/clip",
+        _train_loader("clip"),
     ),
     ("train", "supervised"): Command(
         "learn: images of one label attract each other",

@@ -1,10 +1,12 @@
 """Configuration: frozen keyword-only dataclasses that live beside their owners, overlaid by TOML recipes.
 
 A recipe is a TOML file with one table per command (``[generate]``, ``[train.stablerep]``). It may set any subset of
-the fields of that command's dataclass; every wrong key and every wrong type is reported in one message.
+the fields of that command's dataclass; every wrong key and every wrong type is reported in one message. With
+``extends = "NAME"`` before the tables it says only how it differs from another recipe.
 """
 
 import dataclasses
+import os
 import tomllib
 import types
 import typing
@@ -29,7 +31,26 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
-    """Read a recipe by its shipped name or by its path."""
+    """Read a recipe by its shipped name or by its path, laid over the one that it extends."""
+    return _read_extended(name_or_path, ())
+
+
+def _read_extended(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    chain = (*above, name_or_path)
+    if name_or_path in above:
+        raise UserError(f"recipe {name_or_path} extends itself ({' -> '.join(chain)}); give another base")
+    recipe = _read_tables(name_or_path)
+    base = recipe.pop("extends", None)
+    if base is None:
+        return recipe
+    if not isinstance(base, str):
+        raise UserError(f"recipe {name_or_path}: extends must be the name or path of a recipe, got {base!r}")
+    if base.endswith(".toml"):  # a path is relative to the recipe that names it
+        base = os.path.normpath(Path(name_or_path).parent / base)
+    return _merge(_read_extended(base, chain), recipe)
+
+
+def _read_tables(name_or_path: str) -> dict[str, Any]:
     path = Path(name_or_path)
     if path.suffix == ".toml":
         try:

@@ -17,6 +17,7 @@ _CONTEXT.set_forkserver_preload(
         "diffusers.models.autoencoders.autoencoder_kl",
         "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha",
         "transformers.models.t5.modeling_t5",
+        "open_clip",
         "torch.utils.tensorboard",
     ]
 )

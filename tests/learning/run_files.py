@@ -1,16 +1,24 @@
-"""What a training run leaves behind: which files, which state, which log."""
+"""What a training run leaves behind: which files, which state, which log; and how a run is stopped on the way."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from stablerep.learning import trainer
 from stablerep.run import Run
 
+ENCODER = {"encoder/encoder.json", "encoder/encoder.safetensors"}
+TEXT = {"text/text.json", "text/text.safetensors", "text/tokenizer.json"}
 PRODUCTS = {
-    "stablerep": {"encoder/encoder.json", "encoder/encoder.safetensors"},
-    "simclr": {"encoder/encoder.json", "encoder/encoder.safetensors"},
+    "stablerep": ENCODER,
+    "stablerep-plus": ENCODER | TEXT,
+    "simclr": ENCODER,
+    "clip": ENCODER | TEXT,
     "autoencoder": {"autoencoder/config.json", "autoencoder/diffusion_pytorch_model.safetensors"},
     "text-to-image": {
         "teacher/model_index.json",
@@ -70,3 +78,28 @@ def log(run: Path) -> list[dict[str, Any]]:
         {name: value for name, value in record.items() if name not in clock}
         for record in Run.open(run).metrics()
     ]
+
+
+class Killed(BaseException):
+    """What stops a training in this process as a kill would, but for the files that are open."""
+
+
+@contextlib.contextmanager
+def killed_at(moment: int | str) -> Iterator[None]:
+    """Stop the training in the block before a step (0, 1, ...), or before the export."""
+
+    def step(loop: Any, number: int, batch: Any) -> Any:
+        if number == moment:
+            raise Killed
+        return original_step(loop, number, batch)
+
+    def export(*_: Any) -> Any:
+        raise Killed
+
+    original_step = trainer._Loop.step
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer._Loop, "step", step)
+        if moment == "export":
+            for cls in trainer.Method.__subclasses__():
+                patch.setattr(cls, "export", export)
+        yield

@@ -9,7 +9,16 @@ from stablerep.config import build
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.learning.contrastive import Contrastive
-from stablerep.learning.methods import METHODS, SimCLRConfig, StableRepConfig, SupervisedConfig, train
+from stablerep.learning.image_text import Clip, StableRepPlus
+from stablerep.learning.methods import (
+    METHODS,
+    ClipTrainConfig,
+    SimCLRConfig,
+    StableRepConfig,
+    StableRepPlusTrainConfig,
+    SupervisedConfig,
+    train,
+)
 from stablerep.learning.text_to_image import TextToImage
 
 IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
@@ -18,7 +27,9 @@ IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
 def test_every_method_builds_what_its_name_says(world: World) -> None:
     kinds = {
         "stablerep": Contrastive,
+        "stablerep-plus": StableRepPlus,
         "simclr": Contrastive,
+        "clip": Clip,
         "supervised": Contrastive,
         "autoencoder": Autoencoder,
         "text-to-image": TextToImage,
@@ -28,9 +39,9 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
         config = train_config(method, world, Path("unused"))
         assert isinstance(config, entry.config)
         built = entry.build(config)
-        assert isinstance(built, kinds[method])
-        assert built.reads_text == (method == "text-to-image")
-        assert (built.encoder() is not None) == isinstance(built, Contrastive)
+        assert type(built) is kinds[method]
+        assert built.reads_text == (method in ("stablerep-plus", "clip", "text-to-image"))
+        assert (built.encoder() is not None) == isinstance(built, Contrastive | Clip)
 
 
 def test_contrastive_methods_differ_in_their_positives() -> None:
@@ -45,7 +56,8 @@ def test_contrastive_methods_differ_in_their_positives() -> None:
 def test_an_unknown_method_answers_with_the_known_ones(world: World) -> None:
     config = train_config("simclr", world, Path("unused"))
     with pytest.raises(
-        UserError, match="unknown method 'dino'; there are: stablerep, simclr, supervised, autoencoder, text-"
+        UserError,
+        match="unknown method 'dino'; there are: stablerep, stablerep-plus, simclr, clip, supervised, autoenc",
     ):
         train("dino", config)
 
@@ -65,6 +77,9 @@ def test_a_view_without_positives_is_refused() -> None:
     single = {"data": {"images_per_caption": 1}}
     with pytest.raises(UserError, match=r"data.images_per_caption is 1: give at least 2"):
         build(StableRepConfig, IMAGES, single, origin="test")
+    with pytest.raises(UserError, match=r"data.images_per_caption is 1: give at least 2"):
+        build(StableRepPlusTrainConfig, IMAGES, single, origin="test")
+    assert build(ClipTrainConfig, IMAGES, single, origin="test")
     assert build(StableRepConfig, IMAGES, single, {"data": {"crops_per_image": 2}}, origin="test")
     with pytest.raises(UserError, match=r"data.crops_per_image is 1"):
         build(StableRepConfig, IMAGES, {"method": {"positives": "image"}}, origin="test")
@@ -77,18 +92,27 @@ def test_a_view_without_positives_is_refused() -> None:
         ("colour = 'red'", "the filter \"colour = 'red'\" \\(vocabulary_from\\) is not valid"),
     ],
 )
-def test_a_vocabulary_of_no_caption_is_refused(world: World, tmp_path: Path, where: str, what: str) -> None:
-    config = train_config("text-to-image", world, tmp_path / "run", method={"vocabulary_from": where})
+@pytest.mark.parametrize("method", ["clip", "text-to-image"])
+def test_a_vocabulary_of_no_caption_is_refused(
+    method: str, world: World, tmp_path: Path, where: str, what: str
+) -> None:
+    config = train_config(method, world, tmp_path / "run", method={"vocabulary_from": where})
     with pytest.raises(UserError, match=what) as caught:
-        train("text-to-image", config)
+        train(method, config)
     assert str(caught.value).startswith(str(world.captions))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_painter_needs_captions(world: World, tmp_path: Path) -> None:
-    config = train_config("text-to-image", world, tmp_path / "run", data={"captions": None})
+@pytest.mark.parametrize("method", ["stablerep-plus", "clip", "text-to-image"])
+@pytest.mark.parametrize("vocabulary", [64, None])
+def test_what_reads_text_needs_captions(
+    method: str, vocabulary: int | None, world: World, tmp_path: Path
+) -> None:
+    own = {} if method == "text-to-image" else {"text": {"vocabulary": vocabulary}}
+    config = train_config(method, world, tmp_path / "run", data={"captions": None}, method=own)
     with pytest.raises(UserError, match=r"give the caption table \(data.captions\)"):
-        train("text-to-image", config)
+        train(method, config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", ["autoencoder", "text-to-image"])

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from stablerep.errors import UserError
 from stablerep.learning.method import Batch
-from stablerep.learning.text_to_image import TextToImage, TextToImageConfig, train_tokenizer
+from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
+from stablerep.models.text import train_tokenizer
 from stablerep.run import write_text
 
 N, V = 4, 2

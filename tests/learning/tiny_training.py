@@ -14,7 +14,7 @@ from torch import Tensor
 from stablerep.config import build
 from stablerep.features import decode_image
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
-from stablerep.learning.data import DataConfig
+from stablerep.learning.data import DataConfig, identity_of
 from stablerep.learning.methods import METHODS
 from stablerep.learning.trainer import TrainConfig
 from stablerep.store import OK, CaptionTable, ImageTable, caption_id
@@ -37,6 +37,11 @@ class World:
 def text(number: int, variant: int = 0) -> str:
     """The caption of a concept, or another text for it."""
     return f"a drawing of thing {number}" if variant == 0 else f"thing {number} seen another way, {variant}"
+
+
+def tokenize(texts: list[str]) -> Tensor:
+    """Tokens from which a text can be told: its identity."""
+    return torch.tensor([[identity_of(text)] for text in texts])
 
 
 def png(number: int, size: int = SIZE) -> bytes:
@@ -121,12 +126,18 @@ ENCODER = {
     "num_heads": 3,
 }
 HEAD = {"head_hidden": 16, "head_out": 8}
+TEXT = {"width": 16, "depth": 1, "num_heads": 2, "num_tokens": 8, "vocabulary": 64, "joint_width": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "stablerep": {
         "method": {"encoder": ENCODER | {"depth": 2, "drop_path": 0.3}, **HEAD},
         "data": {"images_per_caption": 2},
     },
+    "stablerep-plus": {
+        "method": {"encoder": ENCODER, "text": TEXT | {"projection": "mlp", "projection_hidden": 16}, **HEAD},
+        "data": {"images_per_caption": 2},
+    },
     "simclr": {"method": {"encoder": ENCODER, **HEAD}, "data": {"crops_per_image": 2}},
+    "clip": {"method": {"encoder": ENCODER, "text": TEXT}},
     "supervised": {"method": {"encoder": ENCODER, **HEAD}},
     "autoencoder": {"method": {"image_size": SIZE, "channels": (8, 16), "num_groups": 4}},
     "text-to-image": {

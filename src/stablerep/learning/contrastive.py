@@ -52,15 +52,8 @@ class Contrastive(Method):
 
     def loss(self, features: Tensor, batch: Batch) -> StepResult:
         """The multi-positive contrastive loss over the N * V rows of features (N, V, D)."""
-        projected = self.head(features, batch["valid"]).flatten(0, 1)
-        labels = self._labels(batch).flatten()
-        valid = batch["valid"].flatten()
-        weight = batch["weight"].flatten() if "weight" in batch else None
-        loss = multi_positive_contrastive(
-            projected, labels, self.config.temperature, valid=valid, weight=weight
-        )
-        samples = Samples(features=projected.detach(), labels=labels, valid=valid)
-        return StepResult(loss=loss, logs={"positive_similarity": positive_similarity(samples)})
+        projected = self.head(features, batch["valid"])
+        return compare_views(projected, batch, self.config)
 
     def encoder(self) -> Encoder:
         return self.backbone
@@ -69,7 +62,19 @@ class Contrastive(Method):
         save_encoder(self.backbone, folder / "encoder")
         return folder / "encoder"
 
-    def _labels(self, batch: Batch) -> Tensor:
-        if self.config.positives == "caption":
-            return batch["caption_id"][:, None].expand_as(batch["valid"])
-        return batch["image_id" if self.config.positives == "image" else "label"]
+
+def compare_views(projected: Tensor, batch: Batch, config: ContrastiveConfig) -> StepResult:
+    """The multi-positive contrastive loss over the N * V rows of the head's output (N, V, D)."""
+    rows = projected.flatten(0, 1)
+    labels = _labels(batch, config.positives).flatten()
+    valid = batch["valid"].flatten()
+    weight = batch["weight"].flatten() if "weight" in batch else None
+    loss = multi_positive_contrastive(rows, labels, config.temperature, valid=valid, weight=weight)
+    samples = Samples(features=rows.detach(), labels=labels, valid=valid)
+    return StepResult(loss=loss, logs={"positive_similarity": positive_similarity(samples)})
+
+
+def _labels(batch: Batch, positives: Literal["caption", "image", "label"]) -> Tensor:
+    if positives == "caption":
+        return batch["caption_id"][:, None].expand_as(batch["valid"])
+    return batch["image_id" if positives == "image" else "label"]

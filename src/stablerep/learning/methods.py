@@ -11,9 +11,11 @@ from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.data import DataConfig
+from stablerep.learning.image_text import Clip, ClipConfig, StableRepPlus, StableRepPlusConfig
 from stablerep.learning.method import Method
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.learning.trainer import TrainConfig, TrainSummary, run_training
+from stablerep.models.text import ClipVocabulary, LearnedVocabulary, Vocabulary, train_tokenizer
 from stablerep.store import CaptionTable
 
 
@@ -45,6 +47,27 @@ class SupervisedConfig(TrainConfig):
     upper reference on labelled pictures, and the judge of painted ones."""
 
     method: ContrastiveConfig = field(default_factory=lambda: ContrastiveConfig(positives="label"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTrainConfig(TrainConfig):
+    """CLIP: an image and the text of its caption are positives of each other (Radford et al. 2021).
+
+    Usually data.images_per_caption is 1; with more, all images of a caption are positives of its text.
+    """
+
+    method: ClipConfig = field(default_factory=ClipConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableRepPlusTrainConfig(TrainConfig):
+    """StableRep+: StableRep and CLIP at once on the same images (Tian et al. 2023)."""
+
+    method: StableRepPlusConfig = field(default_factory=StableRepPlusConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positives(self.data, self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +112,33 @@ def _build_autoencoder(config: AutoencoderTrainConfig) -> Method:
     return Autoencoder(config.method)
 
 
+def _build_clip(config: ClipTrainConfig) -> Method:
+    return Clip(config.method, _vocabulary(config, config.method))
+
+
+def _build_stablerep_plus(config: StableRepPlusTrainConfig) -> Method:
+    return StableRepPlus(config.method, _vocabulary(config, config.method))
+
+
 def _build_painter(config: TextToImageTrainConfig) -> Method:
-    if config.data.captions is None:
-        raise UserError("text-to-image reads text: give the caption table (data.captions)")
-    painter = TextToImage(
-        config.method, _vocabulary_texts(config.data.captions, config.method.vocabulary_from)
-    )
+    texts = _vocabulary_texts(_captions_to_read(config), config.method.vocabulary_from)
+    painter = TextToImage(config.method, texts)
     _require_size(config, painter.vae.config.sample_size, f"the size of {config.method.autoencoder}")
     return painter
+
+
+def _vocabulary(config: TrainConfig, method: ClipConfig) -> Vocabulary:
+    captions = _captions_to_read(config)
+    if method.text.vocabulary is None:
+        return ClipVocabulary()
+    texts = _vocabulary_texts(captions, method.vocabulary_from)
+    return LearnedVocabulary(train_tokenizer(texts, method.text.vocabulary))
+
+
+def _captions_to_read(config: TrainConfig) -> Path:
+    if config.data.captions is None:
+        raise UserError("this method reads text: give the caption table (data.captions)")
+    return config.data.captions
 
 
 def _vocabulary_texts(captions: Path, where: str) -> list[str]:
@@ -121,7 +163,9 @@ def _require_size(config: TrainConfig, size: int, what: str) -> None:
 
 METHODS: dict[str, MethodEntry] = {
     "stablerep": MethodEntry(StableRepConfig, lambda config: Contrastive(config.method)),
+    "stablerep-plus": MethodEntry(StableRepPlusTrainConfig, _build_stablerep_plus),
     "simclr": MethodEntry(SimCLRConfig, lambda config: Contrastive(config.method)),
+    "clip": MethodEntry(ClipTrainConfig, _build_clip),
     "supervised": MethodEntry(SupervisedConfig, lambda config: Contrastive(config.method)),
     "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
     "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),

@@ -6,20 +6,20 @@ picture by cross-attention only.
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
 from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid
+from stablerep.models.text import END, PAD, UNKNOWN, train_tokenizer
 from stablerep.run import write_text
 
-_PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
 _TEXT_HEADS = 4
 
 
@@ -70,29 +70,13 @@ class TextToImageConfig:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
-def _tokenizer(config: TextToImageConfig, texts: Iterable[str]) -> Tokenizer:
+def _tokenizer(config: TextToImageConfig, texts: Sequence[str]) -> Tokenizer:
     if config.start_from is None:
         return train_tokenizer(texts, config.vocabulary)
     path = config.start_from / "tokenizer" / "tokenizer.json"
     if not path.exists():
         raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing)")
     return Tokenizer.from_file(str(path))
-
-
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A lower-casing byte-pair tokenizer that ends every text with ``</s>``, as T5's does."""
-    tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[_PAD, _EOS, _UNKNOWN], min_frequency=2, show_progress=False
-    )
-    tokenizer.train_from_iterator(sorted(texts), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {_EOS}", special_tokens=[(_EOS, tokenizer.token_to_id(_EOS))]
-    )
-    return tokenizer
 
 
 class TextToImage(Method):
@@ -108,7 +92,7 @@ class TextToImage(Method):
             )
         self.config = config
         self.tokenizer = _tokenizer(config, texts)
-        self.tokenizer.enable_padding(length=config.num_tokens, pad_token=_PAD, pad_id=self._id(_PAD))
+        self.tokenizer.enable_padding(length=config.num_tokens, pad_token=PAD, pad_id=self._id(PAD))
         self.tokenizer.enable_truncation(config.num_tokens)
         self.vae = (
             AutoencoderKL.from_pretrained(config.autoencoder, use_safetensors=True)
@@ -137,7 +121,7 @@ class TextToImage(Method):
             noise, level, dropped = self._draw(batch["seed"], latents)
         num_views = batch["image"].shape[1]
         tokens = torch.where(dropped[:, None], _empty_like(self, batch["tokens"]), batch["tokens"])
-        mask = (tokens != self._id(_PAD)).long()
+        mask = (tokens != self._id(PAD)).long()
         text = self.student["text_encoder"](input_ids=tokens, attention_mask=mask)[0]
         noisy = torch.lerp(latents, noise, level[:, None, None, None])
         predicted = self.student["transformer"](
@@ -184,9 +168,9 @@ class TextToImage(Method):
         pipeline = PixArtAlphaPipeline(
             tokenizer=PreTrainedTokenizerFast(
                 tokenizer_object=tokenizer,
-                pad_token=_PAD,
-                eos_token=_EOS,
-                unk_token=_UNKNOWN,
+                pad_token=PAD,
+                eos_token=END,
+                unk_token=UNKNOWN,
                 model_max_length=120,
             ),
             text_encoder=copy.deepcopy(self.average["text_encoder"]).half(),
@@ -238,8 +222,8 @@ class TextToImage(Method):
 
 def _empty_like(painter: TextToImage, tokens: Tensor) -> Tensor:
     """The tokens of the empty caption: the end mark alone."""
-    empty = torch.full_like(tokens, painter._id(_PAD))
-    empty[:, 0] = painter._id(_EOS)
+    empty = torch.full_like(tokens, painter._id(PAD))
+    empty[:, 0] = painter._id(END)
     return empty
 
 

@@ -4,31 +4,25 @@ Shapes: N images, V views, D features, H and W pixels, h and w patches.
 """
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stablerep import config as config_module
 from stablerep import runtime
 from stablerep.errors import UserError
-from stablerep.run import write_atomically, write_text
+from stablerep.models import files
 
-DESCRIPTION = "encoder.json"
-WEIGHTS = "encoder.safetensors"
-
-_FORMAT = "stablerep-encoder"
-_VERSION = 1
+_FILES = files.ModelFiles(name="encoder", what="an encoder", version=1)
+DESCRIPTION = _FILES.description
+WEIGHTS = _FILES.weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +93,7 @@ class Encoder(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hash of configuration and weights: two encoders with the same one give the same features."""
-        digest = hashlib.blake2b(_canonical_json(config_module.to_dict(self.config)), digest_size=16)
-        for name, tensor in sorted(self.state_dict().items()):
-            data = tensor.detach().cpu().contiguous()
-            digest.update(f"\x1f{name}\x1f{data.dtype}\x1f{tuple(data.shape)}\x1f".encode())
-            digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return files.fingerprint(config_module.to_dict(self.config), self.state_dict())
 
     @property
     def attention_shape(self) -> tuple[int, int, int]:
@@ -188,21 +177,13 @@ def _views_by_statistics(counts: list[int]) -> list[list[int]]:
 
 
 def save_encoder(encoder: Encoder, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write the weights, and a description (configuration, fingerprint, free metadata), into ``folder``.
-
-    Each file is replaced atomically; a pair torn by a kill in between is refused, as the fingerprint differs.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    """Write the weights, and a description (configuration, fingerprint, free metadata), into ``folder``."""
     description = {
-        "format": _FORMAT,
-        "version": _VERSION,
         "config": config_module.to_dict(encoder.config),
         "fingerprint": encoder.fingerprint,
         "metadata": dict(encoder.metadata if metadata is None else metadata),
     }
-    # as bytes: save_file would leave a file that only its owner can read
-    write_atomically(folder / WEIGHTS, lambda path: _write_bytes(path, safetensors.torch.save(tensors)))
-    write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    _FILES.write(folder, encoder.state_dict(), description)
 
 
 def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -212,16 +193,12 @@ def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu") -
     and description do not belong together.
     """
     folder = _find_folder(name_or_path)
-    description = _read_description(folder / DESCRIPTION)
+    description = _FILES.read_description(folder)
     config = config_module.build(EncoderConfig, description["config"], origin=str(folder / DESCRIPTION))
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
         encoder = Encoder(config)
-    _load_weights(encoder, folder / WEIGHTS)
-    if encoder.fingerprint != description["fingerprint"]:
-        raise UserError(
-            f"{folder / WEIGHTS} does not belong to the {DESCRIPTION} beside it: its fingerprint is "
-            f"{encoder.fingerprint}, described is {description['fingerprint']}; export the encoder again"
-        )
+    encoder.load_state_dict(_FILES.read_weights(folder, encoder.state_dict()))
+    _FILES.require_fingerprint(folder, encoder.fingerprint, description["fingerprint"])
     encoder.metadata = dict(description.get("metadata", {}))
     return encoder.to(device).eval()
 
@@ -284,47 +261,3 @@ def _find_folder(name_or_path: str | Path) -> Path:
         f"no encoder {str(name_or_path)!r}: the folder has no {DESCRIPTION}, "
         f"and the shipped encoders are: {', '.join(shipped_encoders()) or 'none'}"
     )
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # covers broken UTF-8 and broken JSON
-        raise UserError(f"{path} is damaged ({error}); export the encoder again") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
-        raise UserError(f"{path} does not describe an encoder of this program")
-    if description.get("version") != _VERSION:
-        raise UserError(
-            f"{path} has format version {description.get('version')}, this program reads {_VERSION}"
-        )
-    if not isinstance(description.get("config"), dict) or not isinstance(description.get("fingerprint"), str):
-        raise UserError(f"{path} is damaged (no config or no fingerprint); export the encoder again")
-    return description
-
-
-def _load_weights(encoder: Encoder, path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; an encoder folder holds {DESCRIPTION} and {WEIGHTS}")
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file or is damaged ({error}); export the encoder again"
-        ) from error
-    expected = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        raise UserError(
-            f"{path} does not fit the configuration beside it; missing, unknown or of another shape: "
-            f"{', '.join(wrong[:5])}"
-        )
-    encoder.load_state_dict(tensors)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def _canonical_json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()

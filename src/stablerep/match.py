@@ -1,0 +1,104 @@
+"""Image-text similarity: how well pictures fit texts, and classes described in words.
+
+Shapes: M images or texts, C classes, P templates, E width of the joint space.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stablerep import runtime
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.features import extract
+from stablerep.models.joint import ImageText
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchConfig:
+    """How vectors are computed."""
+
+    batch_size: int = 256
+    """Images or texts that go through the model together."""
+    precision: runtime.Precision = "float32"
+    cache: Path | None = None
+    """Folder that keeps the vectors of images, by content."""
+
+
+class _ImageSide(nn.Module):
+    """The image half of the model, as ``features.extract`` reads an encoder."""
+
+    def __init__(self, model: ImageText) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.model.fingerprint}-images"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.encode_images(images)
+
+
+def image_vectors(
+    model: ImageText, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
+) -> np.ndarray:
+    """Unit vectors (M, E) float32 of encoded images, row m being image m; errors as ``features.extract``."""
+    return extract(
+        _ImageSide(model),
+        images,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        cache=config.cache,
+        console=console,
+    )
+
+
+def text_vectors(model: ImageText, texts: Sequence[str], config: MatchConfig) -> np.ndarray:
+    """Unit vectors (M, E) float32 of texts; equal texts are computed once."""
+    distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    device = model.logit_scale.device
+    dtype = runtime.pick_precision(config.precision, device)
+    parts = []
+    with torch.inference_mode(), runtime.autocast(dtype, device):
+        for start in range(0, len(distinct), config.batch_size):
+            batch = model.encode_texts(distinct[start : start + config.batch_size].tolist())
+            parts.append(batch.float().cpu().numpy())
+    vectors: np.ndarray = np.concatenate(parts)[places]
+    return vectors
+
+
+def match_pairs(
+    model: ImageText, images: Sequence[bytes], texts: Sequence[str], config: MatchConfig
+) -> np.ndarray:
+    """Prompt match (M,) of images with the text of the same place: the cosine of their vectors, -1 to 1."""
+    if len(images) != len(texts):
+        raise UserError(f"{len(images)} images and {len(texts)} texts are no pairs; give one text per image")
+    vectors = image_vectors(model, images, config)
+    similarity: np.ndarray = (vectors * text_vectors(model, texts, config)).sum(axis=1)
+    return similarity
+
+
+def zero_shot_weights(
+    model: ImageText, classes: Sequence[str], templates: Sequence[str], config: MatchConfig
+) -> np.ndarray:
+    """Weights (C, E) of a classifier of images that was only told the names of the classes.
+
+    A class is the direction of the mean vector of its name in every template, such as "a photo of a {}" (Radford et
+    al. 2021, section 3.1.4). The class of an image is the row with which its vector has the largest inner product.
+    """
+    without = [template for template in templates if "{}" not in template]
+    if without or not templates or not classes:
+        raise UserError(
+            f"template {without[0]!r} has no {{}} where the name of the class goes"
+            if without
+            else "zero-shot classification needs at least one class and one template"
+        )
+    texts = [template.replace("{}", name) for name in classes for template in templates]
+    vectors = text_vectors(model, texts, config).reshape(len(classes), len(templates), -1).mean(axis=1)
+    weights: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return weights

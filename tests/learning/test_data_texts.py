@@ -1,0 +1,83 @@
+"""What a batch says of its images: texts, styles, labels."""
+
+from pathlib import Path
+
+import pytest
+from tiny_training import (
+    NUM_CAPTIONS,
+    World,
+    caption_rows,
+    data_config,
+    image_row,
+    text,
+    tokenize,
+    write_captions,
+    write_images,
+)
+
+from stablerep.learning.data import ViewSource, identity_of
+from stablerep.store import caption_id
+
+# -- text --------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_of_captions_of_the_same_concept_and_change(world: World) -> None:
+    views = ViewSource(data_config(world.images, captions=world.captions), seed=0, tokenize=tokenize)
+    seen: dict[int, set[int]] = {}
+    for step in range(24):
+        batch = views.batch(step)
+        for caption, token in zip(batch["caption_id"].tolist(), batch["tokens"][:, 0].tolist(), strict=True):
+            seen.setdefault(caption, set()).add(token)
+    assert seen == {
+        identity_of(caption_id(text(number))): {
+            identity_of(text(number, 0)),
+            identity_of(text(number, 1)),
+        }
+        for number in range(NUM_CAPTIONS)
+    }
+
+
+def test_a_caption_without_concept_has_its_own_text_only(tmp_path: Path, world: World) -> None:
+    rows = [row | {"concept": None} for row in caption_rows()]
+    captions = write_captions(tmp_path / "captions.lance", rows)
+    views = ViewSource(data_config(world.images, captions=captions), seed=0, tokenize=tokenize)
+    tokens = {int(token) for step in range(12) for token in views.batch(step)["tokens"]}
+    assert tokens == {identity_of(text(number)) for number in range(NUM_CAPTIONS)}
+
+
+def test_the_style_of_the_first_image_joins_the_text_as_often_as_asked(world: World) -> None:
+    plain = {identity_of(text(number, variant)) for number in range(NUM_CAPTIONS) for variant in (0, 1)}
+    styled = {
+        identity_of(f"{text(number, variant)}, brush") for number in range(NUM_CAPTIONS) for variant in (0, 1)
+    }
+    for probability in (0.0, 0.3, 1.0):
+        config = data_config(world.images, captions=world.captions, style_probability=probability)
+        views = ViewSource(config, seed=0, tokenize=tokenize)
+        tokens = [int(token) for step in range(150) for token in views.batch(step)["tokens"]]
+        assert set(tokens) <= plain | styled
+        share = sum(token in styled for token in tokens) / len(tokens)
+        assert share == pytest.approx(probability, abs=0.07 if 0 < probability < 1 else 0)
+
+
+def test_an_image_of_unknown_style_leaves_the_text_alone(tmp_path: Path, world: World) -> None:
+    rows = [image_row(number, 0, style=None) for number in range(NUM_CAPTIONS)]
+    images = write_images(tmp_path / "images.lance", rows)
+    config = data_config(images, captions=world.captions, style_probability=1.0)
+    views = ViewSource(config, seed=0, tokenize=tokenize)
+    plain = {identity_of(text(number, variant)) for number in range(NUM_CAPTIONS) for variant in (0, 1)}
+    assert {int(token) for step in range(6) for token in views.batch(step)["tokens"]} <= plain
+
+
+# -- labels ------------------------------------------------------------------------------------------
+
+
+def test_labels_are_identities_and_an_image_without_one_is_alone(tmp_path: Path) -> None:
+    labels = ["animal", "fruit", "animal", None, None, "fruit"]
+    rows = [image_row(number, 0, label=label) for number, label in enumerate(labels)]
+    images = write_images(tmp_path / "images.lance", rows)
+    views = ViewSource(data_config(images, captions_per_batch=6, images_per_caption=1), seed=0)
+    batch = views.batch(0)
+    found = dict(zip(batch["caption_id"].tolist(), batch["label"][:, 0].tolist(), strict=True))
+    by_number = [found[identity_of(caption_id(text(number)))] for number in range(6)]
+    assert by_number[0] == by_number[2] and by_number[1] == by_number[5]
+    assert len(set(by_number)) == 4
