@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +217,7 @@ def in_a_process(*arguments: object) -> Speed:
     return speed
 
 
-def _send(sender: "multiprocessing.connection.Connection", *arguments: object) -> None:
+def _send(sender: Connection, *arguments: object) -> None:
     sender.send(measure(*arguments))  # type: ignore[arg-type]
     sender.close()
     os._exit(0)  # threads and workers that prepare the next batch are not waited for
@@ -235,7 +236,7 @@ def main() -> None:
         write_pictures(folder, options.captions)
         best_of: dict[int, float] = {}
         for case in CASES:
-            print(case.name)
+            print(case.name, flush=True)
             alone = [in_a_process("plain", case, folder, workers, options.seconds) for workers in range(3)]
             for workers, speed in enumerate(alone):
                 cpu = f"  {speed.milliseconds:6.2f} CPU ms each" if workers == 0 else ""

@@ -106,9 +106,12 @@ def image_size(encoded: bytes) -> tuple[int, int]:
 def _decode_jpeg(encoded: bytes) -> Tensor:
     """The same library as PIL's and the same pixels, straight into a tensor: half the time."""
     try:
-        return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        pixels: Tensor = decode_jpeg(
+            torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode=ImageReadMode.RGB
+        )
     except RuntimeError as error:
         raise ValueError(str(error).rsplit(", ", 1)[-1]) from error
+    return pixels
 
 
 def extract(

@@ -295,7 +295,9 @@ def _read_weights(table: ImageTable, positions: np.ndarray, column: str) -> np.n
     kind = table.field(column).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise UserError(f"{table.path}: weights must be numbers, and column {column!r} holds {kind}")
-    weights = table.read([column])[column].cast(pa.float32(), safe=False).to_numpy()  # null becomes nan
+    weights: np.ndarray = (
+        table.read([column])[column].cast(pa.float32(), safe=False).to_numpy()
+    )  # null becomes nan
     wrong = positions[~((weights[positions] >= 0) & np.isfinite(weights[positions]))]
     if len(wrong):
         row = table.read(["origin", "caption_id", "image_index"]).take(wrong[:1]).to_pylist()[0]

@@ -220,7 +220,7 @@ _BLUR_BLOCK = 64
 
 def _recolour(crops: Tensor, parameters: ViewParameters) -> Tensor:
     """Colour changes, grey and blur of crops (M, 3, S, S) uint8, as float32 in [0, 1]."""
-    views = torch.empty(crops.shape)
+    views = torch.from_numpy(np.empty(crops.shape, dtype=np.float32))  # numpy asks for large pages of memory
     for rows in _tiles(parameters.order, _TILE_VALUES // max(1, crops[:1].numel())):
         index = torch.from_numpy(rows)
         tile = crops.index_select(0, index).float().div_(255)
