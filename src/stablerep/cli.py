@@ -157,7 +157,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _load_sheet,
     ),
     ("compare",): Command(
-        "methods and sources under equal conditions, over sizes and seeds",
+        "methods and sources side by side under equal conditions",
         "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
         _load_compare,
     ),

@@ -121,6 +121,14 @@ class _Table:
         """The same table at its newest version."""
         return self.open(self.path)
 
+    def field(self, name: str) -> pa.Field:
+        """Name and type of a column; ``UserError`` that lists the columns where it is none of them."""
+        if name not in self.dataset.schema.names:
+            raise UserError(
+                f"{self.path} has no column {name!r}; its columns are {', '.join(self.dataset.schema.names)}"
+            )
+        return self.dataset.schema.field(name)
+
     def read(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
         """Read whole columns of the rows that match a Lance filter such as ``split = 'train' AND status = 'ok'``."""
         return self.dataset.to_table(columns=list(columns), filter=where)

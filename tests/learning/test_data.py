@@ -25,7 +25,6 @@ from tiny_training import (
 from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.features import decode_image
-from stablerep.learning import data
 from stablerep.learning.data import DataConfig, ViewSource, identity_of
 from stablerep.learning.method import Batch
 from stablerep.learning.views import ViewConfig, make_views
@@ -91,29 +90,6 @@ def test_batches_prepared_ahead_come_in_the_order_of_the_steps(world: World, num
     assert len(ahead) == 7
     assert all(equal(batch, views.batch(step)) for step, batch in enumerate(ahead, 2))
     assert list(views.batches(5, 5)) == []
-
-
-def test_views_do_not_depend_on_how_many_are_made_at_a_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    views = source(world.images, crops_per_image=2)
-    whole = views.batch(1)
-    monkeypatch.setattr(data, "_VIEWS_AT_A_TIME", 3)
-    assert equal(views.batch(1), whole)
-
-
-def test_large_batches_wait_one_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    views = source(world.images, num_threads=3)
-    made: list[int] = []
-    monkeypatch.setattr(views, "batch", lambda step: made.append(step) or {"seed": torch.tensor([step])})
-    for most, num_ahead in ((2**31, 4), (1, 1)):
-        monkeypatch.setattr(data, "_MOST_BYTES_AHEAD", most)
-        made.clear()
-        batches = views.batches(0, 100)
-        steps = [int(next(batches)["seed"]) for _ in range(3)]
-        batches.close()  # waits for what was begun
-        assert steps == [0, 1, 2]
-        assert len(made) == 3 + num_ahead
 
 
 def test_views_are_those_of_the_drawn_image_at_their_own_seeds(world: World) -> None:

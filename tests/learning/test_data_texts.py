@@ -1,4 +1,4 @@
-"""What a batch says of its images: texts, styles, labels."""
+"""What a batch says of its images: texts, styles, labels, groups."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tiny_training import (
     write_images,
 )
 
+from stablerep.errors import UserError
 from stablerep.learning.data import ViewSource, identity_of
 from stablerep.store import caption_id
 
@@ -81,3 +82,28 @@ def test_labels_are_identities_and_an_image_without_one_is_alone(tmp_path: Path)
     by_number = [found[identity_of(caption_id(text(number)))] for number in range(6)]
     assert by_number[0] == by_number[2] and by_number[1] == by_number[5]
     assert len(set(by_number)) == 4
+
+
+# -- groups ------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_may_show_one_caption_of_every_group(tmp_path: Path) -> None:
+    """Six captions of one group take turns; those of no group stand alone."""
+    groups = ["many"] * 6 + ["a", "b", None, None]
+    rows = [image_row(number, 0, group=group) for number, group in enumerate(groups)]
+    images = write_images(tmp_path / "images.lance", rows)
+    views = ViewSource(data_config(images, captions_per_batch=5, one_per_group=True), seed=0)
+    assert views.steps_per_epoch == 1
+    number_of = {identity_of(caption_id(text(number))): number for number in range(len(groups))}
+    shown = [[number_of[int(caption)] for caption in views.batch(epoch)["caption_id"]] for epoch in range(60)]
+    assert all(sorted(number for number in epoch if number > 5) == [6, 7, 8, 9] for epoch in shown)
+    turns = [min(epoch) for epoch in shown]
+    assert set(turns) == set(range(6))
+    assert max(turns.count(number) for number in range(6)) < 25
+
+
+def test_too_few_groups_are_refused(tmp_path: Path) -> None:
+    rows = [image_row(number, 0, group="one") for number in range(NUM_CAPTIONS)]
+    images = write_images(tmp_path / "images.lance", rows)
+    with pytest.raises(UserError, match="1 groups of captions have usable images, fewer than one batch of 4"):
+        ViewSource(data_config(images, one_per_group=True), seed=0)

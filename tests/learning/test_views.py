@@ -1,6 +1,7 @@
 """Views against torchvision's and PIL's transforms with the same parameters, rates, and independence of the batch."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,16 @@ def test_blur_equals_torchvision_and_nearly_pil(sigma: float) -> None:
     pil = Image.fromarray((resized(image) * 255).byte().permute(1, 2, 0).numpy())
     pil = pil.filter(ImageFilter.GaussianBlur(sigma))
     assert_near(view, torch.from_numpy(np.array(pil)).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("size", "sigma"), [(150, 2.0), (128, 0.7), (3, 2.0), (1, 1.0)])
+def test_blur_of_any_size_equals_torchvision_on_a_repeated_border(size: int, sigma: float) -> None:
+    config = dataclasses.replace(PLAIN, image_size=size)
+    image = picture(size, size)
+    blurred = apply_parameters([image], parameters(size, size, sigma=sigma), config)[0]
+    wide = F.pad(image[None].float() / 255, (13, 13, 13, 13), mode="replicate")[0]
+    expected = torchvision.gaussian_blur(wide, [13, 13], [sigma, sigma])[:, 13:-13, 13:-13]
+    assert_near(blurred, expected, 0.1)
 
 
 @pytest.mark.parametrize("shorter", [16, 33])
@@ -327,6 +338,24 @@ def test_a_large_view_does_not_depend_on_how_threads_share_the_batch() -> None:
     together = make_views(images, range(24), config)
     for row in range(24):
         assert torch.equal(make_views([images[row]], [row], config)[0], together[row])
+
+
+def test_a_lazy_sequence_of_images_is_asked_for_each_once_and_in_order() -> None:
+    images, asked = [picture(seed=seed) for seed in range(5)], []
+
+    class Lazy(Sequence[Tensor]):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, index: Any) -> Any:
+            image = images[index]
+            asked.append(index)
+            return image
+
+    config = ViewConfig(image_size=SIZE)
+    drawn = draw_parameters(range(5), np.array([[90, 120]] * 5), config)
+    assert torch.equal(apply_parameters(Lazy(), drawn, config), make_views(images, range(5), config))
+    assert asked == list(range(5))
 
 
 def test_another_seed_is_another_view() -> None:

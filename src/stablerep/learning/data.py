@@ -2,28 +2,32 @@
 
 import functools
 import hashlib
+import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from stablerep import runtime
 from stablerep.errors import UserError
-from stablerep.features import decode_image
 from stablerep.learning.method import Batch
-from stablerep.learning.views import ViewConfig, make_views
+from stablerep.learning.mixing import draw_images
+from stablerep.learning.pictures import Picture, Pictures, decoded_bytes
+from stablerep.learning.views import ViewConfig, apply_parameters, draw_parameters
 from stablerep.store import OK, REAL, CaptionTable, ImageTable, in_style
 
-_VIEWS_AT_A_TIME = 256
-_MOST_BYTES_AHEAD = 2**31  # of batches that wait
-
 Tokenize = Callable[[Sequence[str]], Tensor]
+
+_MEGABYTE = 2**20
+_MOST_AHEAD = 1024 * _MEGABYTE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,9 @@ class DataConfig:
 
     images: tuple[Path, ...]
     """Image tables; the images of one caption are gathered over all of them."""
+    mix: tuple[float, ...] | None = None
+    """How often an image comes from each table, as a ratio such as (1, 3); where not given, all images of a caption
+    are equally likely. Where a caption has no image left in a table, the others take its place."""
     captions: Path | None = None
     """Caption table, for methods that read text."""
     style_probability: float = 0.0
@@ -40,10 +47,17 @@ class DataConfig:
     """Painted pictures, real ones, or both."""
     where: str | None = None
     """A further filter on the image rows, such as "split = 'train'"."""
+    keep: str | None = None
+    """A column of true and false, such as the mask of an audit: rows where it is not true are left out."""
+    weight: str | None = None
+    """A column of numbers from 0: how much each image counts in the loss."""
     exclude_styles: tuple[str, ...] = ()
     """Styles never to train on: those held out for testing."""
     num_captions: int | None = None
     """Train on this many captions only, the first in hash order; all where not given."""
+    one_per_group: bool = False
+    """An epoch shows one caption of every group instead of every caption, so that a group of many captions, such as one
+    drawing in all its colours, counts once."""
     captions_per_batch: int = 128
     """N, the captions of one batch over all processes."""
     images_per_caption: int = 6
@@ -54,6 +68,8 @@ class DataConfig:
     """How an image becomes a view."""
     num_threads: int = 1
     """Threads that prepare batches ahead of the training step."""
+    cache_megabytes: int = 512
+    """Tables whose decoded pictures fit into this much memory are decoded once and stay there; 0 for none."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -63,6 +79,16 @@ class DataConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.style_probability <= 1:
             raise ValueError(f"style_probability must be in [0, 1], got {self.style_probability}")
+        if self.cache_megabytes < 0:
+            raise ValueError(f"cache_megabytes must not be negative, got {self.cache_megabytes}")
+        if self.mix is not None and len(self.mix) != len(self.images):
+            raise ValueError(
+                f"mix must give one number per table, got {len(self.mix)} for {len(self.images)}"
+            )
+        if self.mix is not None and not all(share > 0 and math.isfinite(share) for share in self.mix):
+            raise ValueError(
+                f"mix must be positive and finite, got {self.mix}; leave a table out instead of giving it 0"
+            )
 
 
 def identity_of(*parts: int | str) -> int:
@@ -80,6 +106,7 @@ class _ImageRef:
     image_index: int
     style: str | None
     label: str | None
+    group: str | None
 
 
 class ViewSource:
@@ -90,26 +117,36 @@ class ViewSource:
         self.seed = seed
         self._tokenize = tokenize
         self._tables = [ImageTable.open(path) for path in config.images]
+        self._positions = [_allowed_positions(table, config) for table in self._tables]
         self._images = self._index()
+        self._weights = [
+            _read_weights(table, positions, config.weight)
+            for table, positions in zip(self._tables, self._positions, strict=True)
+            if config.weight is not None
+        ]
+        self._stays = self._choose_tables_that_stay()
+        self._decoded: dict[_ImageRef, Tensor] = {}
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
         self.caption_ids = self._choose_captions()
+        self._turns = self._take_turns()
         self._texts = self._alternative_texts() if tokenize else {}
         if config.captions_per_batch % runtime.world_size():
             raise UserError(
                 f"captions_per_batch {config.captions_per_batch} cannot be shared equally by {runtime.world_size()} "
                 "processes; choose a multiple"
             )
-        if len(self.caption_ids) < config.captions_per_batch:
+        if len(self._turns) < config.captions_per_batch:
+            counted = "groups of captions" if config.one_per_group else "captions"
             raise UserError(
-                f"{', '.join(map(str, config.images))}: {len(self.caption_ids)} captions have usable images, fewer "
+                f"{', '.join(map(str, config.images))}: {len(self._turns)} {counted} have usable images, fewer "
                 f"than one batch of {config.captions_per_batch}; lower captions_per_batch, raise num_captions or widen "
                 "the filter"
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass over the captions; the remainder waits for the next permutation."""
-        return len(self.caption_ids) // self.config.captions_per_batch
+        """Whole batches in one pass over the captions (or groups); the rest waits for the next permutation."""
+        return len(self._turns) // self.config.captions_per_batch
 
     @property
     def num_images(self) -> int:
@@ -131,7 +168,8 @@ class ViewSource:
             for caption in captions
             for view in range(num_views)
         ]
-        views = self._views(refs, seeds)
+        pictures = self._load(refs)
+        views = apply_parameters(pictures, draw_parameters(seeds, pictures.sizes, config.view), config.view)
         image_ids = [identity_of(ref.origin, ref.caption, ref.image_index) for ref in refs]
         labels = [
             image if ref.label is None else identity_of("label", ref.label)
@@ -149,6 +187,9 @@ class ViewSource:
                 [runtime.seed_for(self.seed, "batch", epoch, caption) for caption in captions]
             ),
         }
+        if config.weight is not None:
+            weights = [float(self._weights[ref.table][ref.position]) for ref in refs]
+            batch["weight"] = torch.tensor(weights).view(num_local, num_views)
         if self._tokenize:
             texts = [
                 self._text(caption, images[0].style, epoch)
@@ -158,22 +199,34 @@ class ViewSource:
         return batch
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of the steps ``start .. stop - 1``, prepared ahead by threads."""
-        ahead = self._num_ahead()
-        with ThreadPoolExecutor(self.config.num_threads) as pool:
-            pending: deque[Future[Batch]] = deque()
-            for step in range(start, stop):
-                pending.append(pool.submit(self.batch, step))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
+        """The batches of the steps ``start .. stop - 1``, prepared ahead by threads.
+
+        As many lie ready as keep the threads busy, but no more than a gigabyte of views, and at least one.
+        """
+        steps = iter(range(start, stop))
+        ahead = max(1, min(self.config.num_threads + 1, _MOST_AHEAD // self._batch_bytes()))
+        # The threads share the processor with one another and with training, so each computes alone.
+        with ThreadPoolExecutor(
+            self.config.num_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            pending = deque(pool.submit(self.batch, step) for step in itertools.islice(steps, ahead))
             while pending:
-                yield pending.popleft().result()
+                batch = pending.popleft().result()
+                pending.extend(pool.submit(self.batch, step) for step in itertools.islice(steps, 1))
+                yield batch
+
+    def _batch_bytes(self) -> int:
+        config = self.config
+        num_views = config.captions_per_batch * config.images_per_caption * config.crops_per_image
+        return num_views // runtime.world_size() * 3 * config.view.image_size**2 * 4
 
     def digest(self) -> str:
         """Hash of the captions, images and texts that batches are drawn from: with the seed, all that makes a batch."""
         digest = hashlib.blake2b(digest_size=16)
         for caption in self.caption_ids:
             images = [f"{ref.origin}\x1e{ref.image_index}" for ref in self._images[caption]]
+            if self._weights:
+                images += [str(self._weights[ref.table][ref.position]) for ref in self._images[caption]]
             digest.update("\x1f".join([caption, *images, *self._texts.get(caption, [])]).encode())
         if self._tokenize:  # another vocabulary shows in the first texts
             texts = [text for caption in self.caption_ids[:1000] for text in self._texts[caption]]
@@ -183,9 +236,10 @@ class ViewSource:
     def _index(self) -> dict[str, list[_ImageRef]]:
         """The usable images of each caption, each once, even where several tables hold it."""
         images: dict[str, dict[tuple[str, int], _ImageRef]] = {}
-        for number, table in enumerate(self._tables):
-            positions = _allowed_positions(table, self.config)
-            rows = table.read(["caption_id", "origin", "image_index", "style", "label"]).take(positions)
+        for number, (table, positions) in enumerate(zip(self._tables, self._positions, strict=True)):
+            rows = table.read(["caption_id", "origin", "image_index", "style", "label", "group"]).take(
+                positions
+            )
             columns = (rows[name].to_pylist() for name in rows.column_names)
             for position, *identity in zip(positions.tolist(), *columns, strict=True):
                 ref = _ImageRef(number, position, *identity)
@@ -197,40 +251,52 @@ class ViewSource:
         captions = sorted(self._images)
         return captions if self.config.num_captions is None else captions[: self.config.num_captions]
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return runtime.numpy_generator(self.seed, "order", epoch).permutation(len(self.caption_ids))
+    def _take_turns(self) -> list[list[int]]:
+        """Rows of the captions, together where only one of them is shown in an epoch."""
+        if not self.config.one_per_group:
+            return [[row] for row in range(len(self.caption_ids))]
+        turns: dict[str, list[int]] = {}
+        for row, caption in enumerate(self.caption_ids):
+            turns.setdefault(self._images[caption][0].group or caption, []).append(row)
+        return list(turns.values())
+
+    def _permutation(self, epoch: int) -> list[int]:
+        """Rows of the captions that an epoch shows, in their order."""
+        order = runtime.numpy_generator(self.seed, "order", epoch).permutation(len(self._turns))
+        member = runtime.numpy_generator(self.seed, "member", epoch).random(len(self._turns))
+        return [self._turns[turn][int(member[turn] * len(self._turns[turn]))] for turn in order]
+
+    def _choose_tables_that_stay(self) -> list[bool]:
+        """Which tables are small enough, taken in their order, to be decoded only once."""
+        left = self.config.cache_megabytes * _MEGABYTE
+        stays = []
+        for table, positions in zip(self._tables, self._positions, strict=True):
+            size = decoded_bytes(table, positions)
+            stays.append(size is not None and size <= left)
+            left -= size if size is not None and size <= left else 0
+        return stays
 
     def _draw(self, caption: str, epoch: int) -> tuple[list[_ImageRef], list[bool]]:
         refs, wanted = self._images[caption], self.config.images_per_caption
-        order = runtime.numpy_generator(self.seed, "draw", epoch, caption).permutation(len(refs))
-        chosen = [refs[index] for index in order[:wanted]]
+        generator = runtime.numpy_generator(self.seed, "draw", epoch, caption)
+        sources = np.array([ref.table for ref in refs])
+        chosen = [refs[index] for index in draw_images(sources, wanted, self.config.mix, generator)]
         missing = wanted - len(chosen)
         return chosen + [chosen[0]] * missing, [True] * len(chosen) + [False] * missing
 
-    def _num_ahead(self) -> int:
-        """Batches that wait while one is used: one more than there are threads, fewer where they are large."""
-        num_views = self.config.captions_per_batch // runtime.world_size() * self.config.images_per_caption
-        pixels = num_views * self.config.crops_per_image * 3 * self.config.view.image_size**2
-        return min(self.config.num_threads + 1, max(1, _MOST_BYTES_AHEAD // (4 * pixels)))
-
-    def _views(self, refs: Sequence[_ImageRef], seeds: Sequence[int]) -> Tensor:
-        """One view per image and seed, a part at a time: a large batch of images need not be decoded all at once."""
-        size = self.config.view.image_size
-        views = torch.empty(len(refs), 3, size, size)
-        for start in range(0, len(refs), _VIEWS_AT_A_TIME):
-            part = slice(start, start + _VIEWS_AT_A_TIME)
-            views[part] = make_views(self._load(refs[part]), seeds[part], self.config.view)
-        return views
-
-    def _load(self, refs: Sequence[_ImageRef]) -> list[Tensor]:
-        pictures: dict[_ImageRef, Tensor] = {}
+    def _load(self, refs: Sequence[_ImageRef]) -> Pictures:
+        images: dict[_ImageRef, Tensor | Picture] = {
+            ref: self._decoded[ref] for ref in refs if ref in self._decoded
+        }
         for number, table in enumerate(self._tables):
-            wanted = [ref for ref in dict.fromkeys(refs) if ref.table == number]
-            if wanted:
-                encoded = table.take_images([ref.position for ref in wanted])
-                for ref, picture in zip(wanted, encoded, strict=True):
-                    pictures[ref] = _decode_row(picture, ref, table.path)
-        return [pictures[ref] for ref in refs]
+            wanted = [ref for ref in dict.fromkeys(refs) if ref.table == number and ref not in images]
+            encoded = table.take_images([ref.position for ref in wanted]) if wanted else []
+            for ref, image in zip(wanted, encoded, strict=True):
+                picture = Picture(image, _place(table, ref))
+                images[ref] = picture
+                if self._stays[number]:
+                    images[ref] = self._decoded[ref] = picture.decode()
+        return Pictures([images[ref] for ref in refs])
 
     def _alternative_texts(self) -> dict[str, list[str]]:
         """For each caption all texts of its concept, so that text is as varied as the source allows."""
@@ -259,14 +325,27 @@ class ViewSource:
         return in_style(text, style)
 
 
-def _decode_row(encoded: bytes, ref: _ImageRef, path: str) -> Tensor:
-    try:
-        return decode_image(encoded)
-    except (OSError, SyntaxError, ValueError) as error:  # whatever PIL raises for a damaged file
+def _place(table: ImageTable, ref: _ImageRef) -> str:
+    return f"{table.path}: image {ref.image_index} of caption {ref.caption} (origin {ref.origin})"
+
+
+def _read_weights(table: ImageTable, positions: np.ndarray, column: str) -> np.ndarray:
+    """The weight of every row of the table, float32; those that may be drawn must be numbers from 0."""
+    kind = table.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise UserError(f"{table.path}: weights must be numbers, and column {column!r} holds {kind}")
+    weights: np.ndarray = (
+        table.read([column])[column].cast(pa.float32(), safe=False).to_numpy()
+    )  # null becomes nan
+    wrong = positions[~((weights[positions] >= 0) & np.isfinite(weights[positions]))]
+    if len(wrong):
+        row = table.read(["origin", "caption_id", "image_index"]).take(wrong[:1]).to_pylist()[0]
         raise UserError(
-            f"{path}: image {ref.image_index} of caption {ref.caption} (origin {ref.origin}) cannot be decoded "
-            f"({error}); leave it out with a filter (where)"
-        ) from error
+            f"{table.path}: image {row['image_index']} of caption {row['caption_id']} (origin {row['origin']}) has "
+            f"{column} {weights[wrong[0]]}, and {len(wrong)} images in all have no weight from 0; leave them out with "
+            f'where = "{column} >= 0 AND NOT isnan({column})"'
+        )
+    return weights
 
 
 def _allowed_positions(table: ImageTable, config: DataConfig) -> np.ndarray:
@@ -274,6 +353,13 @@ def _allowed_positions(table: ImageTable, config: DataConfig) -> np.ndarray:
     conditions = [f"status = '{OK}'"]
     if config.origin != "any":
         conditions.append(f"origin {'=' if config.origin == 'real' else '!='} '{REAL}'")
+    if config.keep is not None:
+        if not pa.types.is_boolean(table.field(config.keep).type):
+            raise UserError(
+                f"{table.path}: keep must name a column of true and false, and {config.keep!r} holds "
+                f"{table.field(config.keep).type}"
+            )
+        conditions.append(f"`{config.keep}` = true")
     for style in config.exclude_styles:
         quoted = style.replace("'", "''")
         conditions.append(f"(style IS NULL OR style != '{quoted}')")

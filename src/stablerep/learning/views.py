@@ -11,7 +11,7 @@ Shapes: M views, S pixels of a view's side, H and W pixels of an image.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -134,25 +134,16 @@ def draw_parameters(seeds: Sequence[int], sizes: NDArray[np.int64], config: View
 
 
 def apply_parameters(images: Sequence[Tensor], parameters: ViewParameters, config: ViewConfig) -> Tensor:
-    """Views (M, 3, S, S) float32 in [0, 1] of uint8 images (3, H, W), as the parameters say."""
+    """Views (M, 3, S, S) float32 in [0, 1] of uint8 images (3, H, W), as the parameters say.
+
+    The images are asked for one by one, in their order, so that a lazy sequence never holds more than one.
+    """
     S = config.image_size
     crops = torch.empty(len(images), 3, S, S, dtype=torch.uint8)
     for row, image in enumerate(images):
         crop = _resize(_crop(image, parameters, row, config), (S, S))
         crops[row] = crop.flip(-1) if parameters.flip[row] else crop
-    views = crops.float() / 255
-    factors = torch.from_numpy(parameters.factors)
-    for place in range(4):
-        for number, adjust in enumerate(_ADJUSTMENTS):
-            rows = torch.from_numpy(np.flatnonzero(parameters.order[:, place] == number))
-            if len(rows):
-                views[rows] = adjust(views[rows], factors[rows, number].view(-1, 1, 1, 1))
-    rows = torch.from_numpy(np.flatnonzero(parameters.gray))
-    views[rows] = _gray(views[rows]).expand(-1, 3, -1, -1)
-    for view, sigma in zip(views, parameters.sigma.tolist(), strict=True):
-        if sigma:
-            view.copy_(_blurred(view, sigma))
-    return views
+    return _recolour(crops, parameters)
 
 
 # Places of the draws of one view. A new transform appends its own, so that old seeds keep their views.
@@ -219,19 +210,49 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
-# Everything below works on colours in [0, 1]. Batched operations are single roundings (products, sums,
-# comparisons) and sums of integers, whose results do not depend on how a batch is laid out over vector
-# registers and threads.
+# Colours. Views are taken a few at a time, so that the twenty passes over them find them in the processor's
+# cache. What a few views go through together are single roundings (products, sums, comparisons), whose results
+# do not depend on how a tile is laid out over vector registers; whatever adds up many values sees one view.
+
+_TILE_VALUES = 2**17
+_BLUR_BLOCK = 64
+
+
+def _recolour(crops: Tensor, parameters: ViewParameters) -> Tensor:
+    """Colour changes, grey and blur of crops (M, 3, S, S) uint8, as float32 in [0, 1]."""
+    views = torch.from_numpy(np.empty(crops.shape, dtype=np.float32))  # numpy asks for large pages of memory
+    for rows in _tiles(parameters.order, _TILE_VALUES // max(1, crops[:1].numel())):
+        index = torch.from_numpy(rows)
+        tile = crops.index_select(0, index).float().div_(255)
+        factors = torch.from_numpy(parameters.factors[rows]).view(-1, 4, 1, 1, 1)
+        for number in parameters.order[rows[0]].tolist():
+            if number >= 0:
+                tile = _ADJUSTMENTS[number](tile, factors[:, number])
+        for view, row in zip(tile, rows.tolist(), strict=True):
+            if parameters.gray[row]:
+                view.copy_(_gray(view[None])[0])
+            if parameters.sigma[row]:
+                _blur(view, float(parameters.sigma[row]))
+        views.index_copy_(0, index, tile)
+    return views
+
+
+def _tiles(order: NDArray[np.int64], most: int) -> Iterator[NDArray[np.int64]]:
+    """Rows in groups of equal order (M, 4) of the jitter, at most so many (but at least one) in each."""
+    key = order @ np.array([64, 16, 4, 1])
+    rows = np.argsort(key, kind="stable")
+    for group in np.split(rows, np.flatnonzero(np.diff(key[rows])) + 1):
+        for start in range(0, len(group), max(1, most)):
+            yield group[start : start + max(1, most)]
 
 
 def _brightness(views: Tensor, factor: Tensor) -> Tensor:
-    return (views * factor).clamp_(0, 1)
+    return views.mul_(factor).clamp_(0, 1)
 
 
 def _contrast(views: Tensor, factor: Tensor) -> Tensor:
-    levels = (_gray(views) * 65535).round_().long()
-    mean = levels.sum(dim=(2, 3), keepdim=True) / (65535 * levels[0].numel())
-    return _blend(views, mean, factor)
+    mean = _gray(views).flatten(1).numpy().mean(axis=1)  # numpy adds up each row alone, whatever their number
+    return _blend(views, torch.from_numpy(mean).view(-1, 1, 1, 1), factor)
 
 
 def _saturation(views: Tensor, factor: Tensor) -> Tensor:
@@ -239,45 +260,60 @@ def _saturation(views: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(views: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue in HSV space: value and chroma stay, each channel is read off the colour hexagon."""
+    """Turn the hue in HSV space: the largest and smallest channel keep their values.
+
+    The hue is the angle +-(1 + (g + b - r - least) / chroma) in sixths of the circle, positive where g >= b,
+    and a channel falls from full to nothing between one and two sixths from its own colour.
+    """
     r, g, b = views.unbind(1)
-    value = views.amax(1)
-    chroma = value - views.amin(1)
-    divisor = torch.where(chroma == 0, 1, chroma)
-    hue = torch.where(value == g, (b - r) / divisor + 2, (r - g) / divisor + 4)
-    hue = torch.where(value == r, (g - b) / divisor, hue) + 6 * turn[:, 0]
-    channels = []
-    for offset in (5, 3, 1):
-        angle = hue + offset
-        angle = angle - 6 * (angle / 6).floor()
-        channels.append(value - chroma * torch.minimum(angle, 4 - angle).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
+    least = torch.minimum(torch.minimum(r, g), b)
+    chroma = torch.maximum(torch.maximum(r, g), b).sub_(least)
+    hue = (g + b).sub_(r).sub_(least).div_(chroma.clamp_min(1e-6)).add_(1).copysign_(g - b)
+    angle = hue.div_(6)[:, None].add_(turn) - _OWN_HUES
+    angle = angle.sub_(angle.round()).abs_()
+    return angle.mul_(-6).add_(2).clamp_(0, 1).mul_(chroma[:, None]).add_(least[:, None])
 
 
+_OWN_HUES = torch.tensor([0, 1 / 3, 2 / 3]).view(3, 1, 1)
 _ADJUSTMENTS = (_brightness, _contrast, _saturation, _hue)
 
 
 def _blend(views: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (views * factor).add_(other * (1 - factor)).clamp_(0, 1)
+    return views.mul_(factor).add_(other * (1 - factor)).clamp_(0, 1)
 
 
 def _gray(views: Tensor) -> Tensor:
     r, g, b = views.unbind(1)
-    return (r * _GRAY[0] + g * _GRAY[1] + b * _GRAY[2])[:, None]
+    return (r * _GRAY[0]).add_(g * _GRAY[1]).add_(b * _GRAY[2])[:, None]
 
 
-def _blurred(view: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of one view (3, S, S), along columns and then along rows."""
-    radius = math.ceil(3 * sigma)
-    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-radius, radius + 1)]
-    taps = [weight / sum(weights) for weight in weights]
-    columns = _weighted_sum(F.pad(view, (0, 0, radius, radius), mode="replicate"), taps, dim=1)
-    return _weighted_sum(F.pad(columns, (radius, radius), mode="replicate"), taps, dim=2)
+def _blur(view: Tensor, sigma: float) -> None:
+    """Gaussian blur of one view (3, S, S) in place: a banded matrix along columns, then along rows.
+
+    The matrix is applied block by block, without most of its zeros.
+    """
+    size, radius = view.shape[-1], math.ceil(3 * sigma)
+    matrix = torch.from_numpy(_blur_matrix(size, radius, sigma))
+    bands = [
+        (slice(start, start + _BLUR_BLOCK), slice(max(0, start - radius), start + _BLUR_BLOCK + radius))
+        for start in range(0, size, _BLUR_BLOCK)
+    ]
+    columns = torch.empty_like(view)
+    for block, near in bands:
+        torch.bmm(matrix[block, near].expand(3, -1, -1), view[:, near], out=columns[:, block])
+    for block, near in bands:
+        view[..., block] = columns[..., near] @ matrix[block, near].T
 
 
-def _weighted_sum(padded: Tensor, taps: list[float], dim: int) -> Tensor:
-    length = padded.shape[dim] - len(taps) + 1
-    result = padded.narrow(dim, 0, length) * taps[0]
-    for start, tap in enumerate(taps[1:], 1):
-        result.add_(padded.narrow(dim, start, length), alpha=tap)
-    return result
+def _blur_matrix(size: int, radius: int, sigma: float) -> NDArray[np.float32]:
+    """(S, S) whose row i weighs the pixels around pixel i; beyond the border the last pixel is repeated."""
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps = (taps / taps.sum()).astype(np.float32)
+    line = np.zeros(2 * (size + radius) - 1, dtype=np.float32)
+    line[size - 1 : size + 2 * radius] = taps
+    rows = np.lib.stride_tricks.sliding_window_view(line, size + 2 * radius)[::-1]
+    matrix = rows[:, radius : radius + size].copy()
+    beyond = taps.cumsum()[:radius][::-1][:size]  # what the first rows would take from beyond the border
+    matrix[: len(beyond), 0] += beyond
+    matrix[size - len(beyond) :, -1] += beyond[::-1]
+    return matrix
