@@ -230,7 +230,7 @@ class _Matrix:
         }
         if rate is not None:
             settings["optim"] = {"lr": rate}
-        return cast(TrainConfig, self._configure(METHODS[method].config, ("train", method), settings))
+        return self._configure(METHODS[method].config, ("train", method), settings)
 
     def _check_same_captions(self, num: int) -> None:
         """Filters and failures may take captions away from one source and not from another."""
