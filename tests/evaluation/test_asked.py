@@ -1,9 +1,13 @@
 """Which captions are judged: by split, and by the words that training captions have."""
 
+from collections import Counter
 from pathlib import Path
 
-from stablerep.evaluation.asked import read_asked, words
-from stablerep.store import CaptionTable, caption_id
+import numpy as np
+
+from stablerep.evaluation.asked import Paintings, read_asked, real_counterparts, words
+from stablerep.evaluation.benchmarks import HELD_OUT_STYLE
+from stablerep.store import REAL, CaptionTable, ImageTable, caption_id
 
 TEXTS = {
     "train": ["A red balloon", "two dogs, playing", "an 8-ball"],
@@ -40,3 +44,32 @@ def test_all_splits_and_training_captions_are_seen(tmp_path: Path) -> None:
     assert len(read_asked(world, "all", seen_words=False).labels) == 8
     assert read_asked(world, "train", seen_words=True).num_left_out == 0
     assert read_asked(world, "test", seen_words=True).num_left_out == 1
+
+
+def test_counterparts_are_as_many_of_each_caption_on_both_sides(tmp_path: Path) -> None:
+    """Two real pictures of one caption, one of another, none of the third; held-out styles and failures never."""
+    rows = [
+        ("a", 0, "noto", "ok"),
+        ("a", 1, "noto", "ok"),
+        ("b", 0, None, "ok"),
+        ("b", 1, HELD_OUT_STYLE, "ok"),
+    ]
+    rows += [("c", 0, "noto", "failed"), ("d", 0, "noto", "ok")]
+    ImageTable.open_or_create(tmp_path / "images.lance").append(
+        {
+            "origin": REAL,
+            "caption_id": caption,
+            "image_index": index,
+            "image": f"{caption}{index}".encode(),
+            "style": style,
+            "status": status,
+        }
+        for caption, index, style, status in rows
+    )
+    captions = np.array(["a", "a", "a", "b", "b", "c"])
+    painted = Paintings("p", [b""] * 6, captions, captions, num_failed=0, num_not_judged=0)
+    found = real_counterparts(tmp_path, painted, seed=0)
+    assert Counter(captions[found.painted]) == {"a": 2, "b": 1}
+    assert sorted(found.real) == [b"a0", b"a1", b"b0"]
+    again = real_counterparts(tmp_path, painted, seed=0)
+    assert np.array_equal(found.painted, again.painted) and list(found.real) == list(again.real)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stablerep import runtime
 from stablerep.errors import UserError
+from stablerep.evaluation.benchmarks import HELD_OUT_STYLE
 from stablerep.features import TableImages
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
 
@@ -85,6 +87,43 @@ def read_paintings(path: Path, origin: str | None, asked: Asked, classes: Sequen
         num_failed=int((is_asked & (statuses != OK)).sum()),
         num_not_judged=int((~is_judged).sum()),
     )
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """Painted and real pictures of the same captions, as many of each caption on both sides."""
+
+    painted: np.ndarray
+    """Which of the paintings."""
+    real: Sequence[bytes]
+
+
+def real_counterparts(world: Path, paintings: Paintings, *, seed: int) -> Counterparts:
+    """For every painted caption real pictures of it, in the styles that painters may learn, as far as there are any.
+
+    A distance between painted and real pictures then says how they are painted, not how often a caption occurs.
+    """
+    table = ImageTable.open(world / "images.lance")
+    columns = table.read(["origin", "caption_id", "status", "style"])
+    origins, captions, statuses, styles = (
+        np.array(columns[name].to_pylist(), dtype=object) for name in columns.column_names
+    )
+    usable = np.flatnonzero((origins == REAL) & (statuses == OK) & (styles != HELD_OUT_STYLE))
+    there = _rows_by_caption(captions[usable], usable)
+    painted, real = [], []
+    for caption, rows in _rows_by_caption(paintings.captions, np.arange(len(paintings.captions))).items():
+        rng = runtime.numpy_generator("counterparts", seed, caption)
+        others = there.get(caption, np.array([], dtype=np.int64))
+        num = min(len(rows), len(others))
+        painted.append(rng.permutation(rows)[:num])
+        real.append(rng.permutation(others)[:num])
+    return Counterparts(np.concatenate(painted), TableImages(table, np.concatenate(real)))
+
+
+def _rows_by_caption(captions: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(captions, kind="stable")
+    names, starts = np.unique(captions[order], return_index=True)
+    return dict(zip(map(str, names), np.split(rows[order], starts[1:]), strict=True))
 
 
 def choose_origin(painters: Sequence[str], asked: str | None, path: Path) -> str:

@@ -12,7 +12,7 @@ import tyro
 
 from stablerep import runtime
 from stablerep.console import Console
-from stablerep.evaluation.asked import Paintings, read_asked, read_paintings
+from stablerep.evaluation.asked import Counterparts, read_asked, read_paintings, real_counterparts
 from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
@@ -98,7 +98,7 @@ class PainterScores:
     """One over the number of classes that the judge knows."""
     fidelity: Fidelity
     distances: tuple[Distances, ...]
-    """To real training pictures, by encoder; none where there are too few pictures."""
+    """To real pictures of the same captions, by encoder; none where there are too few pictures."""
     near_copies: NearCopies | None
     """None where they were not searched."""
     num_failed: int
@@ -169,14 +169,17 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
     if config.seen_words:
         console.say(f"{len(asked.labels):,} captions are made of seen words, {asked.num_left_out:,} are not")
     paintings = read_paintings(config.images, config.origin, asked, benchmark.classes)
-    judge, real = _train_judge(config, benchmark, console)
+    judge = _train_judge(config, benchmark, console)
     painted = _features(judge.encoder, paintings.images, config, console)
     on_test = _on_test(judge, benchmark, config, console)
     reached = GroupBootstrap(on_test.labels, on_test.groups, num=config.num_bootstrap, seed=config.seed)
     named = Named(judge.name(painted), paintings.labels, paintings.captions)
-    distances = [_distances(config.judge, judge.encoder, painted, real, config)]
+    counterparts = real_counterparts(config.world, paintings, seed=config.seed)
+    distances = [_distances(config.judge, judge.encoder, painted, counterparts, config, console)]
     if config.second is not None:
-        distances.append(_second_distances(config.second, paintings, benchmark, config, console))
+        second = _load(config.second, config)
+        theirs = _features(second, paintings.images, config, console)
+        distances.append(_distances(config.second, second, theirs, counterparts, config, console))
     copies, pairs = None, list[Block]()
     if config.search_copies:
         copies, pairs = find_near_copies(
@@ -229,15 +232,14 @@ class _Judge:
         return named
 
 
-def _train_judge(config: PainterConfig, benchmark: Benchmark, console: Console) -> tuple[_Judge, np.ndarray]:
-    """The judge, and its features of the real training pictures."""
+def _train_judge(config: PainterConfig, benchmark: Benchmark, console: Console) -> _Judge:
     encoder = _load(config.judge, config)
     train, validation = (
         Labelled(_features(encoder, split.images, config, console), split.labels)
         for split in (benchmark.train, benchmark.validation)
     )
     probe = fit_linear(train, validation, len(benchmark.classes), config.probe)
-    return _Judge(encoder, probe, np.array(benchmark.classes)), train.features
+    return _Judge(encoder, probe, np.array(benchmark.classes))
 
 
 def _on_test(judge: _Judge, benchmark: Benchmark, config: PainterConfig, console: Console) -> Named:
@@ -265,18 +267,18 @@ def _features(
 
 
 def _distances(
-    name: str, encoder: FrozenEncoder, painted: np.ndarray, real: np.ndarray, config: PainterConfig
+    name: str,
+    encoder: FrozenEncoder,
+    painted: np.ndarray,
+    counterparts: Counterparts,
+    config: PainterConfig,
+    console: Console,
 ) -> Distances | None:
     return measure_distances(
-        painted, real, config.distances, seed=config.seed, encoder=name, fingerprint=encoder.fingerprint
+        painted[counterparts.painted],
+        _features(encoder, counterparts.real, config, console),
+        config.distances,
+        seed=config.seed,
+        encoder=name,
+        fingerprint=encoder.fingerprint,
     )
-
-
-def _second_distances(
-    name: str, paintings: Paintings, benchmark: Benchmark, config: PainterConfig, console: Console
-) -> Distances | None:
-    encoder = _load(name, config)
-    painted, real = (
-        _features(encoder, images, config, console) for images in (paintings.images, benchmark.train.images)
-    )
-    return _distances(name, encoder, painted, real, config)
