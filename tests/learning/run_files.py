@@ -18,6 +18,7 @@ PRODUCTS = {
     "stablerep": ENCODER,
     "stablerep-plus": ENCODER | TEXT,
     "simclr": ENCODER,
+    "supervised": ENCODER,
     "clip": ENCODER | TEXT,
     "autoencoder": {"autoencoder/config.json", "autoencoder/diffusion_pytorch_model.safetensors"},
     "text-to-image": {

@@ -53,7 +53,7 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     largest = max(gradient.norm() for gradient in theirs.values())
     for name, gradient in theirs.items():
-        assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * largest, name
+        assert (ours[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6 * largest, name
 
 
 # -- one process -------------------------------------------------------------------------------------

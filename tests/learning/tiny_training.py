@@ -68,6 +68,7 @@ def image_row(number: int, index: int, **changes: Any) -> dict[str, Any]:
         "status": OK,
         "style": "brush",
         "split": "train",
+        "label": f"label {number % 3}",
     }
     return row | changes
 
