@@ -112,7 +112,7 @@ def test_name_is_the_last_part_in_plain_letters(folder: Path) -> None:
 def test_defaults_are_read_strictly(folder: Path) -> None:
     assert folders.read_defaults(folder) == TeacherDefaults()
     path = folder / "stablerep.json"
-    path.write_text(json.dumps({"num_inference_steps": 12, "guidance_scale": 3, "style": "flat icons"}))
+    path.write_text(json.dumps({"num_inference_steps": 12, "guidance_scale": 3, "styles": ["ink"]}))
     assert folders.read_defaults(folder).num_inference_steps == 12
     path.write_text(json.dumps({"num_steps": 12}))
     with pytest.raises(UserError, match="num_steps"):

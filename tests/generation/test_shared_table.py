@@ -25,6 +25,7 @@ class NoiseTeacher:
 
     name = "noise"
     batch_size = 2
+    styles: tuple[str, ...] = ()
     num_truncated = 0
 
     def __init__(self, seconds: float = 0.0) -> None:

@@ -51,7 +51,7 @@ def test_its_card_says_where_it_comes_from_and_how_good_it_is(name: str) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_teachers())
 def test_stock_diffusers_paints_with_it_where_this_package_is_not(name: str, tmp_path: Path) -> None:
-    side = {"icons": 64, "fashion": 28}[name]
+    side = {"icons": 64, "fashion": 32}[name]
     result = subprocess.run(
         [sys.executable, "-c", PAINT, str(find_teacher(name)), "a red heart"],
         check=False,
