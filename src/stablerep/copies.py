@@ -209,9 +209,8 @@ def _correlations(queries: Tensor, references: Tensor, columns: Tensor, search: 
 
 def _prepare(pictures: Tensor, search: CopySearch) -> _Prepared:
     blurred = _blurred(pictures.float() / 255, search.blur)
-    blurred = blurred - blurred.mean(
-        (2, 3), keepdim=True
-    )  # float32 then loses nothing in the differences below
+    # Without its mean, float32 loses nothing in the differences below.
+    blurred = blurred - blurred.mean((2, 3), keepdim=True)
     sums = _window_sums(blurred, search.reach)
     squares = _window_sums(blurred.square().sum(1, keepdim=True), search.reach)[:, 0]
     sizes = _window_sizes(search)

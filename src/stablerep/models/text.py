@@ -73,9 +73,8 @@ class ClipVocabulary:
     """CLIP's byte-pair vocabulary, whose file comes with open_clip."""
 
     def __init__(self) -> None:
-        from open_clip import (
-            SimpleTokenizer,
-        )  # takes a second, which a command that reads no text need not pay
+        # Imported here as it takes a second, which a command that reads no text need not pay.
+        from open_clip import SimpleTokenizer
 
         self._tokenizer = SimpleTokenizer()
         self.num_entries = int(self._tokenizer.vocab_size)
