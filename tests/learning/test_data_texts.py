@@ -107,3 +107,12 @@ def test_too_few_groups_are_refused(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images.lance", rows)
     with pytest.raises(UserError, match="1 groups of captions have usable images, fewer than one batch of 4"):
         ViewSource(data_config(images, one_per_group=True), seed=0)
+
+
+@pytest.mark.parametrize("change", [{"style": "ink"}, {"label": "other"}, {"group": "other"}])
+def test_the_digest_tells_what_a_batch_says_of_its_images(tmp_path: Path, change: dict[str, str]) -> None:
+    """Styles enter texts, labels are positives, groups decide the order: a run must not go on with others."""
+    rows = [image_row(number, 0) for number in range(NUM_CAPTIONS)]
+    before = ViewSource(data_config(write_images(tmp_path / "a.lance", rows)), seed=0)
+    after = ViewSource(data_config(write_images(tmp_path / "b.lance", [rows[0] | change, *rows[1:]])), seed=0)
+    assert before.digest() != after.digest()

@@ -224,7 +224,10 @@ class ViewSource:
         """Hash of the captions, images and texts that batches are drawn from: with the seed, all that makes a batch."""
         digest = hashlib.blake2b(digest_size=16)
         for caption in self.caption_ids:
-            images = [f"{ref.origin}\x1e{ref.image_index}" for ref in self._images[caption]]
+            images = [
+                f"{ref.origin}\x1e{ref.image_index}\x1e{ref.style}\x1e{ref.label}\x1e{ref.group}"
+                for ref in self._images[caption]
+            ]
             if self._weights:
                 images += [str(self._weights[ref.table][ref.position]) for ref in self._images[caption]]
             digest.update("\x1f".join([caption, *images, *self._texts.get(caption, [])]).encode())
