@@ -139,7 +139,9 @@ def test_a_finished_run_trains_no_further_and_exports_the_same(
     def step(*_: Any) -> None:
         raise AssertionError("a finished run took another step")
 
-    finished = {method: whole(method) for method in METHODS}  # trained here, where no test before this one did
+    finished = {
+        method: whole(method) for method in METHODS
+    }  # trained here, where no test before this one did
     monkeypatch.setattr(trainer._Loop, "step", step)
     for method, run in finished.items():
         before, curves = files(run), list((run / "tensorboard").iterdir())
