@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -230,3 +231,56 @@ def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
     assert len(rows) % 50 == 0
     assert set(rows) == {f"caption {number}" for number in range(len(rows))}
     assert table.append([caption(f"caption {number}") for number in range(len(rows) + 1)]) == 1
+
+
+def stored_bytes(path: str, suffix: str = ".lance") -> int:
+    return sum(file.stat().st_size for file in (Path(path) / "data").glob(f"*{suffix}"))
+
+
+def scored_table(path: Path) -> ImageTable:
+    """Two fragments of two rows, with pictures large enough to be seen in the size of the files."""
+    table = ImageTable.open_or_create(path)
+    for caption in ("a", "b"):
+        table.append([image(caption, index, image=os.urandom(100_000)) for index in (0, 1)])
+    return table.reload()
+
+
+def test_columns_are_written_beside_the_images(tmp_path: Path) -> None:
+    table = scored_table(tmp_path / "images.lance")
+    before = stored_bytes(table.path)
+    scores = {"match": pa.array([0.5, 0.25], pa.float32()), "why": pa.array(["x", None])}
+    newer = table.write_columns([3, 0], scores)
+    assert newer.read(["match", "why"]).to_pylist() == [
+        {"match": 0.25, "why": None},
+        {"match": None, "why": None},
+        {"match": None, "why": None},
+        {"match": 0.5, "why": "x"},
+    ]
+    again = newer.write_columns([0, 1], {"match": pa.array([0.75, 1.0], pa.float32())})
+    assert again.read(["match"])["match"].to_pylist() == [0.75, 1.0, None, 0.5]
+    assert again.read(["why"])["why"].to_pylist() == [None, None, None, "x"]
+    assert stored_bytes(table.path) < before + 20_000  # no picture was written again
+    assert again.take_images([0, 3]) == table.take_images([0, 3])
+
+
+def test_rows_appended_while_scores_are_computed_stay_and_have_none(tmp_path: Path) -> None:
+    table = scored_table(tmp_path / "images.lance")
+    table.reload().append([image("c", 0)])
+    newer = table.write_columns([0, 1, 2, 3], {"sharp": pa.array([True, False, True, None])})
+    assert newer.read(["sharp"])["sharp"].to_pylist() == [True, False, True, None, None]
+    assert newer.append([image("d", 0), image("a", 0)]) == 1
+
+
+def test_what_must_not_be_written_is_refused(tmp_path: Path) -> None:
+    table = scored_table(tmp_path / "images.lance")
+    with pytest.raises(UserError, match="'seed' belongs to every image table"):
+        table.write_columns([0], {"seed": pa.array([1])})
+    with pytest.raises(UserError, match="column 'match': 1 values for 2 rows"):
+        table.write_columns([0, 1], {"match": pa.array([1.0])})
+    newer = table.write_columns([0], {"match": pa.array([1.0])})
+    with pytest.raises(UserError, match="'match' is there as double and cannot take string"):
+        newer.write_columns([0], {"match": pa.array(["good"])})
+    lance.dataset(table.path).optimize.compact_files()
+    with pytest.raises(UserError, match="was compacted while"):
+        newer.write_columns([0], {"match": pa.array([1.0])})
+    assert newer.reload().write_columns([], {"match": pa.array([], pa.float64())}).version

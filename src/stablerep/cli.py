@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import difflib
 import errno
 import io
@@ -10,159 +9,16 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
 
 import stablerep
 from stablerep import config as config_module
+from stablerep.commands import COMMANDS
 from stablerep.console import Console
 from stablerep.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A command: a sentence for the overview, an example, and a loader that imports only when the command is called."""
-
-    help: str
-    example: str
-    load: Callable[[], tuple[type[Any], Callable[..., Any]]]
-
-
-def _load_import() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.captions.sources import ImportConfig, import_captions
-
-    return ImportConfig, import_captions
-
-
-def _load_world() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.captions.worlds import WorldConfig, write_world
-
-    return WorldConfig, write_world
-
-
-def _load_generate() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.generation.execute import GenerateConfig, generate
-
-    return GenerateConfig, generate
-
-
-def _train_loader(method: str) -> Callable[[], tuple[type[Any], Callable[..., Any]]]:
-    def load() -> tuple[type[Any], Callable[..., Any]]:
-        from stablerep.learning.methods import METHODS, train
-
-        return METHODS[method].config, lambda config, console: train(method, config, console=console)
-
-    return load
-
-
-def _load_evaluate() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.evaluation.protocols import EvaluateConfig, evaluate
-
-    return EvaluateConfig, evaluate
-
-
-def _load_painter() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.evaluation.painting import PainterConfig, evaluate_painter
-
-    return PainterConfig, evaluate_painter
-
-
-def _load_sheet() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.evaluation.contact_sheet import SheetConfig, write_sheet
-
-    return SheetConfig, write_sheet
-
-
-def _load_report() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.report import ReportConfig, write_report
-
-    return ReportConfig, write_report
-
-
-def _load_compare() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.workflows.compare import CompareConfig, compare
-
-    return CompareConfig, compare
-
-
-def _load_quickstart() -> tuple[type[Any], Callable[..., Any]]:
-    from stablerep.workflows.quickstart import QuickstartConfig, quickstart
-
-    return QuickstartConfig, quickstart
-
-
-COMMANDS: dict[tuple[str, ...], Command] = {
-    ("quickstart",): Command(
-        "the whole chain on the embedded world, on a CPU", "--out quickstart", _load_quickstart
-    ),
-    ("captions", "import"): Command(
-        "captions from text, CSV, TSV, JSONL or Parquet files",
-        "captions.txt --out captions.lance",
-        _load_import,
-    ),
-    ("world",): Command(
-        "the tables of an embedded world: icons or fashion", "icons --out icons", _load_world
-    ),
-    ("generate",): Command(
-        "paint several images per caption", "captions.lance --teacher icons --num-images 4", _load_generate
-    ),
-    ("train", "stablerep"): Command(
-        "learn: images of one caption attract each other",
-        "--recipe icons --data.images images.lance --out runs/stablerep",
-        _train_loader("stablerep"),
-    ),
-    ("train", "stablerep-plus"): Command(
-        "learn: images of one caption attract, and their text",
-        "--recipe icons --data.images images.lance --out runs/stablerep-plus",
-        _train_loader("stablerep-plus"),
-    ),
-    ("train", "simclr"): Command(
-        "learn: two crops of one image attract each other",
-        "--recipe icons --data.images images.lance --out runs/simclr",
-        _train_loader("simclr"),
-    ),
-    ("train", "clip"): Command(
-        "learn: an image and the text of its caption attract",
-        "--recipe icons --data.images icons/images.lance --out runs/clip",
-        _train_loader("clip"),
-    ),
-    ("train", "supervised"): Command(
-        "learn: images of one label attract each other",
-        "--recipe icons --data.images icons/images.lance --out runs/judge",
-        _train_loader("supervised"),
-    ),
-    ("train", "autoencoder"): Command(
-        "the picture autoencoder of a latent painter",
-        "--recipe teacher-icons --out runs/autoencoder",
-        _train_loader("autoencoder"),
-    ),
-    ("train", "text-to-image"): Command(
-        "a small painter, exported as a diffusers folder",
-        "--recipe teacher-icons --out runs/painter",
-        _train_loader("text-to-image"),
-    ),
-    ("evaluate",): Command(
-        "measure an encoder on real images", "runs/stablerep --world icons", _load_evaluate
-    ),
-    ("evaluate", "painter"): Command(
-        "fidelity, realism and near-copies of painted images",
-        "images.lance --world icons --judge runs/simclr",
-        _load_painter,
-    ),
-    ("sheet",): Command(
-        "one PNG of captions with their pictures",
-        "images.lance --captions captions.lance --out sheet.png",
-        _load_sheet,
-    ),
-    ("compare",): Command(
-        "methods and sources side by side under equal conditions",
-        "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
-        _load_compare,
-    ),
-    ("report",): Command("one self-contained HTML page from files on disk", "quickstart", _load_report),
-}
 
 # How tyro draws a mistake: coloured where stdout is a terminal, options indented by four spaces.
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")

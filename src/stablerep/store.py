@@ -4,6 +4,7 @@ Rows are unique by primary key. Lance detects two commits that insert the same k
 append to one table and no row is ever there twice.
 """
 
+import contextlib
 import hashlib
 import json
 import unicodedata
@@ -16,6 +17,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.commit import CommitConflictError
 
 from stablerep.errors import UserError
 
@@ -189,11 +191,72 @@ class ImageTable(_Table):
         every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
         return np.flatnonzero(np.isin(every, matching))
 
+    def write_columns(self, positions: Sequence[int] | np.ndarray, columns: Mapping[str, pa.Array]) -> Self:
+        """Put one value per column into the rows at these positions of this version; the table at its newest version.
+
+        New columns are added, with null in all other rows; no image is rewritten, and rows that others append
+        meanwhile stay. Raises ``UserError`` for a column that every table has, one that is there with another type, a
+        number of values that is not the number of positions, and a table that was compacted since this version.
+        """
+        rows = np.asarray(positions, dtype=np.int64)
+        fields = [pa.field(name, values.type) for name, values in columns.items()]
+        for field in fields:
+            self._refuse(field, len(columns[field.name]), len(rows))
+        _add_columns(self.path, fields)
+        if len(rows):
+            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+            _update_rows(self.path, every[rows], pa.table(dict(columns)))
+        return self.reload()
+
+    def _refuse(self, field: pa.Field, num_values: int, num_rows: int) -> None:
+        """Raise where a column must not be written."""
+        newest = lance.dataset(self.path).schema
+        if field.name in self.schema.names:
+            raise UserError(f"{self.path}: column {field.name!r} belongs to every image table; write another")
+        if field.name in newest.names and newest.field(field.name).type != field.type:
+            raise UserError(
+                f"{self.path}: column {field.name!r} is there as {newest.field(field.name).type} and cannot take "
+                f"{field.type}"
+            )
+        if num_values != num_rows:
+            raise UserError(f"column {field.name!r}: {num_values} values for {num_rows} rows")
+
     def take_images(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """Encoded bytes of the rows at these positions of this version, in the order asked."""
         rows = self.dataset.take([int(position) for position in positions], columns=["image"])
         images: list[bytes] = rows["image"].to_pylist()
         return images
+
+
+def _add_columns(path: str, fields: Sequence[pa.Field]) -> None:
+    """Add empty columns to the newest version of a table; what others commit meanwhile is kept."""
+    while new := [field for field in fields if field.name not in lance.dataset(path).schema.names]:
+        with contextlib.suppress(CommitConflictError):  # somebody appended: try again on top of that
+            lance.dataset(path).add_columns(pa.schema(new))
+
+
+def _update_rows(path: str, row_ids: np.ndarray, values: pa.Table) -> None:
+    """Put values into existing columns of some rows in one commit, which writes the files of these columns alone."""
+    dataset = lance.dataset(path)
+    fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
+    fragment_of = row_ids >> np.uint64(32)  # a row id is its address: fragment, then offset
+    if gone := set(np.unique(fragment_of).tolist()) - set(fragments):
+        raise UserError(
+            f"{path} was compacted while its columns were computed (fragments {sorted(gone)} are gone); run again"
+        )
+    updated, modified = [], []
+    for number in np.unique(fragment_of):
+        rows = np.flatnonzero(fragment_of == number)
+        part = values.take(rows).add_column(0, "_rowid", pa.array(row_ids[rows], pa.uint64()))
+        metadata, modified = fragments[int(number)].update_columns(part)
+        updated.append(metadata)
+    operation = lance.LanceOperation.Update(
+        updated_fragments=updated, fields_modified=modified, update_mode="rewrite_columns"
+    )
+    try:
+        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+    except CommitConflictError:  # somebody changed the same fragments: again, on top of that
+        _update_rows(path, row_ids, values)
 
 
 def _holds_something_else(path: Path) -> bool:

@@ -1,0 +1,122 @@
+"""The commands: for each its sentence in the overview, an example, and what it imports when it is called."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Loaded = tuple[type[Any], Callable[..., Any]]
+"""A configuration class, and the function ``f(config, *, console)`` that it configures."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``stablerep``."""
+
+    help: str
+    """Its sentence in the overview."""
+    example: str
+    """What may follow its name; a test parses it."""
+    load: Callable[[], Loaded]
+    """Imports what the command needs, and nothing before it is called."""
+
+
+def _from(module: str, config: str, function: str) -> Callable[[], Loaded]:
+    def load() -> Loaded:
+        loaded = importlib.import_module(f"stablerep.{module}")
+        return getattr(loaded, config), getattr(loaded, function)
+
+    return load
+
+
+def _training(method: str) -> Callable[[], Loaded]:
+    def load() -> Loaded:
+        from stablerep.learning.methods import METHODS, train
+
+        return METHODS[method].config, lambda config, console: train(method, config, console=console)
+
+    return load
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("quickstart",): Command(
+        "the whole chain on the embedded world, on a CPU",
+        "--out quickstart",
+        _from("workflows.quickstart", "QuickstartConfig", "quickstart"),
+    ),
+    ("captions", "import"): Command(
+        "captions from text, CSV, TSV, JSONL or Parquet files",
+        "captions.txt --out captions.lance",
+        _from("captions.sources", "ImportConfig", "import_captions"),
+    ),
+    ("world",): Command(
+        "the tables of an embedded world: icons or fashion",
+        "icons --out icons",
+        _from("captions.worlds", "WorldConfig", "write_world"),
+    ),
+    ("generate",): Command(
+        "paint several images per caption",
+        "captions.lance --teacher icons --num-images 4",
+        _from("generation.execute", "GenerateConfig", "generate"),
+    ),
+    ("train", "stablerep"): Command(
+        "learn: images of one caption attract each other",
+        "--recipe icons --data.images images.lance --out runs/stablerep",
+        _training("stablerep"),
+    ),
+    ("train", "stablerep-plus"): Command(
+        "learn: images of one caption attract, and their text",
+        "--recipe icons --data.images images.lance --out runs/stablerep-plus",
+        _training("stablerep-plus"),
+    ),
+    ("train", "simclr"): Command(
+        "learn: two crops of one image attract each other",
+        "--recipe icons --data.images images.lance --out runs/simclr",
+        _training("simclr"),
+    ),
+    ("train", "clip"): Command(
+        "learn: an image and the text of its caption attract",
+        "--recipe icons --data.images icons/images.lance --out runs/clip",
+        _training("clip"),
+    ),
+    ("train", "supervised"): Command(
+        "learn: images of one label attract each other",
+        "--recipe icons --data.images icons/images.lance --out runs/judge",
+        _training("supervised"),
+    ),
+    ("train", "autoencoder"): Command(
+        "the picture autoencoder of a latent painter",
+        "--recipe teacher-icons --out runs/autoencoder",
+        _training("autoencoder"),
+    ),
+    ("train", "text-to-image"): Command(
+        "a small painter, exported as a diffusers folder",
+        "--recipe teacher-icons --out runs/painter",
+        _training("text-to-image"),
+    ),
+    ("evaluate",): Command(
+        "measure an encoder on real images",
+        "runs/stablerep --world icons",
+        _from("evaluation.protocols", "EvaluateConfig", "evaluate"),
+    ),
+    ("evaluate", "painter"): Command(
+        "fidelity, realism and near-copies of painted images",
+        "images.lance --world icons --judge runs/simclr",
+        _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
+    ),
+    ("sheet",): Command(
+        "one PNG of captions with their pictures",
+        "images.lance --captions captions.lance --out sheet.png",
+        _from("evaluation.contact_sheet", "SheetConfig", "write_sheet"),
+    ),
+    ("compare",): Command(
+        "methods and sources side by side under equal conditions",
+        "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
+        _from("workflows.compare", "CompareConfig", "compare"),
+    ),
+    ("report",): Command(
+        "one self-contained HTML page from files on disk",
+        "quickstart",
+        _from("report", "ReportConfig", "write_report"),
+    ),
+}
