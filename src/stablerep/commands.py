@@ -94,6 +94,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--recipe teacher-icons --out runs/painter",
         _training("text-to-image"),
     ),
+    ("train", "distillation"): Command(
+        "a painter that needs few steps, from one that needs many",
+        "--recipe teacher-icons --method.teacher runs/painter/teacher --out runs/fast",
+        _training("distillation"),
+    ),
     ("evaluate",): Command(
         "measure an encoder on real images",
         "runs/stablerep --world icons",

@@ -11,6 +11,7 @@ from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.data import DataConfig
+from stablerep.learning.distillation import Distillation, DistillationConfig
 from stablerep.learning.image_text import Clip, ClipConfig, StableRepPlus, StableRepPlusConfig
 from stablerep.learning.method import Method
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
@@ -84,6 +85,13 @@ class TextToImageTrainConfig(TrainConfig):
     method: TextToImageConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillationTrainConfig(TrainConfig):
+    """A painter that needs few steps, from one that needs many."""
+
+    method: DistillationConfig
+
+
 def _require_positives(data: DataConfig, method: ContrastiveConfig) -> None:
     """Without positives every loss is zero, and the run would end in good order with nothing learned."""
     if data.crops_per_image > 1:
@@ -125,6 +133,13 @@ def _build_painter(config: TextToImageTrainConfig) -> Method:
     painter = TextToImage(config.method, texts)
     _require_size(config, painter.vae.config.sample_size, f"the size of {config.method.autoencoder}")
     return painter
+
+
+def _build_distillation(config: DistillationTrainConfig) -> Method:
+    _captions_to_read(config)
+    student = Distillation(config.method)
+    _require_size(config, student.vae.config.sample_size, f"the size of {config.method.teacher}")
+    return student
 
 
 def _vocabulary(config: TrainConfig, method: ClipConfig) -> Vocabulary:
@@ -169,6 +184,7 @@ METHODS: dict[str, MethodEntry] = {
     "supervised": MethodEntry(SupervisedConfig, lambda config: Contrastive(config.method)),
     "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
     "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),
+    "distillation": MethodEntry(DistillationTrainConfig, _build_distillation),
 }
 
 
