@@ -119,6 +119,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
         _from("workflows.compare", "CompareConfig", "compare"),
     ),
+    ("circle",): Command(
+        "painter, encoder, next painter: turns, each measured",
+        "--out circle --num-turns 2 --num-captions 500",
+        _from("workflows.circle", "CircleConfig", "circle"),
+    ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",
         "quickstart",
