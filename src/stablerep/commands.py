@@ -95,7 +95,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _training("text-to-image"),
     ),
     ("train", "distillation"): Command(
-        "a painter that needs few steps, from one that needs many",
+        "a painter of few steps, learned from one of many",
         "--recipe teacher-icons --method.teacher runs/painter/teacher --out runs/fast",
         _training("distillation"),
     ),
