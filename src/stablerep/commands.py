@@ -59,6 +59,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "captions.lance --teacher icons --num-images 4",
         _from("generation.execute", "GenerateConfig", "generate"),
     ),
+    ("audit", "quality"): Command(
+        "blank, blurred, noisy, enlarged or repeated pictures",
+        "images.lance --rules.reference icons/images.lance",
+        _from("audit.quality", "QualityConfig", "audit_quality"),
+    ),
     ("train", "stablerep"): Command(
         "learn: images of one caption attract each other",
         "--recipe icons --data.images images.lance --out runs/stablerep",

@@ -151,6 +151,44 @@ class _Table:
         merge = merge.conflict_retries(1000).retry_timeout(timedelta(minutes=10))
         return int(merge.execute(table)["num_inserted_rows"])
 
+    def positions(self, where: str) -> np.ndarray:
+        """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
+        matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
+        every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+        return np.flatnonzero(np.isin(every, matching))
+
+    def write_columns(self, positions: Sequence[int] | np.ndarray, columns: Mapping[str, pa.Array]) -> Self:
+        """Put one value per column into the rows at these positions of this version; the table at its newest version.
+
+        New columns are added, with null in all other rows; no image is rewritten, and rows that others append
+        meanwhile stay. Raises ``UserError`` for a column that every table has, one that is there with another type, a
+        number of values that is not the number of positions, and a table that was compacted since this version.
+        """
+        rows = np.asarray(positions, dtype=np.int64)
+        fields = [pa.field(name, values.type) for name, values in columns.items()]
+        for field in fields:
+            self._refuse(field, len(columns[field.name]), len(rows))
+        _add_columns(self.path, fields)
+        if len(rows):
+            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+            _update_rows(self.path, every[rows], pa.table(dict(columns)))
+        return self.reload()
+
+    def _refuse(self, field: pa.Field, num_values: int, num_rows: int) -> None:
+        """Raise where a column must not be written."""
+        newest = lance.dataset(self.path).schema
+        if field.name in self.schema.names:
+            raise UserError(
+                f"{self.path}: column {field.name!r} belongs to every {self.noun} table; write another"
+            )
+        if field.name in newest.names and newest.field(field.name).type != field.type:
+            raise UserError(
+                f"{self.path}: column {field.name!r} is there as {newest.field(field.name).type} and cannot take "
+                f"{field.type}"
+            )
+        if num_values != num_rows:
+            raise UserError(f"column {field.name!r}: {num_values} values for {num_rows} rows")
+
 
 class CaptionTable(_Table):
     """Captions: one row per distinct normalised text."""
@@ -184,42 +222,6 @@ class ImageTable(_Table):
             columns=["caption_id", "image_index"], filter=f"origin = '{_quoted(origin)}'"
         )
         return set(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
-
-    def positions(self, where: str) -> np.ndarray:
-        """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
-        matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
-        every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-        return np.flatnonzero(np.isin(every, matching))
-
-    def write_columns(self, positions: Sequence[int] | np.ndarray, columns: Mapping[str, pa.Array]) -> Self:
-        """Put one value per column into the rows at these positions of this version; the table at its newest version.
-
-        New columns are added, with null in all other rows; no image is rewritten, and rows that others append
-        meanwhile stay. Raises ``UserError`` for a column that every table has, one that is there with another type, a
-        number of values that is not the number of positions, and a table that was compacted since this version.
-        """
-        rows = np.asarray(positions, dtype=np.int64)
-        fields = [pa.field(name, values.type) for name, values in columns.items()]
-        for field in fields:
-            self._refuse(field, len(columns[field.name]), len(rows))
-        _add_columns(self.path, fields)
-        if len(rows):
-            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-            _update_rows(self.path, every[rows], pa.table(dict(columns)))
-        return self.reload()
-
-    def _refuse(self, field: pa.Field, num_values: int, num_rows: int) -> None:
-        """Raise where a column must not be written."""
-        newest = lance.dataset(self.path).schema
-        if field.name in self.schema.names:
-            raise UserError(f"{self.path}: column {field.name!r} belongs to every image table; write another")
-        if field.name in newest.names and newest.field(field.name).type != field.type:
-            raise UserError(
-                f"{self.path}: column {field.name!r} is there as {newest.field(field.name).type} and cannot take "
-                f"{field.type}"
-            )
-        if num_values != num_rows:
-            raise UserError(f"column {field.name!r}: {num_values} values for {num_rows} rows")
 
     def take_images(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """Encoded bytes of the rows at these positions of this version, in the order asked."""
