@@ -33,7 +33,7 @@ class EvaluateConfig:
     """Measure the encoder of a run on real labelled pictures, beside baselines and further runs."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, encoder folder, or name of a shipped encoder."""
+    """Run or encoder folder, a shipped name, an official .pth file, timm:NAME[@FILE] or open_clip:NAME@FILE."""
     world: Path | None = None
     """Folder of the icons world, for the benchmark `icons`."""
     fashion: Path | None = None
@@ -60,6 +60,8 @@ class EvaluateConfig:
     """Where the encoders run: auto, cpu, cuda, mps."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """Settings of the probes."""
+    download: bool = False
+    """Fetch weights that are only named (timm:NAME, open_clip:NAME/TAG) from the hub."""
     out: Path | None = None
     """Folder for scores.json and the cached features; the run folder where not given."""
 
@@ -139,8 +141,8 @@ def _out_folder(config: EvaluateConfig) -> Path:
 def _candidates(config: EvaluateConfig) -> list[_Candidate]:
     """The run first, then further runs, then the baselines, with distinct names."""
     device = runtime.pick_device(config.device)
-    own = load_encoder(config.run, device)
-    further = [(path, load_encoder(path, device)) for path in config.also]
+    own = load_encoder(config.run, device, download=config.download)
+    further = [(path, load_encoder(path, device, download=config.download)) for path in config.also]
     names = [config.run.resolve().name, *(path.resolve().name for path, _ in further)]
     if len(set(names)) < len(names):
         names = [str(config.run), *(str(path) for path, _ in further)]
