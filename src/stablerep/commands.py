@@ -99,6 +99,12 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--recipe teacher-icons --out runs/painter",
         _training("text-to-image"),
     ),
+    ("train", "lora"): Command(
+        "an existing pipeline, trained further by adapters",
+        "--method.teacher stable-diffusion --data.images images.lance --data.captions captions.lance "
+        "--num-steps 1000 --out runs/lora",
+        _training("lora"),
+    ),
     ("train", "distillation"): Command(
         "a painter of few steps, learned from one of many",
         "--recipe teacher-icons --method.teacher runs/painter/teacher --out runs/fast",

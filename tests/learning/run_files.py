@@ -35,6 +35,7 @@ PRODUCTS = {
     "clip": ENCODER | TEXT,
     "autoencoder": {"autoencoder/config.json", "autoencoder/diffusion_pytorch_model.safetensors"},
     "text-to-image": PAINTER,
+    "lora": PAINTER | {"lora/pytorch_lora_weights.safetensors"},
     "distillation": PAINTER,
 }
 OF_EVERY_RUN = {

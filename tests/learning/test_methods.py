@@ -11,6 +11,7 @@ from stablerep.learning.autoencoder import Autoencoder
 from stablerep.learning.contrastive import Contrastive
 from stablerep.learning.distillation import Distillation
 from stablerep.learning.image_text import Clip, StableRepPlus
+from stablerep.learning.lora import Lora
 from stablerep.learning.methods import (
     METHODS,
     ClipTrainConfig,
@@ -34,6 +35,7 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
         "supervised": Contrastive,
         "autoencoder": Autoencoder,
         "text-to-image": TextToImage,
+        "lora": Lora,
         "distillation": Distillation,
     }
     assert kinds.keys() == METHODS.keys()
@@ -48,6 +50,7 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
                 "stablerep-plus",
                 "clip",
                 "text-to-image",
+                "lora",
                 "distillation",
             )
         )

@@ -163,6 +163,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "text_depth": 1,
         },
     },
+    "lora": {"method": {"rank": 2}},
     "distillation": {"method": {"num_inference_steps": 2, "substeps": 2}},
 }
 
@@ -200,6 +201,7 @@ def train_config(method: str, world: World, out: Path, /, **changes: Any) -> Tra
     }
     begins_with: dict[str, dict[str, Any]] = {
         "text-to-image": {"autoencoder": world.autoencoder},
+        "lora": {"teacher": str(world.painter)},
         "distillation": {"teacher": str(world.painter)},
     }
     more = {"method": begins_with.get(method, {})}

@@ -13,6 +13,7 @@ from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.data import DataConfig
 from stablerep.learning.distillation import Distillation, DistillationConfig
 from stablerep.learning.image_text import Clip, ClipConfig, StableRepPlus, StableRepPlusConfig
+from stablerep.learning.lora import Lora, LoraConfig
 from stablerep.learning.method import Method
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.learning.trainer import TrainConfig, TrainSummary, run_training
@@ -92,6 +93,13 @@ class DistillationTrainConfig(TrainConfig):
     method: DistillationConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoraTrainConfig(TrainConfig):
+    """An existing pipeline, trained further by low-rank adapters."""
+
+    method: LoraConfig
+
+
 def _require_positives(data: DataConfig, method: ContrastiveConfig) -> None:
     """Without positives every loss is zero, and the run would end in good order with nothing learned."""
     if data.crops_per_image > 1:
@@ -142,6 +150,18 @@ def _build_distillation(config: DistillationTrainConfig) -> Method:
     return student
 
 
+def _build_lora(config: LoraTrainConfig) -> Method:
+    _captions_to_read(config)
+    method = Lora(config.method)
+    scale = 2 ** (len(method.vae.config.block_out_channels) - 1)
+    if config.data.view.image_size % scale:
+        raise UserError(
+            f"data.view.image_size is {config.data.view.image_size}, but {config.method.teacher} paints multiples of "
+            f"{scale}"
+        )
+    return method
+
+
 def _vocabulary(config: TrainConfig, method: ClipConfig) -> Vocabulary:
     captions = _captions_to_read(config)
     if method.text.vocabulary is None:
@@ -184,6 +204,7 @@ METHODS: dict[str, MethodEntry] = {
     "supervised": MethodEntry(SupervisedConfig, lambda config: Contrastive(config.method)),
     "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
     "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),
+    "lora": MethodEntry(LoraTrainConfig, _build_lora),
     "distillation": MethodEntry(DistillationTrainConfig, _build_distillation),
 }
 
