@@ -4,7 +4,7 @@
                                   [--every 1] [--device cpu] [--no-sklearn]
 
 Features have the spectrum of an encoder's (eigenvalues fall as 1 / rank), in correlated axes. With ``--every 5``
-only each fifth constant of the path is solved, by both. Printed are the CPU seconds, and the accuracies on other examples.
+only each fifth constant of the path is solved, by both. Printed are CPU seconds, and accuracies on other examples.
 scikit-learn runs with its default tolerance in float32 and, with ``--float64``, in float64, its slower way.
 """
 
