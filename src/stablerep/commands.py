@@ -45,7 +45,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _from("workflows.quickstart", "QuickstartConfig", "quickstart"),
     ),
     ("captions", "import"): Command(
-        "captions from text, CSV, TSV, JSONL or Parquet files",
+        "captions from text, CSV, JSONL, Parquet or tar files",
         "captions.txt --out captions.lance",
         _from("captions.sources", "ImportConfig", "import_captions"),
     ),

@@ -283,11 +283,26 @@ def _first_of_each_key(table: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[str]) -> bool:
-    """Whether the data set has every row; its keys are streamed, never held."""
-    missing = set(_identities(table, keys))
+    """Whether the data set has every row. What is appended is nearly always new, which the first row says."""
+    if not len(table):
+        return True
+    first = table.select(keys).slice(0, 1).to_pylist()[0]
+    if not dataset.count_rows(
+        filter=" AND ".join(f"{key} = {_literal(value)}" for key, value in first.items())
+    ):
+        return False
+    # Keys are streamed, never held; those without a wanted value in the most telling column are passed over.
+    telling = max(keys, key=lambda key: pc.count_distinct(table[key]).as_py())
+    wanted, missing = pc.unique(table[telling]), set(_identities(table, keys))
     for batch in dataset.scanner(columns=list(keys)).to_batches():
-        missing.difference_update(_identities(batch, keys))
-    return not missing
+        missing.difference_update(_identities(batch.filter(pc.is_in(batch[telling], wanted)), keys))
+        if not missing:
+            return True
+    return False
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else f"'{_quoted(value)}'"
 
 
 def _quoted(text: str) -> str:
