@@ -49,6 +49,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "captions.txt --out captions.lance",
         _from("captions.sources", "ImportConfig", "import_captions"),
     ),
+    ("captions", "synthesize"): Command(
+        "captions from class names: templates or a model",
+        "--classes classes.txt --num 1000000",
+        _from("captions.synthesis", "SynthesizeConfig", "synthesize"),
+    ),
     ("world",): Command(
         "the tables of an embedded world: icons or fashion",
         "icons --out icons",

@@ -40,6 +40,7 @@ def fault_of(text: str) -> str | None:
 
 
 def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:  # a lone surrogate: undecodable bytes, or an escape such as "\ud800" in JSON
