@@ -45,9 +45,14 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _from("workflows.quickstart", "QuickstartConfig", "quickstart"),
     ),
     ("captions", "import"): Command(
-        "captions from text, CSV, TSV, JSONL or Parquet files",
+        "captions from text, CSV, JSONL, Parquet or tar files",
         "captions.txt --out captions.lance",
         _from("captions.sources", "ImportConfig", "import_captions"),
+    ),
+    ("captions", "synthesize"): Command(
+        "captions from class names: templates or a model",
+        "--classes classes.txt --num 1000000",
+        _from("captions.synthesis", "SynthesizeConfig", "synthesize"),
     ),
     ("world",): Command(
         "the tables of an embedded world: icons or fashion",

@@ -1,6 +1,7 @@
 """Who paints what, with which seed: pure functions of the captions, the number of images and what is there already."""
 
-from collections.abc import Container, Iterator, Sequence
+import itertools
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,7 +37,7 @@ class PlanItem:
 
 
 def plan(
-    captions: Sequence[Caption],
+    captions: Iterable[Caption],
     num_images: int,
     done: Container[Key],
     *,
@@ -52,8 +53,8 @@ def plan(
     caption id, image index) alone, its style one of its image index.
     """
     waiting: list[PlanItem] = []
-    for begin in range(0, len(captions), batch_size):
-        window = captions[begin : begin + batch_size]
+    ahead = iter(captions)
+    while window := list(itertools.islice(ahead, batch_size)):
         waiting += [
             PlanItem(identity, text, index, seed_for(seed, identity, index), _style_of(index, styles))
             for index in range(num_images)
@@ -71,7 +72,7 @@ def _style_of(image_index: int, styles: Sequence[str]) -> str | None:
     return styles[image_index % len(styles)] if styles else None
 
 
-def num_missing(captions: Sequence[Caption], num_images: int, done: Container[Key]) -> int:
+def num_missing(captions: Iterable[Caption], num_images: int, done: Container[Key]) -> int:
     """Pictures of these captions that are still to be painted."""
     return sum((identity, index) not in done for identity, _ in captions for index in range(num_images))
 
@@ -81,7 +82,7 @@ def share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
     return items[len(items) * index // count : len(items) * (index + 1) // count]
 
 
-def rotated(items: Sequence[T], by: int) -> Sequence[T]:
+def rotated(items: Sequence[T], by: int) -> Iterator[T]:
     """The items in order from position ``by`` on, then those before it."""
     by = by % len(items) if items else 0
-    return [*items[by:], *items[:by]]
+    return itertools.chain(items[by:], items[:by])

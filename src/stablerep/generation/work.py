@@ -3,20 +3,18 @@
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stablerep.console import Console, Progress
-from stablerep.errors import UserError
 from stablerep.generation.pipelines import Conditioning
 from stablerep.generation.plan import Caption, num_missing, plan, rotated, share
 from stablerep.generation.settings import GenerateConfig
-from stablerep.generation.shared_table import DoneKeys, Facts, Tally, Writer, claim
+from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
 from stablerep.generation.teacher import Teacher, load_teacher
-from stablerep.store import CaptionTable, ImageTable
-
-_COPIED = ("split", "group", "label")
+from stablerep.generation.wanted import read_captions
+from stablerep.store import ImageTable
 
 
 @dataclass(frozen=True)
@@ -28,30 +26,7 @@ class Outcome:
     already_there: int
     tally: Tally
     seconds: float
-
-
-@dataclass(frozen=True)
-class Captions:
-    """The captions to paint, in the order of their ids, and what their rows are to carry."""
-
-    items: Sequence[Caption]
-    facts: Facts
-
-
-def read_captions(config: GenerateConfig) -> Captions:
-    """What ``config.where`` and ``config.limit`` leave of the caption table; ``UserError`` where that is nothing."""
-    table = CaptionTable.open(config.captions)
-    try:
-        rows = table.read(["id", "text", *_COPIED], config.where)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--where {config.where!r} cannot be used on {config.captions}: {error}") from error
-    # By id, which is a hash: n captions contain the first n/2, and training's `num_captions` takes the same ones.
-    chosen = rows.sort_by("id").slice(0, config.limit).to_pylist()
-    if not chosen:
-        filtered = f" matches {config.where!r}" if config.where else ""
-        raise UserError(f"{config.captions}: no caption{filtered}; there is nothing to paint")
-    items = [(row["id"], row["text"]) for row in chosen]
-    return Captions(items, {row["id"]: {name: row[name] for name in _COPIED} for row in chosen})
+    num_truncated: int
 
 
 def picture_settings(teacher: Teacher, config: GenerateConfig) -> dict[str, Any]:
@@ -71,7 +46,7 @@ def paint_share(
     table = ImageTable.open_or_create(config.out)
     origin = claim(table, teacher.name, picture_settings(teacher, config))
     done = DoneKeys(table, origin)
-    items = share(captions.items, index, count)
+    items = share(captions, index, count)
     missing = num_missing(items, config.num_images, done)
     console.say(_plan_in_words(origin, teacher, len(items), config.num_images, missing))
     begin = time.monotonic()
@@ -85,7 +60,8 @@ def paint_share(
         console.say(
             f"{teacher.num_truncated} prompts are longer than the teacher reads; only their beginning counted"
         )
-    return Outcome(origin, len(items), len(items) * config.num_images - missing, writer.tally, seconds)
+    there = len(items) * config.num_images - missing
+    return Outcome(origin, len(items), there, writer.tally, seconds, teacher.num_truncated)
 
 
 class _Worker:
@@ -107,7 +83,7 @@ class _Worker:
         while not finished:
             finished = self._paint_from(rotated(captions, self._random.randrange(len(captions))))
 
-    def _paint_from(self, captions: Sequence[Caption]) -> bool:
+    def _paint_from(self, captions: Iterable[Caption]) -> bool:
         """Paint until the captions are through (True) or another worker's pictures turn up (False)."""
         config, lost = self._config, self._writer.tally.lost
         batches = plan(
