@@ -42,7 +42,7 @@ class GenerateSummary:
     failures: dict[str, int]
     """Their number by reason."""
     already_there: int
-    """Rows asked for that the table held before."""
+    """Rows asked for that the table held before; with ``repaint`` the kept ones among them."""
     missing: int = 0
     """Rows asked for that the table does not hold now; 0 but in a dry run."""
     seconds: float
@@ -137,7 +137,7 @@ def _foreseen(config: GenerateConfig, estimate: "Estimate") -> GenerateSummary:
         origin=estimate.origin,
         num_captions=estimate.num_captions,
         failures={},
-        already_there=estimate.num_captions * config.num_images - estimate.missing,
+        already_there=estimate.already_there,
         missing=estimate.missing,
         seconds=estimate.measured_seconds,
         images_per_second=estimate.num_measured / max(estimate.measured_seconds, 1e-9),
