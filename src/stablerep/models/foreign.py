@@ -74,7 +74,8 @@ class OpenClip(nn.Module):
             resized = transforms.resize(images, [min(size)], mode, antialias=True)
             resized = transforms.center_crop(resized, size)
         # What overshoots at edges is cut, as it is in pictures of bytes.
-        return transforms.normalize(resized.clamp(0, 1), settings["mean"], settings["std"])
+        normalised: Tensor = transforms.normalize(resized.clamp(0, 1), settings["mean"], settings["std"])
+        return normalised
 
 
 def load_matcher(encoder: str, weights: Path | None, device: torch.device) -> ImageText | OpenClip:
