@@ -64,6 +64,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "captions.lance --teacher icons --num-images 4",
         _from("generation.execute", "GenerateConfig", "generate"),
     ),
+    ("audit", "match"): Command(
+        "pictures that do not show what their caption asked for",
+        "images.lance --captions captions.lance --encoder runs/clip",
+        _from("audit.match", "MatchAuditConfig", "audit_match"),
+    ),
     ("audit", "quality"): Command(
         "blank, blurred, noisy, enlarged or repeated pictures",
         "images.lance --rules.reference icons/images.lance",

@@ -84,8 +84,8 @@ def among_siblings(rows: Rows, measured: Measured) -> tuple[np.ndarray, np.ndarr
     diversity = np.full(len(rows), np.nan, dtype=np.float32)
     nearest = np.full(len(rows), np.nan, dtype=np.float32)
     which = np.full(len(rows), -1)
-    for of_caption in rows.by_caption():
-        members = np.array([row for row in of_caption if row not in measured.undecoded], dtype=np.int64)
+    for siblings in rows.by_caption():
+        members = np.array([row for row in siblings if row not in measured.undecoded], dtype=np.int64)
         if len(members) < 2:
             continue
         apart = measures.differences(torch.from_numpy(measured.thumbnails[members]).float()).numpy()

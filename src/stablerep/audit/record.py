@@ -98,7 +98,9 @@ def audit_path(images: Path, out: Path | None) -> Path:
 
 def record(path: Path, result: AuditResult) -> None:
     """Write the result into audit.json in place of what the same audit found before; other audits' parts stay."""
-    content: dict[str, Any] = _read(path) if path.exists() else {"images": result.images.name, "audits": {}}
+    content: dict[str, Any] = {"images": result.images.name, "audits": {}}
+    if path.exists():
+        content = _read(path)
     plain = result.to_json()
     content["keep"] = plain.pop("kept")
     content["audits"][result.audit] = plain

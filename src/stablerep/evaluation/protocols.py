@@ -51,7 +51,7 @@ class EvaluateConfig:
     datasets: Path | None = None
     """Folder that holds public data sets, each in its own layout."""
     download: bool = False
-    """Let torchvision download a public data set that is not there."""
+    """Fetch what is only named and not there: weights (timm:NAME, open_clip:NAME/TAG) and public data sets."""
     baselines: bool = True
     """Score raw pixels and the untrained encoder of the same architecture in the same table."""
     also: tuple[Path, ...] = ()
@@ -70,8 +70,6 @@ class EvaluateConfig:
     """Where the encoders run: auto, cpu, cuda, mps."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """Settings of the probes."""
-    download: bool = False
-    """Fetch weights that are only named (timm:NAME, open_clip:NAME/TAG) from the hub."""
     out: Path | None = None
     """Folder for scores.json and the cached features; the run folder where not given."""
 

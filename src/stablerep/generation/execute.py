@@ -42,7 +42,7 @@ class GenerateSummary:
     failures: dict[str, int]
     """Their number by reason."""
     already_there: int
-    """Rows asked for that the table held before."""
+    """Rows asked for that the table held before; with ``repaint`` the kept ones among them."""
     truncated: int = 0
     """Prompts painted now of which the teacher's tokenizer took only the beginning."""
     missing: int = 0
@@ -141,7 +141,7 @@ def _foreseen(config: GenerateConfig, estimate: "Estimate") -> GenerateSummary:
         origin=estimate.origin,
         num_captions=estimate.num_captions,
         failures={},
-        already_there=estimate.num_captions * config.num_images - estimate.missing,
+        already_there=estimate.already_there,
         missing=estimate.missing,
         seconds=estimate.measured_seconds,
         images_per_second=estimate.num_measured / max(estimate.measured_seconds, 1e-9),

@@ -82,6 +82,14 @@ class GenerateConfig(PaintConfig):
     """Only the captions that match this filter, such as "split = 'train' AND template = 'primary'"."""
     limit: int | None = None
     """At most so many captions, the first in the order of their ids: a random but fixed choice."""
+    repaint: bool = False
+    """After an audit: rejected and failed pictures no longer count towards ``num_images``, and further ones are painted
+    under new image indices, each with the seed of its index, until enough are kept or ``max_images`` is reached. No
+    picture is deleted. A picture that no audit has judged yet counts as kept, so audit and repaint in turn."""
+    max_images: int | None = None
+    """With ``repaint``: image indices that a caption may use in all; twice ``num_images`` where not given."""
+    keep: str = "keep"
+    """With ``repaint``: the column of the table that says which pictures are kept."""
     commit_seconds: float = 10.0
     """How often finished pictures are committed; a killed process loses at most the work since."""
     dry_run: bool = False
@@ -95,6 +103,15 @@ class GenerateConfig(PaintConfig):
             raise ValueError(f"quality must be within 1 to 100, got {self.quality}")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+        if self.max_images is not None and self.max_images < self.num_images:
+            raise ValueError(
+                f"max_images must be at least num_images ({self.num_images}), got {self.max_images}"
+            )
+
+    @property
+    def budget(self) -> int:
+        """Image indices that a caption may use when it is repainted."""
+        return 2 * self.num_images if self.max_images is None else self.max_images
 
 
 @dataclass(frozen=True, kw_only=True)

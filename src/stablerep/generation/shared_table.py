@@ -115,6 +115,9 @@ class Tally:
     lost: int = 0
     """Rows that another worker had committed before."""
 
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.painted + other.painted, self.failures + other.failures, self.lost + other.lost)
+
 
 class Writer:
     """Encodes and commits in a thread beside the painting. Use as a context; leaving it commits what is finished."""
