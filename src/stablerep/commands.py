@@ -59,6 +59,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "captions.lance --teacher icons --num-images 4",
         _from("generation.execute", "GenerateConfig", "generate"),
     ),
+    ("edit",): Command(
+        "remove, replace or rebalance what a teacher paints",
+        "icons --out edited --remove heart --captions captions.lance",
+        _from("workflows.edit", "EditConfig", "edit"),
+    ),
     ("train", "stablerep"): Command(
         "learn: images of one caption attract each other",
         "--recipe icons --data.images images.lance --out runs/stablerep",
