@@ -73,6 +73,10 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "blank, blurred, noisy, enlarged or repeated pictures",
         "images.lance --rules.reference icons/images.lance",
         _from("audit.quality", "QualityConfig", "audit_quality"),
+    ("edit",): Command(
+        "remove, replace or rebalance what a teacher paints",
+        "icons --out edited --remove heart --captions captions.lance",
+        _from("workflows.edit", "EditConfig", "edit"),
     ),
     ("train", "stablerep"): Command(
         "learn: images of one caption attract each other",

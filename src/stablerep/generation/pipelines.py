@@ -72,6 +72,16 @@ class DiffusersTeacher:
                 f"teacher {name}: {type(pipeline).__name__} does not take a negative prompt; leave it out"
             )
 
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline itself, for those who change what it is made of."""
+        return self._pipe
+
+    @property
+    def unconditional(self) -> Mapping[str, Tensor]:
+        """The tensors that stand for no prompt, by name, once a prompt was encoded; empty without guidance."""
+        return self._negative
+
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
         with _quiet():  # the libraries would print every prompt that they cut
