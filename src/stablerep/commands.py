@@ -104,6 +104,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "images.lance --world icons --judge runs/simclr",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
     ),
+    ("export",): Command(
+        "an encoder for timm, open_clip, transformers or ONNX",
+        "runs/stablerep --to timm --out exported",
+        _from("models.export", "ExportConfig", "export"),
+    ),
     ("sheet",): Command(
         "one PNG of captions with their pictures",
         "images.lance --captions captions.lance --out sheet.png",
