@@ -73,6 +73,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "blank, blurred, noisy, enlarged or repeated pictures",
         "images.lance --rules.reference icons/images.lance",
         _from("audit.quality", "QualityConfig", "audit_quality"),
+    ),
     ("edit",): Command(
         "remove, replace or rebalance what a teacher paints",
         "icons --out edited --remove heart --captions captions.lance",
@@ -133,6 +134,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "fidelity, realism and near-copies of painted images",
         "images.lance --world icons --judge runs/simclr",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
+    ),
+    ("export",): Command(
+        "an encoder for timm, open_clip, transformers or ONNX",
+        "runs/stablerep --to timm --out exported",
+        _from("models.export", "ExportConfig", "export"),
     ),
     ("sheet",): Command(
         "one PNG of captions with their pictures",

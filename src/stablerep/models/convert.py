@@ -15,7 +15,7 @@ from torch import Tensor
 from stablerep.errors import UserError
 from stablerep.models import weights
 from stablerep.models.encoder import Encoder, EncoderConfig
-from stablerep.models.joint import ImageText
+from stablerep.models.joint import ImageText, NoTextTowerError
 from stablerep.models.text import ClipVocabulary, TextConfig, TextTower
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -44,7 +44,9 @@ def read_image_text(path: Path) -> ImageText:
     """Both towers of an official StableRep+ or CLIP file; ``UserError`` where it has no text tower."""
     tensors = weights.read_tensors(path)
     if "token_embedding.weight" not in tensors:
-        raise UserError(f"{path} has no text tower; only StableRep+ and CLIP files compare images with texts")
+        raise NoTextTowerError(
+            f"{path} has no text tower; only StableRep+ and CLIP files compare images with texts"
+        )
     encoder = _encoder(tensors, path)
     config = _text_config(tensors, path)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten

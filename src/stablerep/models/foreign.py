@@ -21,7 +21,7 @@ from torch import Tensor
 from stablerep.errors import UserError
 from stablerep.models import convert, weights
 from stablerep.models.encoder import Encoder, EncoderConfig
-from stablerep.models.joint import ImageText
+from stablerep.models.joint import ImageText, NoTextTowerError
 from stablerep.models.text import ClipVocabulary, LearnedVocabulary, TextConfig, TextTower, Vocabulary
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -125,7 +125,7 @@ def load_image_text(name_or_path: str | Path, *, download: bool = False) -> Imag
         return convert.read_image_text(path)
     if (path / OPEN_CLIP_CONFIG).is_file():
         return _open_clip_model(_open_clip_folder(path))
-    raise UserError(f"{name_or_path} has no text tower: timm's models read images only")
+    raise NoTextTowerError(f"{name_or_path} has no text tower: timm's models read images only")
 
 
 def _parts(name_or_path: str | Path) -> tuple[str | None, str, str | None, Path | None]:

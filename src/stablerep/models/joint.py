@@ -25,6 +25,10 @@ _FILES = files.ModelFiles(name="text", what="an image-text model", version=1)
 _MLP_LAYERS = 3
 
 
+class NoTextTowerError(UserError):
+    """Asked to compare images with texts, of an encoder that has no text tower."""
+
+
 class LinearProjection(nn.Linear):
     """A matrix without bias, drawn as CLIP draws it; called like ``ProjectionHead``."""
 
@@ -107,7 +111,7 @@ def load_image_text(
     run = found.parent if found.name == "encoder" else found
     folder = run / "text"
     if not (folder / _FILES.description).is_file():
-        raise UserError(
+        raise NoTextTowerError(
             f"{name_or_path} holds no image-text model (text/{_FILES.description}); "
             "`train clip` and `train stablerep-plus` write one"
         )
