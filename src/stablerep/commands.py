@@ -114,6 +114,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
         _from("workflows.compare", "CompareConfig", "compare"),
     ),
+    ("gallery",): Command(
+        "browse, search and mark a table of pictures in a browser",
+        "images.lance --captions captions.lance --teacher icons",
+        _from("gallery", "GalleryConfig", "serve_gallery"),
+    ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",
         "quickstart",
