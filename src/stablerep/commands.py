@@ -155,6 +155,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--out circle --num-turns 2 --num-captions 500",
         _from("workflows.circle", "CircleConfig", "circle"),
     ),
+    ("gallery",): Command(
+        "browse, search and mark a table of pictures in a browser",
+        "images.lance --captions captions.lance --teacher icons",
+        _from("gallery", "GalleryConfig", "serve_gallery"),
+    ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",
         "quickstart",
