@@ -1,6 +1,7 @@
 """Protocols that need a text tower: zero-shot, retrieval, composition."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,9 @@ def test_zero_shot_names_what_the_model_was_made_to_know(world: Path, tmp_path: 
 
 
 def test_an_encoder_without_texts_is_skipped_with_a_sentence(
-    world: Path, make_run: object, tmp_path: Path
+    world: Path, make_run: Callable[[str, int], Path]
 ) -> None:
-    run = make_run("plain", 1)  # type: ignore[operator]
+    run = make_run("plain", 1)
     scores = scored(run, world, "knn", "retrieval", baselines=False)
     assert {record.protocol for record in scores.records} == {"knn"}
     assert "plain has no text tower" in scores.skipped["icons: retrieval: plain"]
