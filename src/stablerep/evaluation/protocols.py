@@ -26,10 +26,12 @@ from stablerep.evaluation.composition import PAIRS, Composition
 from stablerep.evaluation.contract import Classified, Measure, NotMeasurableError, Subject, Tools
 from stablerep.evaluation.fairness import Fairness, FairnessConfig
 from stablerep.evaluation.few_shot import FewShot, FewShotConfig
+from stablerep.evaluation.finetune import FineTune, FineTuneConfig
 from stablerep.evaluation.intervals import GroupBootstrap
 from stablerep.evaluation.public import TORCHVISION
 from stablerep.evaluation.retrieval import Retrieval, RetrievalConfig
 from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
+from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
 from stablerep.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from stablerep.features import RawPixels, untrained_encoder
 from stablerep.models.encoder import load_encoder
@@ -50,7 +52,8 @@ class EvaluateConfig:
     benchmarks: tuple[str, ...] = ("icons",)
     """Real data to score on; docs/guides/evaluate.md lists which protocol reads which."""
     protocols: tuple[str, ...] = ("knn", "linear")
-    """How to measure: knn, linear, logistic, sgd, sgd-bn, few-shot, zero-shot, retrieval, composition, fairness."""
+    """How to measure: knn, linear, logistic, sgd, sgd-bn, few-shot, fine-tune, zero-shot, retrieval,
+    composition, segmentation, fairness."""
     folder: Path | None = None
     """Folder of class folders (train/CLASS/..., test/CLASS/..., perhaps val/CLASS/...), for the benchmark `folder`."""
     table: Path | None = None
@@ -79,10 +82,14 @@ class EvaluateConfig:
     """Settings of the probes."""
     few_shot: FewShotConfig = field(default_factory=FewShotConfig)
     """Settings of `few-shot`."""
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    """Settings of `fine-tune`."""
     zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
     """Settings of `zero-shot`."""
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     """Settings of `retrieval`."""
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    """Settings of `segmentation`."""
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     """Settings of `fairness`."""
     out: Path | None = None
@@ -113,9 +120,11 @@ PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
     "sgd": lambda config: ProbeProtocol("sgd", config.probe),
     "sgd-bn": lambda config: ProbeProtocol("sgd-bn", config.probe),
     "few-shot": lambda config: FewShot(config.few_shot),
+    "fine-tune": lambda config: FineTune(config.fine_tune),
     "zero-shot": lambda config: ZeroShot(config.zero_shot),
     "retrieval": lambda config: Retrieval(config.retrieval),
     "composition": lambda _: Composition(PAIRS),
+    "segmentation": lambda config: Segmentation(config.segmentation),
     "fairness": lambda config: Fairness(
         config.fairness,
         {"linear": ProbeProtocol("linear", config.probe), "zero-shot": ZeroShot(config.zero_shot)},
