@@ -17,7 +17,7 @@ from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import TableImages
 from stablerep.match import MatchConfig, image_vectors, text_vectors
-from stablerep.models.foreign import load_matcher
+from stablerep.models.joint import load_image_text
 
 NAME = "match"
 DEFAULT_LEVEL = 0.95
@@ -66,10 +66,10 @@ class MatchAuditConfig:
     captions: Path
     """Table of the captions that they were painted for."""
     encoder: str
-    """Run of `train clip` or `train stablerep-plus`, the name of an open_clip model (with --weights), or a folder with
-    open_clip_config.json. Best one that saw no painted picture of this painter."""
-    weights: Path | None = None
-    """File with the weights of the open_clip model; nothing is downloaded."""
+    """Run of `train clip` or `train stablerep-plus`, a model of open_clip (open_clip:NAME@FILE, or a folder), or an
+    official StableRep+ file. Best one that saw no painted picture of this painter."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     where: str | None = None
     """Only the pictures that match this filter."""
     rules: MatchRules = field(default_factory=MatchRules)
@@ -150,7 +150,7 @@ def match_rows(
     config: MatchAuditConfig, rows: Rows, captions: dict[str, CaptionFacts], cache: Path, console: Console
 ) -> Matched:
     """Match, level and rank of pictures by the encoder that ``config`` names."""
-    model = load_matcher(config.encoder, config.weights, runtime.pick_device(config.device))
+    model = load_image_text(config.encoder, runtime.pick_device(config.device), download=config.download)
     settings = MatchConfig(batch_size=config.batch_size, precision=config.precision, cache=cache)
     pool_ids = _pool(rows, captions, config.rules.num_shuffled)
     pictures = image_vectors(model, TableImages(rows.table, rows.positions), settings, console=console)

@@ -3,13 +3,15 @@
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from stablerep.errors import UserError
+from stablerep.probes.metrics import Metric
 from stablerep.store import OK, REAL, ImageTable
 
 TRAINING_STYLES = ("noto", "twemoji", "clipart")
@@ -22,13 +24,18 @@ class MissingDataError(UserError):
 
 @dataclass(frozen=True)
 class Split:
-    """M encoded pictures in data order, their classes (M,) as numbers, and their groups."""
+    """M encoded pictures in data order, their classes as numbers (M,), and their groups.
 
-    images: list[bytes]
+    Where pictures have several classes, ``labels`` is (M, C): 1 for shown, 0 for not, -1 for not counted.
+    """
+
+    images: Sequence[bytes]
     labels: np.ndarray
     groups: list[str]
     num_left_out: int = 0
     """Pictures without a label, or of a class that no training picture has."""
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What else is known of each picture (M,), such as the style: the groups that `fairness` compares."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,6 +50,15 @@ class Benchmark:
     train: Split
     validation: Split
     tests: Mapping[str, Split]
+    metric: Metric | Literal["map11"] = "mean_per_class"
+    """What is published for it; map11, the 11-point mean average precision, where pictures have several classes."""
+    names: tuple[str, ...] = ()
+    """The classes as a text would name them; ``classes`` where not given."""
+
+    @property
+    def several(self) -> bool:
+        """Whether a picture may have several classes."""
+        return self.metric == "map11"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +71,14 @@ class BenchmarkData:
     """Folder of the fashion world."""
     num_train: int | None = None
     """At most so many training pictures, the first in hash order; all where not given."""
+    folder: Path | None = None
+    """Folder of class folders (train/CLASS/..., test/CLASS/...), for the benchmark `folder`."""
+    table: Path | None = None
+    """Image table with labels and splits, for the benchmark `table`."""
+    datasets: Path | None = None
+    """Folder that holds public data sets, each in its own layout."""
+    download: bool = False
+    """Let torchvision download a data set that is not there."""
 
 
 def load_benchmark(name: str, data: BenchmarkData) -> Benchmark:
@@ -154,11 +178,16 @@ def _benchmark(
             labels=np.array([number[picture.label] for picture in known if picture.label], dtype=np.int64),
             groups=[picture.group for picture in known],
             num_left_out=len(pictures) - len(known),
+            attributes={} if any(picture.style is None for picture in known) else {"style": _styles(known)},
         )
 
     return Benchmark(
         name, classes, split(train), split(validation), {test: split(part) for test, part in tests.items()}
     )
+
+
+def _styles(pictures: Sequence[_Picture]) -> np.ndarray:
+    return np.array([str(picture.style) for picture in pictures])
 
 
 def _real_pictures(folder: Path | None, world: str, option: str) -> list[_Picture]:
@@ -187,6 +216,7 @@ def _first_in_hash_order(split: Split, num: int) -> Split:
         labels=split.labels[rows],
         groups=[split.groups[row] for row in rows],
         num_left_out=split.num_left_out,
+        attributes={name: values[rows] for name, values in split.attributes.items()},
     )
 
 

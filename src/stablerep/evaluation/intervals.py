@@ -110,6 +110,26 @@ class GroupBootstrap:
         return mean
 
 
+def mean_interval(values: np.ndarray, groups: Sequence[str] | np.ndarray, *, num: int, seed: int) -> Interval:
+    """The mean of values (M,) with its bootstrap interval over groups."""
+    return share_interval(values, np.ones(len(values)), groups, num=num, seed=seed)
+
+
+def share_interval(
+    hits: np.ndarray, totals: np.ndarray, groups: Sequence[str] | np.ndarray, *, num: int, seed: int
+) -> Interval:
+    """The sum of hits (M,) over the sum of totals (M,) with its bootstrap interval over groups."""
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    above = np.bincount(group, weights=hits, minlength=len(names))
+    below = np.bincount(group, weights=totals, minlength=len(names))
+    rng = runtime.numpy_generator("bootstrap of a mean", seed)
+    replicates = np.empty(num)
+    for place in range(num):
+        drawn = rng.integers(len(names), size=len(names))
+        replicates[place] = above[drawn].sum() / max(below[drawn].sum(), 1e-12)
+    return Interval.around(hits.sum() / totals.sum(), replicates)
+
+
 def over_seeds(runs: Sequence[Accuracies], seed: int) -> Accuracies:
     """Mean accuracy over S training seeds; each replicate draws seeds with replacement beside the groups.
 

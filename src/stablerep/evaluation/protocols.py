@@ -1,9 +1,10 @@
 """Evaluation of encoders: frozen features, probes chosen on validation, tests with intervals, baselines."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -17,14 +18,15 @@ from stablerep.evaluation.benchmarks import (
     Benchmark,
     BenchmarkData,
     MissingDataError,
-    Split,
     load_benchmark,
 )
+from stablerep.evaluation.classify import ProbeProtocol
+from stablerep.evaluation.contract import Classified, Measure, NotMeasurableError, Subject, Tools
 from stablerep.evaluation.intervals import GroupBootstrap
-from stablerep.evaluation.scores import Kind, Outcome, Record, Scores
-from stablerep.features import FrozenEncoder, RawPixels, extract, untrained_encoder
+from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
+from stablerep.features import RawPixels, untrained_encoder
 from stablerep.models.encoder import load_encoder
-from stablerep.probes import PROBES, Labelled, Probe, ProbeConfig
+from stablerep.probes import ProbeConfig
 from stablerep.run import provenance
 
 
@@ -33,15 +35,23 @@ class EvaluateConfig:
     """Measure the encoder of a run on real labelled pictures, beside baselines and further runs."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, encoder folder, or name of a shipped encoder."""
+    """Run or encoder folder, a shipped name, an official .pth file, timm:NAME[@FILE] or open_clip:NAME@FILE."""
     world: Path | None = None
     """Folder of the icons world, for the benchmark `icons`."""
     fashion: Path | None = None
     """Folder of the fashion world, for the benchmark `fashion`."""
     benchmarks: tuple[str, ...] = ("icons",)
-    """Real labelled data to score on: icons, fashion, digits."""
+    """Real data to score on; docs/guides/evaluate.md lists which protocol reads which."""
     protocols: tuple[str, ...] = ("knn", "linear")
-    """Probes on the frozen features: knn, linear."""
+    """How to measure: knn, linear, logistic, sgd, sgd-bn."""
+    folder: Path | None = None
+    """Folder of class folders (train/CLASS/..., test/CLASS/..., perhaps val/CLASS/...), for the benchmark `folder`."""
+    table: Path | None = None
+    """Image table with labels and splits, for the benchmark `table`."""
+    datasets: Path | None = None
+    """Folder that holds public data sets, each in its own layout."""
+    download: bool = False
+    """Fetch what is only named and not there: weights (timm:NAME, open_clip:NAME/TAG) and public data sets."""
     baselines: bool = True
     """Score raw pixels and the untrained encoder of the same architecture in the same table."""
     also: tuple[Path, ...] = ()
@@ -65,8 +75,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for name, asked, known in (
-            ("benchmarks", self.benchmarks, BENCHMARKS),
-            ("protocols", self.protocols, PROBES),
+            ("benchmarks", self.benchmarks, _every_benchmark(self)),
+            ("protocols", self.protocols, tuple(PROTOCOLS)),
         ):
             wrong = [item for item in asked if item not in known]
             if wrong or not asked:
@@ -75,54 +85,165 @@ class EvaluateConfig:
             raise ValueError("num_bootstrap and batch_size must be positive")
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    name: str
-    kind: Kind
-    encoder: FrozenEncoder
+def _every_benchmark(config: EvaluateConfig) -> tuple[str, ...]:
+    """What any protocol can measure on."""
+    names = [name for protocol in PROTOCOLS.values() for name in protocol(config).benchmarks]
+    return tuple(dict.fromkeys([*BENCHMARKS, *names]))
+
+
+PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
+    "knn": lambda config: ProbeProtocol("knn", config.probe),
+    "linear": lambda config: ProbeProtocol("linear", config.probe),
+    "logistic": lambda config: ProbeProtocol("logistic", config.probe),
+    "sgd": lambda config: ProbeProtocol("sgd", config.probe),
+    "sgd-bn": lambda config: ProbeProtocol("sgd-bn", config.probe),
+}
+"""Every protocol by its name on the command line, with the settings that it takes from the configuration."""
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """One candidate under one protocol: the fitted probe, and its outcome in each test."""
+class _Result:
+    """One encoder under one protocol on one benchmark of pictures with classes."""
 
-    candidate: _Candidate
-    probe: Probe
+    subject: Subject
+    classified: Classified
+    protocol: str
+    settings: Mapping[str, Any]
     outcomes: dict[str, Outcome]
+
+
+@dataclass
+class _Found:
+    """What was measured so far."""
+
+    records: list[Record] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    sizes: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) -> Scores:  # noqa: B008
     """Score the run, baselines and further runs on every benchmark; write scores.json and return its content.
 
-    A benchmark whose data are missing is reported in ``skipped`` with a sentence, never as a score. Features
-    are cached by content below ``features/`` beside the scores. Raises ``UserError`` where nothing can run.
+    A benchmark whose data are missing, or a protocol that does not apply, is reported in ``skipped`` with a sentence,
+    never as a score. Features are cached by content below ``features/`` beside the scores. Raises ``UserError`` where
+    nothing can run.
     """
     out = _out_folder(config)
-    candidates = _candidates(config)
-    benchmarks, skipped = _benchmarks(config, console)
-    records: list[Record] = []
-    outcomes: list[Outcome] = []
-    for benchmark in benchmarks:
-        measured = [
-            result
-            for candidate in candidates
-            for result in _measure(candidate, benchmark, config, out / "features", console)
-        ]
-        records += _records(measured, benchmark, config)
-        outcomes += [outcome for result in measured for outcome in result.outcomes.values()]
+    subjects = _subjects(config)
+    tools = Tools(
+        cache=out / "features",
+        batch_size=config.batch_size,
+        precision=config.precision,
+        device=config.device,
+        seed=config.seed,
+        num_bootstrap=config.num_bootstrap,
+        console=console,
+    )
+    found = _Found()
+    for name in config.benchmarks:
+        _measure_benchmark(name, subjects, config, tools, found)
+    if not found.records and not found.measurements:
+        raise UserError("nothing to evaluate: " + "; ".join(found.skipped.values()))
     scores = Scores(
-        run=candidates[0].name,
+        run=subjects[0].name,
         path=str(config.run),
         config=config_module.to_dict(config),
         precision=_precision(config),
-        benchmarks={benchmark.name: _sizes(benchmark) for benchmark in benchmarks},
-        skipped=skipped,
+        benchmarks=found.sizes,
+        skipped=found.skipped,
         provenance=provenance(),
-        records=tuple(records),
-        outcomes=tuple(outcomes),
+        records=tuple(found.records),
+        outcomes=tuple(found.outcomes),
+        measurements=tuple(found.measurements),
     )
     console.say(f"scores of {scores.run}: {scores.write(out)}")
     return scores
+
+
+def _measure_benchmark(
+    name: str, subjects: Sequence[Subject], config: EvaluateConfig, tools: Tools, found: _Found
+) -> None:
+    """All protocols on one benchmark; what cannot run says so."""
+    measures = {protocol: PROTOCOLS[protocol](config) for protocol in config.protocols}
+    data: dict[str, Any] = {}
+    for protocol, measure in measures.items():
+        if name not in measure.benchmarks:
+            _skip(found, tools, f"{name}: {protocol}", _cannot(protocol, name, measure))
+            continue
+        try:
+            data[protocol] = _loaded(name, measure, config, data)
+        except MissingDataError as error:
+            _skip(found, tools, name, str(error))
+    results: list[_Result] = []
+    for subject in subjects if data else ():
+        tools.console.say(f"{name}: {subject.name}")
+        for protocol in data:
+            measure = measures[protocol]
+            if subject.kind == "baseline" and not measure.trains_baselines:
+                continue
+            try:
+                measured = measure.measure(subject, data[protocol], tools)
+            except NotMeasurableError as error:
+                _skip(found, tools, f"{name}: {protocol}: {subject.name}", f"{protocol}: {error}")
+                continue
+            if isinstance(measured, Classified):
+                outcomes = _outcomes(measured, subject, data[protocol], protocol)
+                results.append(_Result(subject, measured, protocol, measure.settings, outcomes))
+            else:
+                found.measurements += measured
+    for benchmark in data.values():
+        if isinstance(benchmark, Benchmark):
+            found.sizes[name] = _sizes(benchmark)
+            found.records += [] if benchmark.several else _records(results, benchmark, config)
+            found.outcomes += [outcome for result in results for outcome in result.outcomes.values()]
+            break
+
+
+def _loaded(name: str, measure: Measure, config: EvaluateConfig, loaded: Mapping[str, Any]) -> Any:
+    """The data of a benchmark; protocols that read the same pictures share them."""
+    where = BenchmarkData(
+        world=config.world,
+        fashion=config.fashion,
+        num_train=config.num_train,
+        folder=config.folder,
+        table=config.table,
+        datasets=config.datasets,
+        download=config.download,
+    )
+    if measure.benchmarks is not BENCHMARKS:
+        return measure.benchmarks[name](where)
+    shared = next((data for data in loaded.values() if isinstance(data, Benchmark)), None)
+    return shared or load_benchmark(name, where)
+
+
+def _cannot(protocol: str, name: str, measure: Measure) -> str:
+    return f"protocol {protocol} does not measure on {name}; it knows {', '.join(measure.benchmarks)}"
+
+
+def _skip(found: _Found, tools: Tools, key: str, sentence: str) -> None:
+    if key not in found.skipped:
+        found.skipped[key] = sentence
+        tools.console.say(f"skipped {sentence}")
+
+
+def _outcomes(
+    classified: Classified, subject: Subject, benchmark: Benchmark, protocol: str
+) -> dict[str, Outcome]:
+    classes = np.array(benchmark.classes)
+    return {
+        name: Outcome(
+            benchmark=benchmark.name,
+            test=name,
+            encoder=subject.name,
+            protocol=protocol,
+            groups=np.array(split.groups),
+            labels=classes[split.labels],
+            predicted=classes[classified.predicted[name]],
+        )
+        for name, split in benchmark.tests.items()
+    }
 
 
 def _out_folder(config: EvaluateConfig) -> Path:
@@ -136,98 +257,47 @@ def _out_folder(config: EvaluateConfig) -> Path:
     return out
 
 
-def _candidates(config: EvaluateConfig) -> list[_Candidate]:
+def _subjects(config: EvaluateConfig) -> list[Subject]:
     """The run first, then further runs, then the baselines, with distinct names."""
     device = runtime.pick_device(config.device)
-    own = load_encoder(config.run, device)
-    further = [(path, load_encoder(path, device)) for path in config.also]
+    own = load_encoder(config.run, device, download=config.download)
+    further = [(path, load_encoder(path, device, download=config.download)) for path in config.also]
     names = [config.run.resolve().name, *(path.resolve().name for path, _ in further)]
     if len(set(names)) < len(names):
         names = [str(config.run), *(str(path) for path, _ in further)]
-    candidates = [_Candidate(names[0], "run", own)]
-    candidates += [
-        _Candidate(name, "further run", encoder)
-        for name, (_, encoder) in zip(names[1:], further, strict=True)
+    subjects = [Subject(names[0], "run", own, config.run)]
+    subjects += [
+        Subject(name, "further run", encoder, path)
+        for name, (path, encoder) in zip(names[1:], further, strict=True)
     ]
     if config.baselines:
         untrained = untrained_encoder(own.config, config.seed).to(device)
-        candidates.append(_Candidate("raw pixels", "baseline", RawPixels()))
-        candidates.append(_Candidate("untrained encoder", "baseline", untrained))
-    if len({candidate.name for candidate in candidates}) < len(candidates):
+        subjects.append(Subject("raw pixels", "baseline", RawPixels()))
+        subjects.append(Subject("untrained encoder", "baseline", untrained))
+    if len({subject.name for subject in subjects}) < len(subjects):
         raise UserError(
             f"two encoders of one table have the same name among {', '.join(names)}; rename a folder"
         )
-    return candidates
+    return subjects
 
 
-def _benchmarks(config: EvaluateConfig, console: Console) -> tuple[list[Benchmark], dict[str, str]]:
-    data = BenchmarkData(world=config.world, fashion=config.fashion, num_train=config.num_train)
-    benchmarks: list[Benchmark] = []
-    skipped: dict[str, str] = {}
-    for name in config.benchmarks:
-        try:
-            benchmarks.append(load_benchmark(name, data))
-        except MissingDataError as error:
-            skipped[name] = str(error)
-            console.say(f"skipped {error}")
-    if not benchmarks:
-        raise UserError("nothing to evaluate: " + "; ".join(skipped.values()))
-    return benchmarks, skipped
-
-
-def _measure(
-    candidate: _Candidate, benchmark: Benchmark, config: EvaluateConfig, cache: Path, console: Console
-) -> Iterator[_Measured]:
-    console.say(f"{benchmark.name}: {candidate.name}")
-
-    def labelled(split: Split) -> Labelled:
-        features = extract(
-            candidate.encoder,
-            split.images,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            cache=cache,
-            console=console,
-        )
-        return Labelled(features, split.labels)
-
-    train, validation = labelled(benchmark.train), labelled(benchmark.validation)
-    tests = {name: labelled(split) for name, split in benchmark.tests.items()}
-    classes = np.array(benchmark.classes)
-    for protocol in config.protocols:
-        probe = PROBES[protocol](train, validation, len(classes), config.probe)
-        outcomes = {
-            name: Outcome(
-                benchmark=benchmark.name,
-                test=name,
-                encoder=candidate.name,
-                protocol=protocol,
-                groups=np.array(benchmark.tests[name].groups),
-                labels=classes[test.labels],
-                predicted=classes[probe.probabilities(test.features).argmax(1)],
-            )
-            for name, test in tests.items()
-        }
-        yield _Measured(candidate, probe, outcomes)
-
-
-def _records(measured: Sequence[_Measured], benchmark: Benchmark, config: EvaluateConfig) -> Iterator[Record]:
+def _records(measured: Sequence[_Result], benchmark: Benchmark, config: EvaluateConfig) -> Iterator[Record]:
     """Test by test and protocol by protocol, the run before what it is compared with."""
     frequent = benchmark.classes[np.bincount(benchmark.train.labels).argmax()]
     for (test, split), protocol in itertools.product(benchmark.tests.items(), config.protocols):
         labels = np.array(benchmark.classes)[split.labels]
         seed = runtime.seed_for(config.seed, benchmark.name, test)
         bootstrap = GroupBootstrap(labels, split.groups, num=config.num_bootstrap, seed=seed)
-        results = [result for result in measured if result.outcomes[test].protocol == protocol]
+        results = [result for result in measured if result.protocol == protocol]
         accuracies = [bootstrap.accuracies(result.outcomes[test].correct) for result in results]
         for result, accuracy in zip(results, accuracies, strict=True):
-            is_run = result.candidate.kind == "run"
+            is_run = result.subject.kind == "run"
             yield Record(
                 benchmark=benchmark.name,
                 test=test,
-                encoder=result.candidate.name,
-                kind=result.candidate.kind,
-                fingerprint=result.candidate.encoder.fingerprint,
+                encoder=result.subject.name,
+                kind=result.subject.kind,
+                fingerprint=result.subject.encoder.fingerprint,
                 protocol=protocol,
                 mean_per_class=accuracy.interval("mean_per_class"),
                 top1=accuracy.interval("top1"),
@@ -237,10 +307,13 @@ def _records(measured: Sequence[_Measured], benchmark: Benchmark, config: Evalua
                 num_classes=bootstrap.num_classes,
                 chance_mean_per_class=1 / len(benchmark.classes),
                 chance_top1=float((labels == frequent).mean()),
-                chosen=result.probe.chosen,
-                chosen_on="validation",
-                validation_accuracy=result.probe.validation_accuracy,
-                note=result.probe.note,
+                chosen=result.classified.chosen,
+                chosen_on=result.classified.chosen_on,
+                validation_accuracy=result.classified.validation_accuracy,
+                note=result.classified.note,
+                metric=benchmark.metric,
+                settings=result.settings,
+                official=result.classified.official.get(test, {}),
             )
 
 

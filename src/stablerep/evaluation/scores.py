@@ -9,7 +9,8 @@
     benchmarks   name -> num_train, num_validation, num_classes, num_left_out (pictures without a known class)
     skipped      name of a benchmark that could not run -> one sentence why
     provenance   versions and machine
-    records      list: one object, a ``Record``, for each benchmark, test, encoder and protocol
+    records      list: one object, a ``Record``, for each benchmark, test, encoder and protocol that names classes
+    measurements list: one object, a ``Measurement``, for each of the other protocols
 
 All accuracies are shares in [0, 1]. ``predictions.parquet`` holds, for each record and test picture, the
 picture's ``position`` in the test, ``group``, ``label`` and ``predicted`` class, for paired comparisons.
@@ -31,6 +32,7 @@ from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, 
 from stablerep.run import write_atomically, write_text
 
 Kind = Literal["run", "further run", "baseline"]
+_LISTS = ("records", "measurements")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Record:
     kind: Kind
     fingerprint: str
     protocol: str
-    """``knn`` or ``linear``."""
+    """Its name in ``PROTOCOLS``."""
     mean_per_class: Interval
     top1: Interval
     ahead: Interval | None
@@ -60,8 +62,15 @@ class Record:
     chosen: Mapping[str, float]
     """Hyper-parameters, chosen by mean per-class accuracy on the split ``chosen_on``."""
     chosen_on: str
-    validation_accuracy: float
+    validation_accuracy: float | None
+    """None where nothing was chosen."""
     note: str
+    metric: str = "mean_per_class"
+    """The accuracy that is published for this benchmark; it also chose, unless the settings say otherwise."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the protocol."""
+    official: Mapping[str, float] = field(default_factory=dict)
+    """A number that official code selects on the test itself, with what it selected; optimistic by construction."""
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
@@ -71,6 +80,34 @@ class Record:
             for name in (*METRICS, "ahead")
         }
         return cls(**{**stored, **intervals})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The result of one encoder under a protocol that does not name classes, metric by metric."""
+
+    benchmark: str
+    test: str
+    encoder: str
+    kind: Kind
+    fingerprint: str
+    protocol: str
+    metrics: Mapping[str, Interval]
+    """By name; the first is the one to report."""
+    chance: Mapping[str, float]
+    """What knowing nothing gives, for the metrics where that can be said."""
+    settings: Mapping[str, Any]
+    chosen: Mapping[str, float]
+    chosen_on: str
+    sizes: Mapping[str, int]
+    """How many pictures, texts, episodes... were counted, and over what the intervals were drawn."""
+    note: str = ""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """Back from JSON."""
+        metrics = {name: Interval.read(value) for name, value in stored["metrics"].items()}
+        return cls(**{**stored, "metrics": metrics})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +142,7 @@ class Scores:
     provenance: Mapping[str, Any]
     records: tuple[Record, ...]
     outcomes: tuple[Outcome, ...] = field(repr=False)
+    measurements: tuple[Measurement, ...] = ()
 
     HEADER: ClassVar[tuple[str, ...]] = (
         "benchmark: test",
@@ -129,12 +167,25 @@ class Scores:
                 str(record.num_pictures),
             ]
             for record in self.records
+        ] + [
+            [
+                f"{found.benchmark}: {found.test}",
+                found.encoder,
+                f"{found.protocol}: {metric}",
+                value.in_percent(),
+                "",
+                "",
+                str(next(iter(found.sizes.values()))),
+            ]
+            for found in self.measurements
+            for metric, value in found.metrics.items()
         ]
 
     def to_json(self) -> dict[str, Any]:
         """The content of scores.json."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "outcomes"}
-        return {**fields, "records": [dataclasses.asdict(record) for record in self.records]}
+        lists = {name: [dataclasses.asdict(entry) for entry in fields[name]] for name in _LISTS}
+        return {**fields, **lists}
 
     def write(self, folder: Path) -> Path:
         """Write predictions.parquet, then scores.json, each atomically; the path of the latter."""
@@ -149,8 +200,10 @@ class Scores:
         try:
             stored = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
             records = tuple(Record.read(record) for record in stored["records"])
+            measurements = tuple(Measurement.read(found) for found in stored.get("measurements", ()))
             outcomes = _outcomes(pq.read_table(folder / "predictions.parquet"))
-            return cls(**{**stored, "records": records, "outcomes": outcomes})
+            read = {"records": records, "measurements": measurements, "outcomes": outcomes}
+            return cls(**{**stored, **read})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder} holds no readable scores ({error}); run `stablerep evaluate` on it"
@@ -239,6 +292,11 @@ _PER_PICTURE = {"group": "groups", "label": "labels", "predicted": "predicted"}
 
 
 def _outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
+    if not outcomes:
+        names = [*_KEYS, *_PER_PICTURE]
+        return pa.table(
+            {**{name: pa.array([], pa.string()) for name in names}, "position": pa.array([], pa.int64())}
+        )
     lengths = [len(outcome.labels) for outcome in outcomes]
     columns = {
         key: np.repeat(np.array([getattr(outcome, key) for outcome in outcomes]), lengths) for key in _KEYS

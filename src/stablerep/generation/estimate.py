@@ -12,7 +12,8 @@ from stablerep.generation.repaint import images_asked, require_mask
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.shared_table import DoneKeys, refuse_other_settings
 from stablerep.generation.teacher import load_teacher, origin_name
-from stablerep.generation.work import picture_settings, read_captions
+from stablerep.generation.wanted import read_captions
+from stablerep.generation.work import picture_settings
 from stablerep.store import ImageTable
 
 
@@ -33,7 +34,7 @@ class Estimate:
 def estimate(config: GenerateConfig, device: str, num_devices: int) -> Estimate:
     """Measure one batch of the missing pictures on ``device``; raises what the real run would raise."""
     require_mask(config)
-    captions = read_captions(config).items
+    captions = read_captions(config)
     teacher = load_teacher(config.teacher, dataclasses.replace(config, device=device))
     settings = picture_settings(teacher, config)
     origin: str | None = None

@@ -72,13 +72,24 @@ class DiffusersTeacher:
                 f"teacher {name}: {type(pipeline).__name__} does not take a negative prompt; leave it out"
             )
 
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline itself, for those who change what it is made of."""
+        return self._pipe
+
+    @property
+    def unconditional(self) -> Mapping[str, Tensor]:
+        """The tensors that stand for no prompt, by name, once a prompt was encoded; empty without guidance."""
+        return self._negative
+
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
+        with _quiet():  # the libraries would print every prompt that they cut
+            self.num_truncated += sum(self._is_truncated(prompt) for prompt in prompts)
         if self._names is None:
             return [{"prompt": prompt} for prompt in prompts]
         rows: list[Conditioning] = []
-        with torch.inference_mode(), _quiet():  # the libraries would print every prompt that they cut
-            self.num_truncated += sum(self._is_truncated(prompt) for prompt in prompts)
+        with torch.inference_mode(), _quiet():
             for begin in range(0, len(prompts), self.batch_size):
                 chunk = list(prompts[begin : begin + self.batch_size])
                 rows += self._encode_batch(chunk + chunk[-1:] * (self.batch_size - len(chunk)))[: len(chunk)]

@@ -1,6 +1,7 @@
 """Who paints what, with which seed: pure functions of the captions, the number of images and what is there already."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,7 +40,7 @@ class PlanItem:
 
 
 def plan(
-    captions: Sequence[Caption],
+    captions: Iterable[Caption],
     asked: Asked,
     done: Container[Key],
     *,
@@ -55,8 +56,8 @@ def plan(
     caption id, image index) alone, its style one of its image index.
     """
     waiting: list[PlanItem] = []
-    for begin in range(0, len(captions), batch_size):
-        window = captions[begin : begin + batch_size]
+    ahead = iter(captions)
+    while window := list(itertools.islice(ahead, batch_size)):
         waiting += [
             PlanItem(identity, text, index, seed_for(seed, identity, index), _style_of(index, styles))
             for index, identity, text in _in_turn(window, asked)
@@ -88,12 +89,12 @@ def indices_of(caption: str, asked: Asked) -> Sequence[int]:
     return range(asked) if isinstance(asked, int) else asked.get(caption, ())
 
 
-def num_asked(captions: Sequence[Caption], asked: Asked) -> int:
+def num_asked(captions: Iterable[Caption], asked: Asked) -> int:
     """Pictures asked for of these captions."""
     return sum(len(indices_of(identity, asked)) for identity, _ in captions)
 
 
-def num_missing(captions: Sequence[Caption], asked: Asked, done: Container[Key]) -> int:
+def num_missing(captions: Iterable[Caption], asked: Asked, done: Container[Key]) -> int:
     """Pictures of these captions that are still to be painted."""
     return sum(
         (identity, index) not in done for identity, _ in captions for index in indices_of(identity, asked)
@@ -116,7 +117,7 @@ def share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
     return items[len(items) * index // count : len(items) * (index + 1) // count]
 
 
-def rotated(items: Sequence[T], by: int) -> Sequence[T]:
+def rotated(items: Sequence[T], by: int) -> Iterator[T]:
     """The items in order from position ``by`` on, then those before it."""
     by = by % len(items) if items else 0
-    return [*items[by:], *items[:by]]
+    return itertools.chain(items[by:], items[:by])

@@ -196,7 +196,7 @@ class _Matrix:
             run = self._train(arm, num, seed, rate)
             record = self._evaluate([run], self.config.out / "search" / run.name).records
             mine = [one for one in record if one.kind == "run" and one.protocol == "linear"]
-            reached[rate] = mine[0].validation_accuracy
+            reached[rate] = mine[0].validation_accuracy or 0.0
         return max(reached, key=lambda rate: reached[rate])
 
     def measure(self, num: int, seed: int, rates: Rates) -> Scores:

@@ -1,0 +1,120 @@
+"""Settings of the probes, as published where a paper says."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stablerep.probes.metrics import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathConfig:
+    """Settings of the published protocol (SynCLR, appendix B.5)."""
+
+    strongest_l2: float = 1e5
+    """Strongest L2 constant beside the sum of cross-entropies of standardised features."""
+    weakest_l2: float = 1e-6
+    """Weakest L2 constant."""
+    num_l2: int = 45
+    """Log-spaced constants from the strongest to the weakest."""
+    max_iterations: int = 1000
+    """L-BFGS iterations per constant."""
+    tolerance: float = 1e-5
+    """Solved when no component of the gradient of the mean loss exceeds this. scikit-learn stops at 1e-4; after a warm
+    start that is still so far from the optimum that accuracies of weak constants move by points."""
+    together: int | None = None
+    """Constants that are solved at once; one after another on a CPU, all on a GPU where not given."""
+    refit: bool = True
+    """After the choice, train again on training and validation examples together, as published."""
+    device: str = "cpu"
+    """Where the path is solved: auto, cpu, cuda."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weakest_l2 <= self.strongest_l2:
+            raise ValueError(
+                f"weakest_l2 {self.weakest_l2} must be positive and at most strongest_l2 {self.strongest_l2}"
+            )
+        if min(self.num_l2, self.max_iterations, self.together or 1) < 1 or self.tolerance <= 0:
+            raise ValueError("num_l2, max_iterations, together and tolerance must be positive")
+
+    def constants(self) -> list[float]:
+        """The constants, strongest first."""
+        return [float(value) for value in np.geomspace(self.strongest_l2, self.weakest_l2, self.num_l2)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SgdConfig:
+    """Settings of the published linear probe (StableRep, `main_linear.py`): one head for each learning rate."""
+
+    learning_rates: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    """Learning rates for a batch of 256, each with a head of its own; multiplied by batch_size / 256."""
+    num_epochs: int = 90
+    """Passes over the training pictures, the learning rate falling to zero along a cosine."""
+    batch_size: int = 1024
+    """Pictures per step; all of them where there are fewer."""
+    momentum: float = 0.9
+    check_every: int = 10
+    """Epochs between two looks at the validation pictures."""
+    crops: bool = True
+    """Train on a new random crop, mirrored or not, of every picture in every epoch; else on the whole pictures, whose
+    features are computed once."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of a crop, as a share of the picture's."""
+    seed: int = 0
+    """Seed of the heads, of the order and of the crops."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(f"learning_rates must be positive, got {self.learning_rates}")
+        if min(self.num_epochs, self.batch_size, self.check_every) < 1:
+            raise ValueError("num_epochs, batch_size and check_every must be positive")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale must be two shares in rising order, got {self.crop_scale}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Settings of the probes; what the data decides is chosen on the validation split."""
+
+    neighbours: tuple[int, ...] = (1, 5, 10, 20, 50)
+    """Candidates for k, the neighbours that vote."""
+    temperature: float = 0.07
+    """A neighbour votes with weight exp(cosine / temperature), as in DINO."""
+    centre: bool = True
+    """Subtract the training mean before the cosine, so that what all pictures share (white paper) does not
+    count; DINO does not."""
+    strongest_l2: float = 1e3
+    """Strongest L2 constant beside the sum of cross-entropies of standardised features."""
+    weakest_l2: float = 1e-3
+    """Weakest L2 constant."""
+    num_l2: int = 13
+    """Log-spaced L2 constants from the strongest to the weakest (published: 45)."""
+    max_iterations: int = 1000
+    """L-BFGS iterations per constant."""
+    tolerance: float = 1e-4
+    """Converged when no gradient component exceeds this times the root of the number of examples."""
+    refit: bool = False
+    """After the choice, train again on training and validation examples together, as published for SynCLR."""
+
+    metric: Metric | None = None
+    """The accuracy that chooses: top1 or mean_per_class; that of the benchmark where not given."""
+    path: PathConfig = field(default_factory=PathConfig)
+    """Settings of the protocol `logistic`."""
+    sgd: SgdConfig = field(default_factory=SgdConfig)
+    """Settings of the protocols `sgd` and `sgd-bn`."""
+
+    def __post_init__(self) -> None:
+        if not self.neighbours or min(self.neighbours) < 1:
+            raise ValueError(f"neighbours must be positive, got {self.neighbours}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not 0 < self.weakest_l2 <= self.strongest_l2:
+            raise ValueError(
+                f"weakest_l2 {self.weakest_l2} must be positive and at most strongest_l2 {self.strongest_l2}"
+            )
+        if min(self.num_l2, self.max_iterations) < 1:
+            raise ValueError("num_l2 and max_iterations must be positive")
+
+    def l2_path(self) -> list[float]:
+        """The constants, strongest first."""
+        return [float(value) for value in np.geomspace(self.strongest_l2, self.weakest_l2, self.num_l2)]
