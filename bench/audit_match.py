@@ -129,7 +129,6 @@ def audited(
                 images=table,
                 captions=options.world / "captions.lance",
                 encoder=options.encoder,
-                weights=options.weights,
                 precision="float32",
             )
         )
@@ -170,8 +169,7 @@ def main() -> None:
         "--world", type=Path, required=True, help="folder with captions.lance and real images.lance"
     )
     parser.add_argument("--benchmark", choices=("icons", "fashion"), default="icons")
-    parser.add_argument("--encoder", required=True, help="image-text run, or name of an open_clip model")
-    parser.add_argument("--weights", type=Path, help="weights of the open_clip model")
+    parser.add_argument("--encoder", required=True, help="image-text run, or a model of open_clip")
     parser.add_argument("--judge", required=True, help="run or folder of the judge's encoder")
     parser.add_argument("--training", type=Path, required=True, help="paintings of training captions")
     parser.add_argument("--validation", type=Path, help="paintings of validation captions")
