@@ -64,6 +64,16 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "captions.lance --teacher icons --num-images 4",
         _from("generation.execute", "GenerateConfig", "generate"),
     ),
+    ("audit", "all"): Command(
+        "every audit of a table of pictures, and its keep mask",
+        "images.lance --captions captions.lance --encoder runs/clip",
+        _from("audit.everything", "AuditAllConfig", "audit_all"),
+    ),
+    ("audit", "captions"): Command(
+        "addresses, numbers and protected names in captions",
+        "captions.lance --protected names.txt",
+        _from("audit.captions", "CaptionAuditConfig", "audit_captions"),
+    ),
     ("audit", "match"): Command(
         "pictures that do not show what their caption asked for",
         "images.lance --captions captions.lance --encoder runs/clip",
