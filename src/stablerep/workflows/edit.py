@@ -1,9 +1,10 @@
 """``stablerep edit``: remove, replace or rebalance concepts of a teacher, and measure what else moved."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from stablerep.generation.teacher import load_teacher
 from stablerep.store import CaptionTable, in_style
 from stablerep.workflows.edit_audit import AuditConfig, AuditRequest, audit_edit
 from stablerep.workflows.edit_balance import Balance, BalanceConfig, Balancer
-from stablerep.workflows.edit_judges import Judge
+from stablerep.workflows.edit_judges import Judge, open_judge
 from stablerep.workflows.edit_scores import EditAudit
 
 _MOST_CONTEXTS = 200
+
+_Opener = Callable[[], Judge]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +124,13 @@ def edit(config: EditConfig, *, console: Console = Console(quiet=True)) -> EditS
     check_folder(parent)
     texts = _texts(config, edits)
     record = _record(config, edits, parent, texts)
+    judge = functools.cache(lambda: _open_judge(config, console))
     if _is_there(config.out, record):
         console.say(f"{config.out} holds this edit already")
     else:
-        _make(config, edits, parent, (texts, record), console)
+        _make(config, edits, parent, (texts, record), judge, console)
     stored = read_record(config.out)
-    found = _audit(config, edits, console)
+    found = _audit(config, edits, judge, console)
     if found is not None:
         write_record(config.out, stored | {"audit": found.to_json()})
     return EditSummary(
@@ -248,6 +252,7 @@ def _make(
     edits: Sequence[ConceptEdit],
     parent: Path,
     known: tuple[_Texts, dict[str, Any]],
+    judge: _Opener,
     console: Console,
 ) -> None:
     texts, record = known
@@ -262,7 +267,7 @@ def _make(
     ]
     console.say(f"reading {len(preserved)} texts to preserve and the prompts of {len(edits)} edits")
     editor = Editor(side, edits, texts.contexts, preserved, config.settings, styles)
-    balances = _balances(config, edits, editor, console)
+    balances = _balances(config, edits, editor, judge, console)
     for row in record["edits"]:
         if row["concept"] in balances:
             row["alphas"] = dict(balances[row["concept"]].alphas)
@@ -273,18 +278,20 @@ def _make(
 
 
 def _balances(
-    config: EditConfig, edits: Sequence[ConceptEdit], editor: Editor, console: Console
+    config: EditConfig, edits: Sequence[ConceptEdit], editor: Editor, judge: _Opener, console: Console
 ) -> dict[str, Balance]:
     given = dict(map(read_numbers, config.alphas))
     wanted = [one for one in edits if one.kind == "rebalance" and one.concept not in given]
     if not wanted:
         return {}
     painter = load_teacher(config.teacher, config.paint)
-    balancer = Balancer(editor, painter, _judge(config, console), config.balance, config.seed)
+    balancer = Balancer(editor, painter, judge(), config.balance, config.seed)
     return balancer.find(wanted, given, console)
 
 
-def _audit(config: EditConfig, edits: Sequence[ConceptEdit], console: Console) -> EditAudit | None:
+def _audit(
+    config: EditConfig, edits: Sequence[ConceptEdit], judge: _Opener, console: Console
+) -> EditAudit | None:
     if config.verify_captions is None or config.judge is None:
         return None
     request = AuditRequest(
@@ -298,9 +305,9 @@ def _audit(config: EditConfig, edits: Sequence[ConceptEdit], console: Console) -
         sizes=config.audit,
         seed=config.seed,
     )
-    return audit_edit(request, _judge(config, console), console)
+    return audit_edit(request, judge(), console)
 
 
-def _judge(config: EditConfig, console: Console) -> Judge:
-    assert config.judge is not None
-    return Judge(config.judge, config.world, config.paint.device, console)
+def _open_judge(config: EditConfig, console: Console) -> Judge:
+    assert config.judge is not None  # see _check
+    return open_judge(config.judge, config.world, config.paint.device, console)

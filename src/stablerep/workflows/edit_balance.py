@@ -19,7 +19,7 @@ from stablerep.generation.pipelines import DiffusersTeacher
 from stablerep.generation.settings import GenerateConfig
 from stablerep.runtime import seed_for
 from stablerep.store import in_style
-from stablerep.workflows.edit_judges import Described, Judge
+from stablerep.workflows.edit_judges import Judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,9 @@ class Balancer:
         """
         side = TextSide(self._painter)
         original = weights_of(side)
-        searches = [_Search(edit, self._classes(edit), self._config.step) for edit in edits]
+        searches = [
+            _Search(edit, self._judge.phrases(list(edit.shares)), self._config.step) for edit in edits
+        ]
         try:
             for number in range(self._config.rounds + 1):
                 alphas = {**given, **{search.edit.concept: search.alphas for search in searches}}
@@ -84,21 +86,12 @@ class Balancer:
                 for search in searches:
                     if not search.is_done(self._config.tolerance):
                         search.learn(self._shares(search))
-                        console.say(f"round {number}: {search}")
+                        console.say(f"round {number} of {self._config.rounds}: {search}")
                 if all(search.is_done(self._config.tolerance) for search in searches):
                     break
         finally:
             apply(side, {}, original)
         return {search.edit.concept: search.balance() for search in searches}
-
-    def _classes(self, edit: ConceptEdit) -> Described:
-        described = self._judge.phrases(list(edit.shares))
-        if not described.known.all():
-            name = list(edit.shares)[int(np.flatnonzero(~described.known)[0])]
-            raise UserError(
-                f"the judge's world has no real picture of {name!r}; name the attribute otherwise"
-            )
-        return described
 
     def _shares(self, search: "_Search") -> dict[str, float]:
         """Paint the concept and count how often each attribute fits best."""
@@ -131,7 +124,7 @@ class Balancer:
 class _Search:
     """The strengths of one concept, moved by what its shares lack."""
 
-    def __init__(self, edit: ConceptEdit, classes: Described, step: float) -> None:
+    def __init__(self, edit: ConceptEdit, classes: np.ndarray, step: float) -> None:
         self.edit = edit
         self.classes = classes
         self.alphas = dict.fromkeys(edit.shares, 0.0)
