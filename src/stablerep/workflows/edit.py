@@ -156,6 +156,12 @@ def _check(config: EditConfig, edits: Sequence[ConceptEdit]) -> None:
     unknown = set(given) - {one.concept for one in edits if one.kind == "rebalance"}
     if unknown:
         raise UserError(f"--alphas name {sorted(unknown)[0]!r}, which is not rebalanced")
+    for one in edits:
+        strange = set(given.get(one.concept, {})) - set(one.shares)
+        if strange:
+            raise UserError(
+                f"--alphas: {sorted(strange)[0]!r} is no attribute of the rebalance of {one.concept!r}"
+            )
     needs_judge = any(one.kind == "rebalance" and one.concept not in given for one in edits)
     if (needs_judge or config.verify_captions is not None) and config.judge is None:
         raise UserError("a rebalance or an audit needs a judge of the pictures; give --judge RUN")
@@ -176,13 +182,14 @@ def _texts(config: EditConfig, edits: Sequence[ConceptEdit]) -> _Texts:
     rng = runtime.numpy_generator("edit captions", config.seed)
     shuffled = [texts[number] for number in rng.permutation(len(texts))]
     drawn = without(shuffled, concepts)[: config.num_preserved]
-    return _Texts(
-        contexts={
-            concept: [text for text in shuffled if mentions(text, concept)][:_MOST_CONTEXTS]
-            for concept in concepts
-        },
-        preserved=list(dict.fromkeys([*_given(config.preserve), *drawn])),
-    )
+    contexts, decided = dict[str, list[str]](), list[str]()
+    for one in edits:
+        naming = [text for text in shuffled if mentions(text, one.concept)]
+        free = without(naming, list(one.shares))
+        contexts[one.concept] = free[:_MOST_CONTEXTS]
+        # Who asks for a woman doctor has chosen: rebalancing doctors is not about that.
+        decided += [text for text in naming if text not in free][:_MOST_CONTEXTS]
+    return _Texts(contexts, list(dict.fromkeys([*_given(config.preserve), *decided, *drawn])))
 
 
 def _given(preserve: Sequence[str]) -> list[str]:

@@ -260,14 +260,13 @@ def _concept(
     rows = np.flatnonzero(own == phrases.index(edit.concept))
     is_right = [part.rank[rows] == 1 for part in ranks]
     numbers = np.arange(len(rows))  # few captions: the interval is over pictures
-    before, after = paired(*is_right, numbers, request.sizes.num_bootstrap, request.seed)
+    before, after = paired(is_right[0], is_right[1], numbers, request.sizes.num_bootstrap, request.seed)
     as_target: list[float | None] = [None, None]
     if edit.kind == "replace":
         as_target = [float((part.best[rows] == phrases.index(edit.target)).mean()) for part in ranks]
     shares: list[dict[str, float]] = [{}, {}]
     if edit.kind == "rebalance":
-        classes = judge.phrases(list(edit.shares))
-        named = [judge.similarities(part[rows], classes).argmax(axis=1) for part in vectors]
+        named = [judge.named(part[rows], list(edit.shares)) for part in vectors]
         shares = [
             {name: float((part == number).mean()) for number, name in enumerate(edit.shares)}
             for part in named
@@ -287,6 +286,7 @@ def _concept(
         shares_before=shares[0],
         shares_after=shares[1],
         wanted=dict(edit.shares),
+        judge_accuracy=judge.accuracy(list(edit.shares)) if edit.shares else None,
     )
 
 

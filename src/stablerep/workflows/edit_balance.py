@@ -21,6 +21,8 @@ from stablerep.runtime import seed_for
 from stablerep.store import in_style
 from stablerep.workflows.edit_judges import Judge
 
+_SLOW = 0.8  # a round that leaves more of what was lacking than this was too careful
+
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
@@ -31,7 +33,8 @@ class BalanceConfig:
     rounds: int = 8
     """Edits that are tried at most."""
     step: float = 1.0
-    """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim."""
+    """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim,
+    doubled where it hardly moves."""
     tolerance: float = 0.03
     """Done when no share is further from its aim."""
     prompt: str = "a {}"
@@ -76,9 +79,7 @@ class Balancer:
         """
         side = TextSide(self._painter)
         original = weights_of(side)
-        searches = [
-            _Search(edit, self._judge.phrases(list(edit.shares)), self._config.step) for edit in edits
-        ]
+        searches = [_Search(edit, self._config.step) for edit in edits]
         try:
             for number in range(self._config.rounds + 1):
                 alphas = {**given, **{search.edit.concept: search.alphas for search in searches}}
@@ -117,16 +118,15 @@ class Balancer:
             images += [encode_picture(picture, GenerateConfig(format="png")).data for picture in good]
         if not images:
             raise UserError(f"the teacher paints nothing for {text!r} that could be judged")
-        named = self._judge.similarities(self._judge.vectors(images), search.classes).argmax(axis=1)
+        named = self._judge.named(self._judge.vectors(images), list(search.edit.shares))
         return {name: float((named == number).mean()) for number, name in enumerate(search.edit.shares)}
 
 
 class _Search:
     """The strengths of one concept, moved by what its shares lack."""
 
-    def __init__(self, edit: ConceptEdit, classes: np.ndarray, step: float) -> None:
+    def __init__(self, edit: ConceptEdit, step: float) -> None:
         self.edit = edit
-        self.classes = classes
         self.alphas = dict.fromkeys(edit.shares, 0.0)
         self._step = step
         self._tried: list[Balance] = []
@@ -152,6 +152,8 @@ class _Search:
         lacking = np.array([self.edit.shares[name] - share for name, share in shares.items()])
         if float(lacking @ self._lacking) < 0:
             self._step /= 2
+        elif len(self._tried) > 1 and np.abs(lacking).max() > _SLOW * np.abs(self._lacking).max():
+            self._step *= 2
         self._lacking = lacking
         moved = np.array(list(self.alphas.values())) + self._step * lacking
         self.alphas = dict(zip(self.alphas, (moved - moved.mean()).tolist(), strict=True))

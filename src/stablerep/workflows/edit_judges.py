@@ -47,6 +47,12 @@ class Judge(Protocol):
     def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """How well each picture fits each class (M, C)."""
 
+    def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """Which of the phrases (M,) each picture fits best."""
+
+    def accuracy(self, phrases: Sequence[str]) -> float | None:
+        """Mean per phrase of the real validation pictures that ``named`` names rightly; None where there are none."""
+
 
 def open_judge(run: Path, world: Path | None, device: str, console: Console) -> Judge:
     """The judge of a run: by its words if it has any, else by the real pictures of ``world``.
@@ -93,6 +99,14 @@ class WordJudge:
         cosines: np.ndarray = vectors @ classes.T
         return cosines
 
+    def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """The phrase (M,) with the largest cosine."""
+        best: np.ndarray = self.similarities(vectors, self.phrases(phrases)).argmax(axis=1)
+        return best
+
+    def accuracy(self, phrases: Sequence[str]) -> None:
+        """No real pictures are at hand."""
+
 
 class PictureJudge:
     """An encoder without words: classes are means of real pictures, compared where the encoder tells classes apart.
@@ -116,6 +130,7 @@ class PictureJudge:
         text_of = {row["id"]: row["text"] for row in captions}
         self._concept_of_text = {row["text"]: concept_of[row["id"]] for row in captions}
         self._texts = [text_of.get(one, "") for one in caption[good]]
+        self._is_training = split[good] == "train"
         self._rows: dict[str, list[int]] = {}
         for number, one in enumerate(caption[good]):
             self._rows.setdefault(concept_of.get(one, one), []).append(number)
@@ -145,21 +160,51 @@ class PictureJudge:
 
     def phrases(self, phrases: Sequence[str]) -> np.ndarray:
         """Means (C, E) of the real pictures whose caption names one phrase and no other; ``UserError`` for none."""
-        means = []
-        for phrase in phrases:
-            others = [other for other in phrases if other != phrase]
-            rows = [
-                number
-                for number, text in enumerate(self._texts)
-                if mentions(text, phrase) and not any(mentions(text, other) for other in others)
-            ]
-            means.append(self._mean(rows, phrase))
-        return np.stack(means)
+        rows = self._rows_naming(phrases)
+        return np.stack([self._mean(some, phrase) for some, phrase in zip(rows, phrases, strict=True)])
 
     def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Cosines (M, C) around the mean of all real pictures: what all share, as white paper, does not count."""
         cosines: np.ndarray = _unit(vectors) @ _unit(classes).T
         return cosines
+
+    def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """The phrase (M,) by linear discriminants between the real pictures of the phrases alone.
+
+        What tells a woman from a man is among what the labels of the world do not care for, so the covariance within
+        labels would hide it.
+        """
+        return self._discriminate(vectors, [np.array(rows) for rows in self._rows_naming(phrases)], phrases)
+
+    def accuracy(self, phrases: Sequence[str]) -> float | None:
+        """Trained on the training split, measured on the rest, mean over the phrases that the rest shows."""
+        rows = [np.array(some, dtype=np.int64) for some in self._rows_naming(phrases)]
+        learned = [some[self._is_training[some]] for some in rows]
+        held_out = [some[~self._is_training[some]] for some in rows]
+        if not all(map(len, learned)) or not all(map(len, held_out)):
+            return None
+        named = [self._discriminate(self._real[some], learned, phrases) for some in held_out]
+        return float(np.mean([(part == number).mean() for number, part in enumerate(named)]))
+
+    def _discriminate(
+        self, vectors: np.ndarray, rows: Sequence[np.ndarray], phrases: Sequence[str]
+    ) -> np.ndarray:
+        means = np.stack([self._mean(list(some), phrase) for some, phrase in zip(rows, phrases, strict=True)])
+        every = np.concatenate(rows)
+        index = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
+        whitening = _whitening(self._real[every], index)
+        distances = ((vectors @ whitening)[:, None] - (means @ whitening)[None]) ** 2
+        nearest: np.ndarray = distances.sum(axis=2).argmin(axis=1)
+        return nearest
+
+    def _rows_naming(self, phrases: Sequence[str]) -> list[list[int]]:
+        """For each phrase the pictures whose caption names it and none of the others."""
+        found: list[list[int]] = [[] for _ in phrases]
+        for number, text in enumerate(self._texts):
+            naming = [place for place, phrase in enumerate(phrases) if mentions(text, phrase)]
+            if len(naming) == 1:
+                found[naming[0]].append(number)
+        return found
 
     def _mean(self, rows: Sequence[int], name: str) -> np.ndarray:
         if not rows:

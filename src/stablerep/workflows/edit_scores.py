@@ -39,6 +39,8 @@ class EditedConcept:
     """Rebalance: share of pictures by the attribute that fits best."""
     shares_after: Mapping[str, float]
     wanted: Mapping[str, float]
+    judge_accuracy: float | None
+    """Rebalance: mean per attribute of the real validation pictures that the judge names rightly."""
 
 
 @dataclass(frozen=True, kw_only=True)
