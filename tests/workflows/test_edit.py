@@ -202,6 +202,13 @@ def test_a_rebalance_paints_and_keeps_the_best_strengths(
     row = json.loads((summary.path / "edit.json").read_text())["edits"][0]
     assert sum(row["measured"].values()) == pytest.approx(1)
     assert edit(asked) == summary  # found strengths are no difference
+    captions = project / "world" / "captions.lance"
+    audit = edit(dataclasses.replace(asked, verify_captions=captions)).audit
+    assert audit is not None
+    (sun,) = audit.edited
+    assert (sun.captions, sun.wanted) == (("a sun",), {"red": 0.5, "blue": 0.5})
+    assert sum(sun.shares_after.values()) == pytest.approx(1)
+    assert any(row[0] == "sun: red, %" and row[3] == "wanted 50" for row in audit.rows())
 
 
 def test_known_strengths_need_no_judge(config: Callable[..., EditConfig]) -> None:

@@ -310,6 +310,7 @@ def _audit(
         world=config.world,
         paint=config.paint,
         sizes=config.audit,
+        prompt=config.balance.prompt,
         seed=config.seed,
     )
     return audit_edit(request, judge(), console)

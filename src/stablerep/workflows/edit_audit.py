@@ -81,6 +81,8 @@ class AuditRequest:
     world: Path | None
     paint: PaintConfig
     sizes: AuditConfig
+    prompt: str
+    """What is asked for to measure a rebalance, with {} where the concept goes."""
     seed: int
 
 
@@ -151,9 +153,12 @@ def _choose(request: AuditRequest, judge: Judge) -> _Asked:
     shuffled = {rows[number]["text"]: rows[number] for number in rng.permutation(len(rows))}
     texts, edited = list(shuffled), dict[str, list[str]]()
     for edit in request.edits:
-        naming = [text for text in texts if mentions(text, edit.concept)]
-        # What names an attribute already has no choice left.
-        own = [text for text in without(naming, list(edit.shares)) if judge.has(text)]
+        if edit.kind == "rebalance":  # most captions say more, and so leave no choice
+            text = request.prompt.replace("{}", edit.concept)
+            shuffled.setdefault(text, _caption(text))
+            edited[edit.concept] = [text]
+            continue
+        own = [text for text in texts if mentions(text, edit.concept) and judge.has(text)]
         if not own:
             raise UserError(
                 f"{request.captions}: no caption that can be judged names {edit.concept!r}; "
@@ -173,6 +178,10 @@ def _choose(request: AuditRequest, judge: Judge) -> _Asked:
     preserved = others[: request.sizes.num_preserved]
     chosen = dict.fromkeys([*(text for part in edited.values() for text in part), *preserved])
     return _Asked(edited, preserved, others[len(preserved) :], [shuffled[text] for text in chosen])
+
+
+def _caption(text: str) -> dict[str, Any]:
+    return {"id": caption_id(text), "text": text, "source": "edit", "group": text}
 
 
 def _distinct(rows: Sequence[Mapping[str, Any]], most: int, judge: Judge) -> list[str]:
