@@ -19,7 +19,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("captions",),
     ("models",),
     ("generation",),
-    ("features", "probes", "copies", "match"),
+    ("features", "probes", "copies", "match", "embedding"),
     ("audit", "learning", "evaluation"),
     ("report",),
     ("workflows", "doctor"),
