@@ -34,7 +34,7 @@ COMPARED = ("stablerep", "stablerep-plus", "simclr", "clip")
 OF_THE_PAPER = {("generate",), ("train", "stablerep"), ("train", "stablerep-plus")}
 CHAIN = {
     "icons": {("generate",), ("evaluate",), *(("train", method) for method in COMPARED)},
-    "teacher-icons": {("train", "autoencoder"), ("train", "text-to-image")},
+    "teacher-icons": {("train", method) for method in ("autoencoder", "text-to-image", "distillation")},
     **dict.fromkeys(PUBLISHED, OF_THE_PAPER),
 }
 

@@ -284,3 +284,17 @@ def test_what_must_not_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was compacted while"):
         newer.write_columns([0], {"match": pa.array([1.0])})
     assert newer.reload().write_columns([], {"match": pa.array([], pa.float64())}).version
+
+
+def test_captions_take_columns_too(tmp_path: Path) -> None:
+    table = CaptionTable.open_or_create(tmp_path / "captions.lance")
+    table.append([caption("one"), caption("two")])
+    table = table.reload()
+    newer = table.write_columns(table.positions("text = 'two'"), {"fine": pa.array([False])})
+    assert newer.read(["text", "fine"]).to_pylist() == [
+        {"text": "one", "fine": None},
+        {"text": "two", "fine": False},
+    ]
+    assert newer.append([caption("three"), caption("two")]) == 1
+    with pytest.raises(UserError, match="'text' belongs to every caption table"):
+        newer.write_columns([0], {"text": pa.array(["other"])})

@@ -45,9 +45,14 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _from("workflows.quickstart", "QuickstartConfig", "quickstart"),
     ),
     ("captions", "import"): Command(
-        "captions from text, CSV, TSV, JSONL or Parquet files",
+        "captions from text, CSV, JSONL, Parquet or tar files",
         "captions.txt --out captions.lance",
         _from("captions.sources", "ImportConfig", "import_captions"),
+    ),
+    ("captions", "synthesize"): Command(
+        "captions from class names: templates or a model",
+        "--classes classes.txt --num 1000000",
+        _from("captions.synthesis", "SynthesizeConfig", "synthesize"),
     ),
     ("world",): Command(
         "the tables of an embedded world: icons or fashion",
@@ -58,6 +63,31 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "paint several images per caption",
         "captions.lance --teacher icons --num-images 4",
         _from("generation.execute", "GenerateConfig", "generate"),
+    ),
+    ("audit", "all"): Command(
+        "every audit of a table of pictures, and its keep mask",
+        "images.lance --captions captions.lance --encoder runs/clip",
+        _from("audit.everything", "AuditAllConfig", "audit_all"),
+    ),
+    ("audit", "captions"): Command(
+        "addresses, numbers and protected names in captions",
+        "captions.lance --protected names.txt",
+        _from("audit.captions", "CaptionAuditConfig", "audit_captions"),
+    ),
+    ("audit", "match"): Command(
+        "pictures that do not show what their caption asked for",
+        "images.lance --captions captions.lance --encoder runs/clip",
+        _from("audit.match", "MatchAuditConfig", "audit_match"),
+    ),
+    ("audit", "quality"): Command(
+        "blank, blurred, noisy, enlarged or repeated pictures",
+        "images.lance --rules.reference icons/images.lance",
+        _from("audit.quality", "QualityConfig", "audit_quality"),
+    ),
+    ("edit",): Command(
+        "remove, replace or rebalance what a teacher paints",
+        "icons --out edited --remove heart --captions captions.lance",
+        _from("workflows.edit", "EditConfig", "edit"),
     ),
     ("train", "stablerep"): Command(
         "learn: images of one caption attract each other",
@@ -94,6 +124,17 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--recipe teacher-icons --out runs/painter",
         _training("text-to-image"),
     ),
+    ("train", "lora"): Command(
+        "an existing pipeline, trained further by adapters",
+        "--method.teacher stable-diffusion --data.images images.lance --data.captions captions.lance "
+        "--num-steps 1000 --out runs/lora",
+        _training("lora"),
+    ),
+    ("train", "distillation"): Command(
+        "a painter of few steps, learned from one of many",
+        "--recipe teacher-icons --method.teacher runs/painter/teacher --out runs/fast",
+        _training("distillation"),
+    ),
     ("evaluate",): Command(
         "measure an encoder on real images",
         "runs/stablerep --world icons",
@@ -104,6 +145,16 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "images.lance --world icons --judge runs/simclr",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
     ),
+    ("convert",): Command(
+        "image tables to folders, tars or Parquet, and back",
+        "images.lance shared --to webdataset",
+        _from("interchange.convert", "ConvertConfig", "convert"),
+    ),
+    ("export",): Command(
+        "an encoder for timm, open_clip, transformers or ONNX",
+        "runs/stablerep --to timm --out exported",
+        _from("models.export", "ExportConfig", "export"),
+    ),
     ("sheet",): Command(
         "one PNG of captions with their pictures",
         "images.lance --captions captions.lance --out sheet.png",
@@ -113,6 +164,16 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "methods and sources side by side under equal conditions",
         "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
         _from("workflows.compare", "CompareConfig", "compare"),
+    ),
+    ("circle",): Command(
+        "painter, encoder, next painter: turns, each measured",
+        "--out circle --num-turns 2 --num-captions 500",
+        _from("workflows.circle", "CircleConfig", "circle"),
+    ),
+    ("gallery",): Command(
+        "browse, search and mark a table of pictures in a browser",
+        "images.lance --captions captions.lance --teacher icons",
+        _from("gallery", "GalleryConfig", "serve_gallery"),
     ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",

@@ -6,6 +6,7 @@ Shapes: M images or texts, C classes, P templates, E width of the joint space.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import extract
-from stablerep.models.joint import ImageText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,28 @@ class MatchConfig:
     """Folder that keeps the vectors of images, by content."""
 
 
+class ImageTextModel(Protocol):
+    """Whatever maps images and texts into one space of unit vectors: ours, or one of others."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of everything that determines the vectors."""
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Where this lies, the model runs."""
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (N, E) of images (N, 3, H, W) in [0, 1]."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, E) of texts."""
+
+
 class _ImageSide(nn.Module):
     """The image half of the model, as ``features.extract`` reads an encoder."""
 
-    def __init__(self, model: ImageText) -> None:
+    def __init__(self, model: ImageTextModel) -> None:
         super().__init__()
         self.model = model
 
@@ -45,7 +63,7 @@ class _ImageSide(nn.Module):
 
 
 def image_vectors(
-    model: ImageText, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
+    model: ImageTextModel, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
 ) -> np.ndarray:
     """Unit vectors (M, E) float32 of encoded images, row m being image m; errors as ``features.extract``."""
     return extract(
@@ -58,7 +76,7 @@ def image_vectors(
     )
 
 
-def text_vectors(model: ImageText, texts: Sequence[str], config: MatchConfig) -> np.ndarray:
+def text_vectors(model: ImageTextModel, texts: Sequence[str], config: MatchConfig) -> np.ndarray:
     """Unit vectors (M, E) float32 of texts; equal texts are computed once."""
     distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
     device = model.logit_scale.device
@@ -73,7 +91,7 @@ def text_vectors(model: ImageText, texts: Sequence[str], config: MatchConfig) ->
 
 
 def match_pairs(
-    model: ImageText, images: Sequence[bytes], texts: Sequence[str], config: MatchConfig
+    model: ImageTextModel, images: Sequence[bytes], texts: Sequence[str], config: MatchConfig
 ) -> np.ndarray:
     """Prompt match (M,) of images with the text of the same place: the cosine of their vectors, -1 to 1."""
     if len(images) != len(texts):
@@ -84,7 +102,7 @@ def match_pairs(
 
 
 def zero_shot_weights(
-    model: ImageText, classes: Sequence[str], templates: Sequence[str], config: MatchConfig
+    model: ImageTextModel, classes: Sequence[str], templates: Sequence[str], config: MatchConfig
 ) -> np.ndarray:
     """Weights (C, E) of a classifier of images that was only told the names of the classes.
 

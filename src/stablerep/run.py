@@ -1,10 +1,12 @@
 """The run folder: resolved configuration, provenance, metrics.jsonl, atomic checkpoints, exact resume."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +33,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to be filled; renamed to ``path`` at the end, removed where that fails.
+
+    What a killed process left is removed by the next one that writes the same folder. Raises ``UserError`` where
+    ``path`` exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists; give another place, or remove it first")
+    temporary = path.resolve().with_name(f".{path.resolve().name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -37,6 +37,7 @@ CAPTION_SCHEMA = pa.schema(
         pa.field("template", pa.string()),
         pa.field("split", pa.string()),
         pa.field("label", pa.string()),
+        pa.field("seed", pa.int64()),
     ]
 )
 
@@ -94,7 +95,12 @@ class _Table:
             raise UserError(
                 f"{path}: no {cls.noun} table could be opened there ({_first_line(error)})"
             ) from error
-        missing = [name for name in cls.schema.names if name not in dataset.schema.names]
+        # A nullable column that an older table has not is added when rows that may need it are appended.
+        missing = [
+            field.name
+            for field in cls.schema
+            if not field.nullable and field.name not in dataset.schema.names
+        ]
         if missing:
             raise UserError(f"{path} is not a table of {cls.noun}s: it has no column {', '.join(missing)}")
         return cls(dataset, str(path))
@@ -135,6 +141,16 @@ class _Table:
         """Read whole columns of the rows that match a Lance filter such as ``split = 'train' AND status = 'ok'``."""
         return self.dataset.to_table(columns=list(columns), filter=where)
 
+    def notes(self, prefix: str) -> dict[str, Any]:
+        """What was noted in the newest version of the table under names with this prefix, which is cut off."""
+        config: Mapping[str, str] = lance.dataset(self.path).config()
+        found = {key: value for key, value in config.items() if key.startswith(prefix)}
+        return {key.removeprefix(prefix): json.loads(value) for key, value in found.items()}
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a value, anything that JSON can say, in the table under a name."""
+        lance.dataset(self.path).update_config({name: json.dumps(value, sort_keys=True)})
+
     def append(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> int:
         """Insert the rows whose key is not there yet in one atomic commit; say how many were new.
 
@@ -146,10 +162,51 @@ class _Table:
         dataset = lance.dataset(self.path)
         if _all_present(dataset, table, keys):
             return 0
+        if [field for field in self.schema if field.name not in dataset.schema.names]:
+            _add_columns(self.path, list(self.schema))
+            dataset = lance.dataset(self.path)
         merge = dataset.merge_insert(keys).when_not_matched_insert_all()
         # Six writers on two cores made one of them wait 11 s; the default gives up after 30 s and loses its rows.
         merge = merge.conflict_retries(1000).retry_timeout(timedelta(minutes=10))
         return int(merge.execute(table)["num_inserted_rows"])
+
+    def positions(self, where: str) -> np.ndarray:
+        """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
+        matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
+        every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+        return np.flatnonzero(np.isin(every, matching))
+
+    def write_columns(self, positions: Sequence[int] | np.ndarray, columns: Mapping[str, pa.Array]) -> Self:
+        """Put one value per column into the rows at these positions of this version; the table at its newest version.
+
+        New columns are added, with null in all other rows; no image is rewritten, and rows that others append
+        meanwhile stay. Raises ``UserError`` for a column that every table has, one that is there with another type, a
+        number of values that is not the number of positions, and a table that was compacted since this version.
+        """
+        rows = np.asarray(positions, dtype=np.int64)
+        fields = [pa.field(name, values.type) for name, values in columns.items()]
+        for field in fields:
+            self._refuse(field, len(columns[field.name]), len(rows))
+        _add_columns(self.path, fields)
+        if len(rows):
+            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+            _update_rows(self.path, every[rows], pa.table(dict(columns)))
+        return self.reload()
+
+    def _refuse(self, field: pa.Field, num_values: int, num_rows: int) -> None:
+        """Raise where a column must not be written."""
+        newest = lance.dataset(self.path).schema
+        if field.name in self.schema.names:
+            raise UserError(
+                f"{self.path}: column {field.name!r} belongs to every {self.noun} table; write another"
+            )
+        if field.name in newest.names and newest.field(field.name).type != field.type:
+            raise UserError(
+                f"{self.path}: column {field.name!r} is there as {newest.field(field.name).type} and cannot take "
+                f"{field.type}"
+            )
+        if num_values != num_rows:
+            raise UserError(f"column {field.name!r}: {num_values} values for {num_rows} rows")
 
 
 class CaptionTable(_Table):
@@ -184,42 +241,6 @@ class ImageTable(_Table):
             columns=["caption_id", "image_index"], filter=f"origin = '{_quoted(origin)}'"
         )
         return set(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
-
-    def positions(self, where: str) -> np.ndarray:
-        """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
-        matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
-        every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-        return np.flatnonzero(np.isin(every, matching))
-
-    def write_columns(self, positions: Sequence[int] | np.ndarray, columns: Mapping[str, pa.Array]) -> Self:
-        """Put one value per column into the rows at these positions of this version; the table at its newest version.
-
-        New columns are added, with null in all other rows; no image is rewritten, and rows that others append
-        meanwhile stay. Raises ``UserError`` for a column that every table has, one that is there with another type, a
-        number of values that is not the number of positions, and a table that was compacted since this version.
-        """
-        rows = np.asarray(positions, dtype=np.int64)
-        fields = [pa.field(name, values.type) for name, values in columns.items()]
-        for field in fields:
-            self._refuse(field, len(columns[field.name]), len(rows))
-        _add_columns(self.path, fields)
-        if len(rows):
-            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-            _update_rows(self.path, every[rows], pa.table(dict(columns)))
-        return self.reload()
-
-    def _refuse(self, field: pa.Field, num_values: int, num_rows: int) -> None:
-        """Raise where a column must not be written."""
-        newest = lance.dataset(self.path).schema
-        if field.name in self.schema.names:
-            raise UserError(f"{self.path}: column {field.name!r} belongs to every image table; write another")
-        if field.name in newest.names and newest.field(field.name).type != field.type:
-            raise UserError(
-                f"{self.path}: column {field.name!r} is there as {newest.field(field.name).type} and cannot take "
-                f"{field.type}"
-            )
-        if num_values != num_rows:
-            raise UserError(f"column {field.name!r}: {num_values} values for {num_rows} rows")
 
     def take_images(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """Encoded bytes of the rows at these positions of this version, in the order asked."""
@@ -283,11 +304,26 @@ def _first_of_each_key(table: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[str]) -> bool:
-    """Whether the data set has every row; its keys are streamed, never held."""
-    missing = set(_identities(table, keys))
+    """Whether the data set has every row. What is appended is nearly always new, which the first row says."""
+    if not len(table):
+        return True
+    first = table.select(keys).slice(0, 1).to_pylist()[0]
+    if not dataset.count_rows(
+        filter=" AND ".join(f"{key} = {_literal(value)}" for key, value in first.items())
+    ):
+        return False
+    # Keys are streamed, never held; those without a wanted value in the most telling column are passed over.
+    telling = max(keys, key=lambda key: pc.count_distinct(table[key]).as_py())
+    wanted, missing = pc.unique(table[telling]), set(_identities(table, keys))
     for batch in dataset.scanner(columns=list(keys)).to_batches():
-        missing.difference_update(_identities(batch, keys))
-    return not missing
+        missing.difference_update(_identities(batch.filter(pc.is_in(batch[telling], wanted)), keys))
+        if not missing:
+            return True
+    return False
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else f"'{_quoted(value)}'"
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,9 @@
 """Importing captions: every kind of file, every kind of fault, and nothing half-written."""
 
 import csv
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pytest
 
 from stablerep.captions import files, sources
 from stablerep.captions.sources import ImportConfig, ImportSummary, SetAside, import_captions
+from stablerep.captions.statistics import Lengths
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.store import CaptionTable, caption_id
@@ -31,9 +34,20 @@ def write(path: Path, captions: list[str]) -> Path:
             writer.writerows(rows)
     elif path.suffix in (".jsonl", ".ndjson"):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".tar":
+        with tarfile.open(path, "w") as archive:
+            for index, row in enumerate(rows):
+                add_member(archive, f"part/{index:05}.jpg", b"a picture")
+                add_member(archive, f"part/{index:05}.json", json.dumps(row).encode())
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
 
 
 def import_files(tmp_path: Path, *paths: Path, **options: str) -> ImportSummary:
@@ -58,7 +72,14 @@ def test_every_kind_of_file_is_read_and_a_second_time_adds_nothing(tmp_path: Pat
     path = write(tmp_path / f"captions{suffix}", CAPTIONS)
     summary = import_files(tmp_path, path)
     assert summary == ImportSummary(
-        path=tmp_path / "out.lance", read=4, new=4, duplicates=0, num_set_aside=0, set_aside=()
+        path=tmp_path / "out.lance",
+        read=4,
+        new=4,
+        duplicates=0,
+        num_set_aside=0,
+        scripts={"Latin": 4},
+        characters=Lengths(mean=19.75, median=16, p95=29, longest=29),
+        set_aside=(),
     )
     table = CaptionTable.open(tmp_path / "out.lance")
     rows = table.read(["id", "text", "source", "group", "concept", "template", "split", "label"]).to_pylist()
@@ -299,7 +320,7 @@ def test_files_that_cannot_be_imported_are_named_together(tmp_path: Path) -> Non
         "garbage.jsonl": "which column holds the captions is not clear",
         "garbage.parquet": "not readable as Parquet",
         "captions.docx": "unknown kind of file; known: .txt, .csv",
-        "folder.txt": "is a folder",
+        "folder.txt": "is a folder without caption files",
         "absent.txt": "no such file",
     }.items():
         assert any(f"{tmp_path}/{name}".lstrip("/") in part and reason in part for part in parts), (

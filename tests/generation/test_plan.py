@@ -67,6 +67,6 @@ def test_shares_cover_everything_once(length: int, count: int) -> None:
 
 
 def test_rotation_keeps_every_item() -> None:
-    assert rotated([1, 2, 3, 4], 1) == [2, 3, 4, 1]
-    assert rotated([1, 2, 3, 4], 6) == [3, 4, 1, 2]
-    assert rotated([], 3) == []
+    assert list(rotated([1, 2, 3, 4], 1)) == [2, 3, 4, 1]
+    assert list(rotated([1, 2, 3, 4], 6)) == [3, 4, 1, 2]
+    assert list(rotated([], 3)) == []

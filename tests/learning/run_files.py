@@ -14,6 +14,19 @@ from stablerep.run import Run
 
 ENCODER = {"encoder/encoder.json", "encoder/encoder.safetensors"}
 TEXT = {"text/text.json", "text/text.safetensors", "text/tokenizer.json"}
+PAINTER = {
+    "teacher/model_index.json",
+    "teacher/scheduler/scheduler_config.json",
+    "teacher/stablerep.json",
+    "teacher/text_encoder/config.json",
+    "teacher/text_encoder/model.safetensors",
+    "teacher/tokenizer/tokenizer.json",
+    "teacher/tokenizer/tokenizer_config.json",
+    "teacher/transformer/config.json",
+    "teacher/transformer/diffusion_pytorch_model.safetensors",
+    "teacher/vae/config.json",
+    "teacher/vae/diffusion_pytorch_model.safetensors",
+}
 PRODUCTS = {
     "stablerep": ENCODER,
     "stablerep-plus": ENCODER | TEXT,
@@ -21,19 +34,9 @@ PRODUCTS = {
     "supervised": ENCODER,
     "clip": ENCODER | TEXT,
     "autoencoder": {"autoencoder/config.json", "autoencoder/diffusion_pytorch_model.safetensors"},
-    "text-to-image": {
-        "teacher/model_index.json",
-        "teacher/scheduler/scheduler_config.json",
-        "teacher/stablerep.json",
-        "teacher/text_encoder/config.json",
-        "teacher/text_encoder/model.safetensors",
-        "teacher/tokenizer/tokenizer.json",
-        "teacher/tokenizer/tokenizer_config.json",
-        "teacher/transformer/config.json",
-        "teacher/transformer/diffusion_pytorch_model.safetensors",
-        "teacher/vae/config.json",
-        "teacher/vae/diffusion_pytorch_model.safetensors",
-    },
+    "text-to-image": PAINTER,
+    "lora": PAINTER | {"lora/pytorch_lora_weights.safetensors"},
+    "distillation": PAINTER,
 }
 OF_EVERY_RUN = {
     "run.json",

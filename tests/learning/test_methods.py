@@ -9,7 +9,9 @@ from stablerep.config import build
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.learning.contrastive import Contrastive
+from stablerep.learning.distillation import Distillation
 from stablerep.learning.image_text import Clip, StableRepPlus
+from stablerep.learning.lora import Lora
 from stablerep.learning.methods import (
     METHODS,
     ClipTrainConfig,
@@ -33,6 +35,8 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
         "supervised": Contrastive,
         "autoencoder": Autoencoder,
         "text-to-image": TextToImage,
+        "lora": Lora,
+        "distillation": Distillation,
     }
     assert kinds.keys() == METHODS.keys()
     for method, entry in METHODS.items():
@@ -40,7 +44,16 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
         assert isinstance(config, entry.config)
         built = entry.build(config)
         assert type(built) is kinds[method]
-        assert built.reads_text == (method in ("stablerep-plus", "clip", "text-to-image"))
+        assert built.reads_text == (
+            method
+            in (
+                "stablerep-plus",
+                "clip",
+                "text-to-image",
+                "lora",
+                "distillation",
+            )
+        )
         assert (built.encoder() is not None) == isinstance(built, Contrastive | Clip)
 
 

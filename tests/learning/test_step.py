@@ -1,5 +1,6 @@
 """Gradients of a step: whole or in micro-batches, in one process or two, they are the same."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def uneven(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Captions of one to three images, so that not all views count."""
     rows = [image_row(number, index) for number in range(12) for index in range(1 + number % 3)]
     path = write_images(tmp_path_factory.mktemp("uneven") / "images.lance", rows)
-    return World(captions=world.captions, images=path, autoencoder=world.autoencoder)
+    return dataclasses.replace(world, images=path)
 
 
 def prepare(name: str, world: World, *, drop_path: float = 0.0, **changes: Any) -> tuple[Method, Batch]:

@@ -307,7 +307,7 @@ def test_what_cannot_be_trained_further_is_refused(
         TextToImage(replace(learner.config, start_from=tmp_path), [])
     shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "text_encoder")
-    with pytest.raises(UserError, match="holds no T5EncoderModel to start from"):
+    with pytest.raises(UserError, match="holds no text encoder to start from"):
         TextToImage(replace(learner.config, start_from=tmp_path / "copy"), [])
 
 

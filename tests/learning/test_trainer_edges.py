@@ -1,5 +1,6 @@
 """The loop where it stops, and where two processes share it."""
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -100,7 +101,7 @@ def uneven(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Captions of one, two or three images, so that the ranks hold different numbers of valid views."""
     rows = [image_row(number, index) for number in range(12) for index in range(1 + number % 3)]
     path = write_images(tmp_path_factory.mktemp("uneven") / "images.lance", rows)
-    return World(captions=world.captions, images=path, autoencoder=world.autoencoder)
+    return dataclasses.replace(world, images=path)
 
 
 def three_steps(method: str, world: World, out: Path, micro_batch: int | None = None) -> dict[str, Any]:
@@ -139,3 +140,17 @@ def test_two_processes_train_to_the_weights_of_one(
             assert ours[name] == pytest.approx(theirs[name], rel=exact)
     assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS[method]
     assert json.loads((tmp_path / "run" / "resolved.json").read_text())["precision"] == "float32"
+
+
+def test_exports_on_the_way_are_what_a_shorter_run_ends_with(world: World, tmp_path: Path) -> None:
+    """With a constant rate, step 2 of 7 is the end of a run of 2."""
+    optim = {"lr": 3e-3, "schedule": "constant", "warmup_fraction": 0.0}
+    long = train_config("simclr", world, tmp_path / "long", export_every=2, optim=optim)
+    short = train_config("simclr", world, tmp_path / "short", num_steps=2, optim=optim)
+    train("simclr", long)
+    train("simclr", short)
+    kept = sorted(path.name for path in (tmp_path / "long" / "exports").iterdir())
+    assert kept == ["step-2", "step-4", "step-6"]
+    on_the_way = tmp_path / "long" / "exports" / "step-2" / "encoder"
+    for name in ("encoder.json", "encoder.safetensors"):
+        assert (on_the_way / name).read_bytes() == (tmp_path / "short" / "encoder" / name).read_bytes()

@@ -16,6 +16,7 @@ from stablerep.features import decode_image
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.data import DataConfig, identity_of
 from stablerep.learning.methods import METHODS
+from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.learning.trainer import TrainConfig
 from stablerep.store import OK, CaptionTable, ImageTable, caption_id
 
@@ -27,11 +28,12 @@ Rows = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class World:
-    """Where the tables and an untrained autoencoder are."""
+    """Where the tables, an untrained autoencoder and an untrained painter are."""
 
     captions: Path
     images: Path
     autoencoder: Path
+    painter: Path
 
 
 def text(number: int, variant: int = 0) -> str:
@@ -104,18 +106,27 @@ def write_captions(path: Path, rows: Rows) -> Path:
 def write_world(folder: Path) -> World:
     """Twelve captions of three pictures each, and what a painter needs."""
     torch.manual_seed(0)
+    autoencoder = Autoencoder(autoencoder_config()).export(folder)
     return World(
         captions=write_captions(folder / "captions.lance", caption_rows()),
         images=write_images(
             folder / "images.lance",
             [image_row(number, index) for number in range(NUM_CAPTIONS) for index in range(3)],
         ),
-        autoencoder=Autoencoder(autoencoder_config()).export(folder),
+        autoencoder=autoencoder,
+        painter=painter_of(autoencoder).export(folder),
     )
 
 
 def autoencoder_config() -> AutoencoderConfig:
     return AutoencoderConfig(image_size=SIZE, channels=(8, 16), num_groups=4)
+
+
+def painter_of(autoencoder: Path) -> TextToImage:
+    """An untrained painter of two styles."""
+    settings = SETTINGS["text-to-image"]["method"] | {"autoencoder": autoencoder, "styles": ["ink", "brush"]}
+    texts = [text(number, variant) for number in range(NUM_CAPTIONS) for variant in range(2)]
+    return TextToImage(build(TextToImageConfig, settings, origin="test"), texts)
 
 
 ENCODER = {
@@ -152,6 +163,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "text_depth": 1,
         },
     },
+    "lora": {"method": {"rank": 2}},
+    "distillation": {"method": {"num_inference_steps": 2, "substeps": 2}},
 }
 
 
@@ -186,8 +199,13 @@ def train_config(method: str, world: World, out: Path, /, **changes: Any) -> Tra
         "log_every": 1,
         "save_every": 2,
     }
-    of_painter = {"method": {"autoencoder": world.autoencoder}} if method == "text-to-image" else {}
-    return build(METHODS[method].config, settings, SETTINGS[method], of_painter, changes, origin="test")
+    begins_with: dict[str, dict[str, Any]] = {
+        "text-to-image": {"autoencoder": world.autoencoder},
+        "lora": {"teacher": str(world.painter)},
+        "distillation": {"teacher": str(world.painter)},
+    }
+    more = {"method": begins_with.get(method, {})}
+    return build(METHODS[method].config, settings, SETTINGS[method], more, changes, origin="test")
 
 
 def weights(run: Path) -> dict[str, Tensor]:

@@ -214,10 +214,10 @@ def test_damaged_files_are_refused(encoder: Encoder, tmp_path: Path) -> None:
         load_encoder(tmp_path)
 
 
-def test_pickles_and_unknown_names_are_refused(encoder: Encoder, tmp_path: Path) -> None:
-    torch.save(encoder.state_dict(), tmp_path / "epoch_last.pth")
-    with pytest.raises(UserError, match="can run code"):
-        load_encoder(tmp_path / "epoch_last.pth")
+def test_unknown_names_and_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.txt").write_text("no weights")
+    with pytest.raises(UserError, match=r"weights.txt is no file with weights; those end in .pth"):
+        load_encoder(tmp_path / "weights.txt")
     with pytest.raises(UserError, match=r"no encoder 'unheard-of'.*shipped"):
         load_encoder("unheard-of")
 

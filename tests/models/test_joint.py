@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from test_text import SMALL, TEXTS, learned
 
 from stablerep.errors import UserError
-from stablerep.models.encoder import Encoder, EncoderConfig, ProjectionHead, load_encoder
+from stablerep.models.encoder import Encoder, EncoderConfig, ProjectionHead, load_encoder, save_encoder
 from stablerep.models.joint import ImageText, LinearProjection, load_image_text, save_image_text
 from stablerep.models.text import ClipVocabulary, TextConfig, TextTower
 
@@ -103,6 +103,7 @@ def test_the_fingerprint_covers_both_sides() -> None:
 
 
 def test_what_is_no_image_text_model_is_refused(tmp_path: Path) -> None:
+    save_encoder(model().encoder, tmp_path / "encoder")
     with pytest.raises(UserError, match=r"holds no image-text model .*`train clip`"):
         load_image_text(tmp_path)
 

@@ -15,33 +15,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stablerep.captions.archives import tar_columns, tar_entries
+from stablerep.captions.entries import (
+    MAX_CHARACTERS,
+    MAX_LINE_BYTES,
+    SAMPLE,
+    Columns,
+    Entry,
+    encodable,
+    entry_of,
+)
 from stablerep.errors import UserError
 
-MAX_CHARACTERS = 10_000
-MAX_LINE_BYTES = 16 * 2**20
-_SAMPLE = 100  # records from which the columns of a file without types are judged
 _BATCH = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """What stands at one place of a file: a caption, or the fault that makes it unreadable.
-
-    ``line`` counts from 1: the line on which the entry begins, in Parquet the row.
-    """
-
-    line: int
-    text: str = ""
-    group: str | None = None
-    fault: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns to read; ``caption`` is None in files without columns."""
-
-    caption: str | None
-    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,36 +36,6 @@ class FileKind:
 
     columns: Callable[[Path], Mapping[str, bool]] | None
     entries: Callable[[Path, Columns], Iterator[Entry]]
-
-
-def fault_of(text: str) -> str | None:
-    """Why a text cannot be a caption, as a clause; None where it can."""
-    if not text or text.isspace():
-        return "blank"
-    if len(text) > MAX_CHARACTERS:
-        return f"more than {MAX_CHARACTERS:,} characters"
-    if "\0" in text:
-        return "contains a NUL character"
-    return None if _encodable(text) else "not valid UTF-8"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate: undecodable bytes, or an escape such as "\ud800" in JSON
-        return False
-    return True
-
-
-def _entry(line: int, value: object, group: object = None) -> Entry:
-    """Judge a value: the caption itself where it is text, otherwise the fault."""
-    if value is None:
-        return Entry(line=line, fault="blank")
-    if not isinstance(value, str):
-        return Entry(line=line, fault=f"not text but {type(value).__name__}")
-    name = "" if group is None else str(group).strip()
-    fault = fault_of(value) or (None if _encodable(name) else "its group is not valid UTF-8")
-    return Entry(line=line, fault=fault) if fault else Entry(line=line, text=value, group=name or None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -97,7 +53,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _text_entries(path: Path, columns: Columns) -> Iterator[Entry]:  # noqa: ARG001 - text has no columns
     for number, line in _lines(path):
         # Bytes that are not UTF-8 become lone surrogates, at which `fault_of` takes offence.
-        yield _entry(number, line[: 4 * MAX_CHARACTERS + 1].decode(errors="surrogateescape").rstrip("\r\n"))
+        yield entry_of(number, line[: 4 * MAX_CHARACTERS + 1].decode(errors="surrogateescape").rstrip("\r\n"))
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
@@ -117,7 +73,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
 
 def _csv_header(path: Path) -> list[str]:
     _, header, fault = next(_records(path), (1, [], "the file is empty"))
-    if fault is None and not all(_encodable(name) for name in header):
+    if fault is None and not all(encodable(name) for name in header):
         fault = "not UTF-8"
     if fault is not None or not header:
         reason = fault or "blank"
@@ -129,7 +85,7 @@ def _csv_header(path: Path) -> list[str]:
 
 def _csv_columns(path: Path) -> Mapping[str, bool]:
     header = _csv_header(path)
-    records = itertools.islice(_records(path), 1, 1 + _SAMPLE)
+    records = itertools.islice(_records(path), 1, 1 + SAMPLE)
     sample = [fields for _, fields, _ in records if len(fields) == len(header)]
     return {
         name: any(fields[position].strip() and not _is_number(fields[position]) for fields in sample)
@@ -155,7 +111,7 @@ def _csv_entries(path: Path, columns: Columns) -> Iterator[Entry]:
         elif len(fields) != len(header):
             yield Entry(line=line, fault=f"{len(fields)} fields where the header has {len(header)}")
         else:
-            yield _entry(line, fields[caption], None if group is None else fields[group])
+            yield entry_of(line, fields[caption], None if group is None else fields[group])
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]]:
@@ -177,7 +133,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]
 def _json_columns(path: Path) -> Mapping[str, bool]:
     columns: dict[str, bool] = {}
     readable = (fields for _, fields, fault in _json_records(path) if fault is None)
-    for fields in itertools.islice(readable, _SAMPLE):
+    for fields in itertools.islice(readable, SAMPLE):
         for name, value in fields.items():
             columns[name] = columns.get(name, False) or isinstance(value, str)
     return columns
@@ -190,7 +146,7 @@ def _json_entries(path: Path, columns: Columns) -> Iterator[Entry]:
         elif columns.caption not in fields:
             yield Entry(line=line, fault=f"no field {columns.caption!r}")
         else:
-            yield _entry(
+            yield entry_of(
                 line, fields[str(columns.caption)], fields.get(columns.group) if columns.group else None
             )
 
@@ -216,7 +172,7 @@ def _parquet_entries(path: Path, columns: Columns) -> Iterator[Entry]:
                 groups = _plain_values(batch.column(columns.group))
             for value, group in zip(captions, groups, strict=columns.group is not None):
                 line += 1
-                yield _entry(line, value, group)
+                yield entry_of(line, value, group)
 
 
 def _plain_values(column: pa.Array) -> list[object]:
@@ -236,4 +192,5 @@ FILE_KINDS: Mapping[str, FileKind] = {
     ".jsonl": FileKind(columns=_json_columns, entries=_json_entries),
     ".ndjson": FileKind(columns=_json_columns, entries=_json_entries),
     ".parquet": FileKind(columns=_parquet_columns, entries=_parquet_entries),
+    ".tar": FileKind(columns=tar_columns, entries=tar_entries),
 }

@@ -1,4 +1,8 @@
-"""Captions in: text, CSV, TSV, JSON Lines and Parquet files become rows of the caption table."""
+"""Captions in: text, CSV, TSV, JSON Lines, Parquet and WebDataset files become rows of the caption table.
+
+Texts are normalised to Unicode NFC with white space collapsed (``store.normalise_text``); whatever is equal then is one
+caption, from whichever file it comes. Memory does not grow with the number of captions.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -8,14 +12,18 @@ from pathlib import Path
 import pyarrow as pa
 from tyro.conf import Positional
 
-from stablerep.captions.files import FILE_KINDS, Columns, Entry, FileKind
+from stablerep.captions.entries import Columns, Entry
+from stablerep.captions.files import FILE_KINDS, FileKind
+from stablerep.captions.partition import Partitions
+from stablerep.captions.statistics import Lengths, Statistics
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.store import CaptionTable, caption_id, normalise_text
 
 _BATCH = 10_000
 _LISTED = 1_000
-_USUAL_NAMES = ("caption", "text", "prompt", "title")
+_BINARY = (".parquet", ".tar")
+_USUAL_NAMES = ("caption", "text", "prompt", "title", "txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +31,20 @@ class ImportConfig:
     """Import captions from files; equal captions become one, and importing a file again adds nothing."""
 
     files: Positional[tuple[Path, ...]] = ()
-    """Files with captions: .txt (one a line), .csv, .tsv, .jsonl, .ndjson or .parquet."""
+    """Files with captions, or folders of them: .txt (one a line), .csv, .tsv, .jsonl, .ndjson, .parquet, or the .tar of
+    a WebDataset (a caption per sample)."""
     out: Path = Path("captions.lance")
     """Caption table, which is created or continued."""
     column: str | None = None
-    """Column with the captions; unset: caption, text, prompt or title, or the only one with text."""
+    """Column with the captions; unset: caption, text, prompt, title or txt, or the only one with text."""
     group_column: str | None = None
     """Column that names what must not be split between train and test; unset: each caption stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetAside:
-    """An entry that was not imported: where it stands and why. In Parquet files ``line`` is the row."""
+    """An entry that was not imported: where it stands and why. In Parquet files ``line`` is the row, in archives
+    the sample."""
 
     file: str
     line: int
@@ -45,7 +55,8 @@ class SetAside:
 class ImportSummary:
     """What an import did: ``read == new + duplicates + num_set_aside``, all in entries of the files.
 
-    ``set_aside`` lists the first 1,000 entries set aside, so that a huge bad file cannot fill the memory.
+    ``set_aside`` lists the first 1,000 entries set aside, so that a huge bad file cannot fill the memory; ``scripts``
+    and ``characters`` say how the others are written and how long they are.
     """
 
     path: Path
@@ -53,6 +64,8 @@ class ImportSummary:
     new: int
     duplicates: int
     num_set_aside: int
+    scripts: dict[str, int]
+    characters: Lengths
     set_aside: tuple[SetAside, ...]
 
 
@@ -69,38 +82,59 @@ class _Source:
 def import_captions(config: ImportConfig, *, console: Console = Console(quiet=True)) -> ImportSummary:  # noqa: B008
     """Read all files into the caption table ``config.out``.
 
-    Every file is checked before the table is touched. Blank, unreadable and over-long entries are set aside
+    Every file is read to its end before the table is touched. Blank, unreadable and over-long entries are set aside
     and counted. Of equal captions the first stays, with its source and group. Raises ``UserError`` for files
-    that are missing, empty, not text, of unknown kind or without the column.
+    that are missing, empty, damaged, not text, of unknown kind or without the column.
     """
     sources = _check(config)
-    table = CaptionTable.open_or_create(config.out)
-    read = new = num_set_aside = 0
-    listed: list[SetAside] = []
-    for source in sources:
-        entries = source.entries()
-        while batch := list(itertools.islice(entries, _BATCH)):
-            faulty = [entry for entry in batch if entry.fault is not None]
-            new += table.append([_row(entry, source.path) for entry in batch if entry.fault is None])
-            read += len(batch)
-            num_set_aside += len(faulty)
-            for entry in faulty[: _LISTED - len(listed)]:
-                listed.append(SetAside(file=str(source.path), line=entry.line, reason=str(entry.fault)))
+    intake = _Intake()
+    with Partitions(beside=config.out.parent) as partitions:
+        for source in sources:
+            entries = source.entries()
+            while batch := list(itertools.islice(entries, _BATCH)):
+                partitions.put(intake.rows(batch, source.path))
+        table = CaptionTable.open_or_create(config.out)
+        new = sum(table.append(part) for part in partitions.parts())
+    num_set_aside = intake.read - intake.usable
     summary = ImportSummary(
         path=config.out,
-        read=read,
+        read=intake.read,
         new=new,
-        duplicates=read - new - num_set_aside,
+        duplicates=intake.usable - new,
         num_set_aside=num_set_aside,
-        set_aside=tuple(listed),
+        scripts=intake.statistics.scripts(),
+        characters=intake.statistics.lengths(),
+        set_aside=tuple(intake.set_aside),
     )
     _report(summary, sources, console)
     return summary
 
 
+class _Intake:
+    """Turns entries into rows, and counts what it saw."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.usable = 0
+        self.set_aside: list[SetAside] = []
+        self.statistics = Statistics()
+
+    def rows(self, batch: list[Entry], path: Path) -> list[dict[str, str]]:
+        """The rows of the usable entries; the others are set aside."""
+        rows = [_row(entry, path) for entry in batch if entry.fault is None]
+        for row in rows:
+            self.statistics.add(row["text"])
+        self.read += len(batch)
+        self.usable += len(rows)
+        faulty = (entry for entry in batch if entry.fault is not None)
+        for entry in itertools.islice(faulty, _LISTED - len(self.set_aside)):
+            self.set_aside.append(SetAside(file=str(path), line=entry.line, reason=str(entry.fault)))
+        return rows
+
+
 def _row(entry: Entry, path: Path) -> dict[str, str]:
-    identity = caption_id(entry.text)
     text = normalise_text(entry.text)
+    identity = caption_id(text)
     return {"id": identity, "text": text, "source": path.name, "group": entry.group or identity}
 
 
@@ -124,13 +158,14 @@ def _check(config: ImportConfig) -> list[_Source]:
         raise UserError("no caption files given; name at least one " + ", ".join(FILE_KINDS) + " file")
     sources: list[_Source] = []
     problems: list[str] = []
-    for path in config.files:
+    for given in config.files:
         try:
-            sources.append(_source(path, config))
+            for path in _files(given):
+                sources.append(_source(path, config))
         except UserError as error:
             problems.append(str(error))
         except OSError as error:
-            problems.append(f"{path} cannot be read: {error.strerror or str(error).splitlines()[0]}")
+            problems.append(f"{given} cannot be read: {error.strerror or str(error).splitlines()[0]}")
     if problems:
         raise UserError("; ".join(problems))
     asked = config.column or config.group_column
@@ -139,9 +174,17 @@ def _check(config: ImportConfig) -> list[_Source]:
     return sources
 
 
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the caption files in a folder at any depth, in the order of their paths."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FILE_KINDS and file.is_file())
+    if not found:
+        raise UserError(f"{path} is a folder without caption files; known kinds: {', '.join(FILE_KINDS)}")
+    return found
+
+
 def _source(path: Path, config: ImportConfig) -> _Source:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the files in it")
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -149,7 +192,7 @@ def _source(path: Path, config: ImportConfig) -> _Source:
     kind = FILE_KINDS.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"{path}: unknown kind of file; known: {', '.join(FILE_KINDS)}")
-    if path.suffix.lower() != ".parquet":
+    if path.suffix.lower() not in _BINARY:
         _refuse_binary(path)
     try:
         source = _Source(path=path, kind=kind, columns=_choose_columns(path, kind, config))

@@ -44,7 +44,7 @@ class EvaluateConfig:
     """Measure the encoder of a run on real labelled pictures, beside baselines and further runs."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, encoder folder, or name of a shipped encoder."""
+    """Run or encoder folder, a shipped name, an official .pth file, timm:NAME[@FILE] or open_clip:NAME@FILE."""
     world: Path | None = None
     """Folder of the icons world, for the benchmark `icons`."""
     fashion: Path | None = None
@@ -61,7 +61,7 @@ class EvaluateConfig:
     datasets: Path | None = None
     """Folder that holds public data sets, each in its own layout."""
     download: bool = False
-    """Let torchvision download a public data set that is not there."""
+    """Fetch what is only named and not there: weights (timm:NAME, open_clip:NAME/TAG) and public data sets."""
     baselines: bool = True
     """Score raw pixels and the untrained encoder of the same architecture in the same table."""
     also: tuple[Path, ...] = ()
@@ -292,8 +292,8 @@ def _out_folder(config: EvaluateConfig) -> Path:
 def _subjects(config: EvaluateConfig) -> list[Subject]:
     """The run first, then further runs, then the baselines, with distinct names."""
     device = runtime.pick_device(config.device)
-    own = load_encoder(config.run, device)
-    further = [(path, load_encoder(path, device)) for path in config.also]
+    own = load_encoder(config.run, device, download=config.download)
+    further = [(path, load_encoder(path, device, download=config.download)) for path in config.also]
     names = [config.run.resolve().name, *(path.resolve().name for path, _ in further)]
     if len(set(names)) < len(names):
         names = [str(config.run), *(str(path) for path, _ in further)]

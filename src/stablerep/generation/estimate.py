@@ -7,11 +7,13 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from stablerep.generation.pictures import encode_picture
-from stablerep.generation.plan import Key, num_missing, plan
+from stablerep.generation.plan import Key, num_asked, num_missing, plan
+from stablerep.generation.repaint import images_asked, require_mask
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.shared_table import DoneKeys, refuse_other_settings
 from stablerep.generation.teacher import load_teacher, origin_name
-from stablerep.generation.work import picture_settings, read_captions
+from stablerep.generation.wanted import read_captions
+from stablerep.generation.work import picture_settings
 from stablerep.store import ImageTable
 
 
@@ -21,6 +23,7 @@ class Estimate:
 
     origin: str
     num_captions: int
+    already_there: int
     missing: int
     num_measured: int
     measured_seconds: float
@@ -30,19 +33,22 @@ class Estimate:
 
 def estimate(config: GenerateConfig, device: str, num_devices: int) -> Estimate:
     """Measure one batch of the missing pictures on ``device``; raises what the real run would raise."""
-    captions = read_captions(config).items
+    require_mask(config)
+    captions = read_captions(config)
     teacher = load_teacher(config.teacher, dataclasses.replace(config, device=device))
     settings = picture_settings(teacher, config)
     origin: str | None = None
+    table: ImageTable | None = None
     done: DoneKeys | Set[Key] = frozenset()
     if config.out.exists():
         table = ImageTable.open(config.out)
         origin = refuse_other_settings(table, settings)
         done = DoneKeys(table, origin) if origin else done
-    missing = num_missing(captions, config.num_images, done)
+    asked = images_asked(table, origin, captions, config)
+    missing = num_missing(captions, asked, done)
     batches = plan(
         captions,
-        config.num_images,
+        asked,
         done,
         batch_size=teacher.batch_size,
         seed=config.seed,
@@ -61,6 +67,7 @@ def estimate(config: GenerateConfig, device: str, num_devices: int) -> Estimate:
     return Estimate(
         origin=origin or origin_name(teacher.name, settings),
         num_captions=len(captions),
+        already_there=num_asked(captions, asked) - missing,
         missing=missing,
         num_measured=len(batch),
         measured_seconds=measured,

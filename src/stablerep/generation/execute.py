@@ -42,7 +42,9 @@ class GenerateSummary:
     failures: dict[str, int]
     """Their number by reason."""
     already_there: int
-    """Rows asked for that the table held before."""
+    """Rows asked for that the table held before; with ``repaint`` the kept ones among them."""
+    truncated: int = 0
+    """Prompts painted now of which the teacher's tokenizer took only the beginning."""
     missing: int = 0
     """Rows asked for that the table does not hold now; 0 but in a dry run."""
     seconds: float
@@ -90,11 +92,12 @@ def local_devices(asked: str) -> list[str]:
 
 def paint_on(devices: Sequence[str], config: GenerateConfig, console: Console = _QUIET) -> "list[Outcome]":
     """Paint with one spawned process per device, each its share of the captions; progress is read off the table."""
-    from stablerep.generation.work import paint_share, read_captions
+    from stablerep.generation.wanted import read_captions
+    from stablerep.generation.work import paint_share
 
     console.say(f"painting on {', '.join(devices)}, one process each")
     table = ImageTable.open_or_create(config.out)
-    asked, before = len(read_captions(config).items) * config.num_images, len(table)
+    asked, before = len(read_captions(config)) * config.num_images, len(table)
     context = multiprocessing.get_context("spawn")  # neither CUDA nor Lance survives a fork
     with (
         concurrent.futures.ProcessPoolExecutor(len(devices), mp_context=context) as pool,
@@ -126,6 +129,7 @@ def _summary(config: GenerateConfig, outcomes: "Sequence[Outcome]") -> GenerateS
         failed=failures.total(),
         failures=dict(failures),
         already_there=sum(outcome.already_there for outcome in outcomes),
+        truncated=sum(outcome.num_truncated for outcome in outcomes),
         seconds=seconds,
         images_per_second=(painted + failures.total()) / seconds,
     )
@@ -137,7 +141,7 @@ def _foreseen(config: GenerateConfig, estimate: "Estimate") -> GenerateSummary:
         origin=estimate.origin,
         num_captions=estimate.num_captions,
         failures={},
-        already_there=estimate.num_captions * config.num_images - estimate.missing,
+        already_there=estimate.already_there,
         missing=estimate.missing,
         seconds=estimate.measured_seconds,
         images_per_second=estimate.num_measured / max(estimate.measured_seconds, 1e-9),

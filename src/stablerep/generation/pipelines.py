@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stablerep.errors import UserError
+from stablerep.generation.guidance import guide_within
 from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
 from stablerep.generation.settings import PaintSettings
@@ -72,13 +73,24 @@ class DiffusersTeacher:
                 f"teacher {name}: {type(pipeline).__name__} does not take a negative prompt; leave it out"
             )
 
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline itself, for those who change what it is made of."""
+        return self._pipe
+
+    @property
+    def unconditional(self) -> Mapping[str, Tensor]:
+        """The tensors that stand for no prompt, by name, once a prompt was encoded; empty without guidance."""
+        return self._negative
+
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
+        with _quiet():  # the libraries would print every prompt that they cut
+            self.num_truncated += sum(self._is_truncated(prompt) for prompt in prompts)
         if self._names is None:
             return [{"prompt": prompt} for prompt in prompts]
         rows: list[Conditioning] = []
-        with torch.inference_mode(), _quiet():  # the libraries would print every prompt that they cut
-            self.num_truncated += sum(self._is_truncated(prompt) for prompt in prompts)
+        with torch.inference_mode(), _quiet():
             for begin in range(0, len(prompts), self.batch_size):
                 chunk = list(prompts[begin : begin + self.batch_size])
                 rows += self._encode_batch(chunk + chunk[-1:] * (self.batch_size - len(chunk)))[: len(chunk)]
@@ -182,6 +194,8 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
     pipeline.scheduler = choose_scheduler(pipeline, settings.scheduler)
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
+    if settings.guidance_interval is not None:
+        guide_within(pipeline, settings.guidance_interval, settings.batch_size)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -244,6 +258,8 @@ def _describe(
         "device": device,
         "threads": torch.get_num_threads() if device == "cpu" else None,
     }
+    if settings.guidance_interval is not None:  # only then, as tables painted before know no such setting
+        described["guidance_interval"] = list(settings.guidance_interval)
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 

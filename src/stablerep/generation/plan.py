@@ -1,6 +1,7 @@
 """Who paints what, with which seed: pure functions of the captions, the number of images and what is there already."""
 
-from collections.abc import Container, Iterator, Sequence
+import itertools
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +11,9 @@ from stablerep.store import in_style
 Key = tuple[str, int]
 Caption = tuple[str, str]
 """(caption id, text)"""
+
+Asked = int | Mapping[str, Sequence[int]]
+"""The image indices to have: 0..K-1 of every caption, or those listed for each caption id."""
 
 T = TypeVar("T")
 
@@ -36,8 +40,8 @@ class PlanItem:
 
 
 def plan(
-    captions: Sequence[Caption],
-    num_images: int,
+    captions: Iterable[Caption],
+    asked: Asked,
     done: Container[Key],
     *,
     batch_size: int,
@@ -52,12 +56,11 @@ def plan(
     caption id, image index) alone, its style one of its image index.
     """
     waiting: list[PlanItem] = []
-    for begin in range(0, len(captions), batch_size):
-        window = captions[begin : begin + batch_size]
+    ahead = iter(captions)
+    while window := list(itertools.islice(ahead, batch_size)):
         waiting += [
             PlanItem(identity, text, index, seed_for(seed, identity, index), _style_of(index, styles))
-            for index in range(num_images)
-            for identity, text in window
+            for index, identity, text in _in_turn(window, asked)
             if (identity, index) not in done
         ]
         while len(waiting) >= batch_size:
@@ -71,9 +74,42 @@ def _style_of(image_index: int, styles: Sequence[str]) -> str | None:
     return styles[image_index % len(styles)] if styles else None
 
 
-def num_missing(captions: Sequence[Caption], num_images: int, done: Container[Key]) -> int:
+def _in_turn(captions: Sequence[Caption], asked: Asked) -> list[tuple[int, str, str]]:
+    """(image index, caption id, text) of everything asked for: the first images of all captions, then the second."""
+    places = [
+        (index, place)
+        for place, (identity, _) in enumerate(captions)
+        for index in indices_of(identity, asked)
+    ]
+    return [(index, *captions[place]) for index, place in sorted(places)]
+
+
+def indices_of(caption: str, asked: Asked) -> Sequence[int]:
+    """The image indices that are asked for of a caption."""
+    return range(asked) if isinstance(asked, int) else asked.get(caption, ())
+
+
+def num_asked(captions: Iterable[Caption], asked: Asked) -> int:
+    """Pictures asked for of these captions."""
+    return sum(len(indices_of(identity, asked)) for identity, _ in captions)
+
+
+def num_missing(captions: Iterable[Caption], asked: Asked, done: Container[Key]) -> int:
     """Pictures of these captions that are still to be painted."""
-    return sum((identity, index) not in done for identity, _ in captions for index in range(num_images))
+    return sum(
+        (identity, index) not in done for identity, _ in captions for index in indices_of(identity, asked)
+    )
+
+
+def indices_with_repaints(judged: Mapping[int, bool], num_images: int, max_images: int) -> list[int]:
+    """The image indices of a caption to have so that ``num_images`` of them are good.
+
+    ``judged``: image index -> whether the picture there counts, for every one that is painted. Those that count stay;
+    as many as are missing are added, under the smallest indices below ``max_images`` at which nothing was painted yet.
+    """
+    good = [index for index, counts in sorted(judged.items()) if counts]
+    unused = [index for index in range(max_images) if index not in judged]
+    return sorted([*good, *unused[: max(0, num_images - len(good))]])
 
 
 def share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
@@ -81,7 +117,7 @@ def share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
     return items[len(items) * index // count : len(items) * (index + 1) // count]
 
 
-def rotated(items: Sequence[T], by: int) -> Sequence[T]:
+def rotated(items: Sequence[T], by: int) -> Iterator[T]:
     """The items in order from position ``by`` on, then those before it."""
     by = by % len(items) if items else 0
-    return [*items[by:], *items[:by]]
+    return itertools.chain(items[by:], items[:by])

@@ -2,11 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, cast
 
 from stablerep.config import differing_fields
 from stablerep.errors import UserError
@@ -16,8 +16,13 @@ from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.teacher import origin_name
 from stablerep.store import OK, ImageTable
 
-Facts = Mapping[str, Mapping[str, Any]]
-"""Caption id -> the columns that an image row copies from its caption."""
+
+class Facts(Protocol):
+    """What image rows copy from their captions."""
+
+    def __getitem__(self, caption_id: str, /) -> Mapping[str, Any]:
+        """The columns that the image rows of a caption copy."""
+
 
 _MOST_ROWS = 2048
 _MOST_WAITING = 4
@@ -61,18 +66,22 @@ class DoneKeys:
         self._table = table
         self._origin = origin.replace("'", "''")
         self._fragments: set[int] = set()
-        self._keys: set[Key] = set()
+        # Caption id -> one bit per image index: ten pictures of a caption take no more memory than one.
+        self._indices: dict[str, int] = {}
         self._read()
 
     def __contains__(self, key: object) -> bool:
-        return key in self._keys
+        caption, image_index = cast(Key, key)
+        return bool(self._indices.get(caption, 0) >> image_index & 1)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return sum(map(int.bit_count, self._indices.values()))
 
-    def add(self, keys: Sequence[Key]) -> None:
+    def add(self, keys: Iterable[Key]) -> None:
         """Count pictures as done before they are in the table."""
-        self._keys.update(keys)
+        indices = self._indices
+        for caption, image_index in keys:
+            indices[caption] = indices.get(caption, 0) | 1 << image_index
 
     def refresh(self) -> None:
         """Take in what was committed since; without news this asks only for the newest version number."""
@@ -89,8 +98,9 @@ class DoneKeys:
         if not new:
             return
         columns = ["caption_id", "image_index"]
-        rows = dataset.scanner(columns=columns, filter=f"origin = '{self._origin}'", fragments=new).to_table()
-        self._keys.update(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
+        scanner = dataset.scanner(columns=columns, filter=f"origin = '{self._origin}'", fragments=new)
+        for batch in scanner.to_batches():
+            self.add(zip(batch["caption_id"].to_pylist(), batch["image_index"].to_pylist(), strict=True))
         self._fragments.update(fragment.fragment_id for fragment in new)
 
 
@@ -104,6 +114,9 @@ class Tally:
     """Rows without a picture that it added, by reason."""
     lost: int = 0
     """Rows that another worker had committed before."""
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.painted + other.painted, self.failures + other.failures, self.lost + other.lost)
 
 
 class Writer:

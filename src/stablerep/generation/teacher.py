@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from stablerep.generation.edited_folder import read_edit
 from stablerep.generation.folders import (
     check_folder,
     content_hashes,
@@ -49,7 +50,11 @@ def load_teacher(name_or_path: str, config: PaintConfig | None = None) -> Diffus
     device = pick_device(config.device)
     settings = resolve(config, read_defaults(folder), device)
     pipeline = open_pipeline(folder, settings, device)
-    return DiffusersTeacher(pipeline, teacher_name(name_or_path), settings, content_hashes(folder))
+    teacher = DiffusersTeacher(pipeline, teacher_name(name_or_path), settings, content_hashes(folder))
+    edit = read_edit(folder)
+    if edit is not None:  # the weights say that it is another teacher, this says which
+        teacher.settings["edit"] = edit
+    return teacher
 
 
 def origin_name(name: str, settings: Mapping[str, Any]) -> str:

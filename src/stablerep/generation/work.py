@@ -3,20 +3,19 @@
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stablerep.console import Console, Progress
-from stablerep.errors import UserError
 from stablerep.generation.pipelines import Conditioning
-from stablerep.generation.plan import Caption, num_missing, plan, rotated, share
+from stablerep.generation.plan import Asked, Caption, num_asked, num_missing, plan, rotated, share
+from stablerep.generation.repaint import images_asked, require_mask
 from stablerep.generation.settings import GenerateConfig
-from stablerep.generation.shared_table import DoneKeys, Facts, Tally, Writer, claim
+from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
 from stablerep.generation.teacher import Teacher, load_teacher
-from stablerep.store import CaptionTable, ImageTable
-
-_COPIED = ("split", "group", "label")
+from stablerep.generation.wanted import read_captions
+from stablerep.store import ImageTable
 
 
 @dataclass(frozen=True)
@@ -28,30 +27,7 @@ class Outcome:
     already_there: int
     tally: Tally
     seconds: float
-
-
-@dataclass(frozen=True)
-class Captions:
-    """The captions to paint, in the order of their ids, and what their rows are to carry."""
-
-    items: Sequence[Caption]
-    facts: Facts
-
-
-def read_captions(config: GenerateConfig) -> Captions:
-    """What ``config.where`` and ``config.limit`` leave of the caption table; ``UserError`` where that is nothing."""
-    table = CaptionTable.open(config.captions)
-    try:
-        rows = table.read(["id", "text", *_COPIED], config.where)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--where {config.where!r} cannot be used on {config.captions}: {error}") from error
-    # By id, which is a hash: n captions contain the first n/2, and training's `num_captions` takes the same ones.
-    chosen = rows.sort_by("id").slice(0, config.limit).to_pylist()
-    if not chosen:
-        filtered = f" matches {config.where!r}" if config.where else ""
-        raise UserError(f"{config.captions}: no caption{filtered}; there is nothing to paint")
-    items = [(row["id"], row["text"]) for row in chosen]
-    return Captions(items, {row["id"]: {name: row[name] for name in _COPIED} for row in chosen})
+    num_truncated: int
 
 
 def picture_settings(teacher: Teacher, config: GenerateConfig) -> dict[str, Any]:
@@ -66,26 +42,34 @@ def paint_share(
 ) -> Outcome:
     """Paint what is missing of part ``index`` of ``count`` of the captions."""
     console = console or Console(quiet=True)
+    require_mask(config)
     captions = read_captions(config)
     teacher = load_teacher(config.teacher, config)
     table = ImageTable.open_or_create(config.out)
     origin = claim(table, teacher.name, picture_settings(teacher, config))
     done = DoneKeys(table, origin)
-    items = share(captions.items, index, count)
-    missing = num_missing(items, config.num_images, done)
-    console.say(_plan_in_words(origin, teacher, len(items), config.num_images, missing))
-    begin = time.monotonic()
-    with (
-        console.progress("painting", missing, "pictures") as progress,
-        Writer(table, origin, captions.facts, config) as writer,
-    ):
-        _Worker(teacher, config, done, writer, progress).paint(items)
+    items = share(captions, index, count)
+    asked = images_asked(table, origin, items, config)
+    missing = num_missing(items, asked, done)
+    there = num_asked(items, asked) - missing
+    console.say(_plan_in_words(origin, teacher, len(items), (there, missing), config))
+    tally, begin = Tally(), time.monotonic()
+    while missing:
+        with (
+            console.progress("painting", missing, "pictures") as progress,
+            Writer(table, origin, captions.facts, config) as writer,
+        ):
+            _Worker(teacher, config, done, writer, progress).paint(items, asked)
+        tally += writer.tally
+        # What failed is repainted at once, so that the same command again finds nothing to do.
+        asked = images_asked(table, origin, items, config)
+        missing = num_missing(items, asked, done)
     seconds = time.monotonic() - begin
     if teacher.num_truncated:
         console.say(
             f"{teacher.num_truncated} prompts are longer than the teacher reads; only their beginning counted"
         )
-    return Outcome(origin, len(items), len(items) * config.num_images - missing, writer.tally, seconds)
+    return Outcome(origin, len(items), there, tally, seconds, teacher.num_truncated)
 
 
 class _Worker:
@@ -101,18 +85,18 @@ class _Worker:
         # Where to start is no part of the result, and differs from process to process on purpose.
         self._random = random.Random()
 
-    def paint(self, captions: Sequence[Caption]) -> None:
+    def paint(self, captions: Sequence[Caption], asked: Asked) -> None:
         """Paint every missing picture, from a random caption on. On meeting another worker, go on somewhere else."""
         finished = not captions
         while not finished:
-            finished = self._paint_from(rotated(captions, self._random.randrange(len(captions))))
+            finished = self._paint_from(rotated(captions, self._random.randrange(len(captions))), asked)
 
-    def _paint_from(self, captions: Sequence[Caption]) -> bool:
+    def _paint_from(self, captions: Iterable[Caption], asked: Asked) -> bool:
         """Paint until the captions are through (True) or another worker's pictures turn up (False)."""
         config, lost = self._config, self._writer.tally.lost
         batches = plan(
             captions,
-            config.num_images,
+            asked,
             self._done,
             batch_size=self._teacher.batch_size,
             seed=config.seed,
@@ -151,10 +135,13 @@ class _Conditionings:
         return [self._kept[prompt] for prompt in prompts]
 
 
-def _plan_in_words(origin: str, teacher: Teacher, num_captions: int, num_images: int, missing: int) -> str:
+def _plan_in_words(
+    origin: str, teacher: Teacher, num_captions: int, counts: tuple[int, int], config: GenerateConfig
+) -> str:
     settings = teacher.settings
+    there, missing = counts
     return (
         f"{origin}: {settings['num_inference_steps']} steps of {settings['scheduler']['class']}, guidance "
         f"{settings['guidance_scale']}, {settings['dtype']} on {settings['device']}; {num_captions} captions x "
-        f"{num_images} images, {num_captions * num_images - missing} there already, {missing} to paint"
+        f"{config.num_images} images, {there} {'kept' if config.repaint else 'there already'}, {missing} to paint"
     )

@@ -11,7 +11,9 @@ from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.data import DataConfig
+from stablerep.learning.distillation import Distillation, DistillationConfig
 from stablerep.learning.image_text import Clip, ClipConfig, StableRepPlus, StableRepPlusConfig
+from stablerep.learning.lora import Lora, LoraConfig
 from stablerep.learning.method import Method
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.learning.trainer import TrainConfig, TrainSummary, run_training
@@ -84,6 +86,20 @@ class TextToImageTrainConfig(TrainConfig):
     method: TextToImageConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillationTrainConfig(TrainConfig):
+    """A painter that needs few steps, from one that needs many."""
+
+    method: DistillationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraTrainConfig(TrainConfig):
+    """An existing pipeline, trained further by low-rank adapters."""
+
+    method: LoraConfig
+
+
 def _require_positives(data: DataConfig, method: ContrastiveConfig) -> None:
     """Without positives every loss is zero, and the run would end in good order with nothing learned."""
     if data.crops_per_image > 1:
@@ -125,6 +141,25 @@ def _build_painter(config: TextToImageTrainConfig) -> Method:
     painter = TextToImage(config.method, texts)
     _require_size(config, painter.vae.config.sample_size, f"the size of {config.method.autoencoder}")
     return painter
+
+
+def _build_distillation(config: DistillationTrainConfig) -> Method:
+    _captions_to_read(config)
+    student = Distillation(config.method)
+    _require_size(config, student.vae.config.sample_size, f"the size of {config.method.teacher}")
+    return student
+
+
+def _build_lora(config: LoraTrainConfig) -> Method:
+    _captions_to_read(config)
+    method = Lora(config.method)
+    scale = 2 ** (len(method.vae.config.block_out_channels) - 1)
+    if config.data.view.image_size % scale:
+        raise UserError(
+            f"data.view.image_size is {config.data.view.image_size}, but {config.method.teacher} paints multiples of "
+            f"{scale}"
+        )
+    return method
 
 
 def _vocabulary(config: TrainConfig, method: ClipConfig) -> Vocabulary:
@@ -169,6 +204,8 @@ METHODS: dict[str, MethodEntry] = {
     "supervised": MethodEntry(SupervisedConfig, lambda config: Contrastive(config.method)),
     "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
     "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),
+    "lora": MethodEntry(LoraTrainConfig, _build_lora),
+    "distillation": MethodEntry(DistillationTrainConfig, _build_distillation),
 }
 
 

@@ -5,9 +5,8 @@ picture by cross-attention only.
 """
 
 import copy
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
+from stablerep.learning.alignment import Alignment, AlignmentConfig
 from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid
-from stablerep.models.text import END, PAD, UNKNOWN, train_tokenizer
-from stablerep.run import write_text
-
-_TEXT_HEADS = 4
+from stablerep.models.painter import (
+    TEXT_HEADS,
+    build_like,
+    build_t5,
+    build_transformer,
+    read_text_tower,
+    save_painter,
+)
+from stablerep.models.text import END, PAD, train_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,13 @@ class TextToImageConfig:
     patch_size: int = 2
     text_width: int = 256
     text_depth: int = 3
+    text_from: Path | None = None
+    """Run of `train clip` or `train stablerep-plus` whose text tower and vocabulary read the captions, instead of a new
+    T5 encoder of text_width and text_depth."""
+    train_text: bool = True
+    """Whether the text encoder learns with the transformer."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Pull hidden tokens towards the patch features of an encoder."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, for classifier-free guidance."""
     time_mean: float = 0.0
@@ -63,20 +75,28 @@ class TextToImageConfig:
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide width {self.width}")
-        if self.text_width % _TEXT_HEADS:
-            raise ValueError(f"text_width must be a multiple of {_TEXT_HEADS}, got {self.text_width}")
+        if self.text_width % TEXT_HEADS:
+            raise ValueError(f"text_width must be a multiple of {TEXT_HEADS}, got {self.text_width}")
         for name in ("caption_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.text_from is not None and self.start_from is not None:
+            raise ValueError(
+                "text_from and start_from both say which text encoder to begin with; give one of them"
+            )
 
 
-def _tokenizer(config: TextToImageConfig, texts: Sequence[str]) -> Tokenizer:
+def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module, Tokenizer]:
+    """Text encoder and tokenizer: those of a painter or of a run where the configuration names one, else new ones."""
+    if config.text_from is not None:
+        return read_text_tower(config.text_from, config.num_tokens)
     if config.start_from is None:
-        return train_tokenizer(texts, config.vocabulary)
+        tokenizer = train_tokenizer(texts, config.vocabulary)
+        return build_t5(tokenizer.get_vocab_size(), config.text_width, config.text_depth), tokenizer
     path = config.start_from / "tokenizer" / "tokenizer.json"
     if not path.exists():
         raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing)")
-    return Tokenizer.from_file(str(path))
+    return build_like(config.start_from / "text_encoder"), Tokenizer.from_file(str(path))
 
 
 class TextToImage(Method):
@@ -91,7 +111,7 @@ class TextToImage(Method):
                 f"{config.autoencoder} holds no autoencoder (config.json); train one with `train autoencoder`"
             )
         self.config = config
-        self.tokenizer = _tokenizer(config, texts)
+        text_encoder, self.tokenizer = _reading(config, texts)
         self.tokenizer.enable_padding(length=config.num_tokens, pad_token=PAD, pad_id=self._id(PAD))
         self.tokenizer.enable_truncation(config.num_tokens)
         self.vae = (
@@ -99,12 +119,25 @@ class TextToImage(Method):
             .requires_grad_(False)
             .eval()
         )
-        self.student = _build_student(config, self.tokenizer.get_vocab_size(), self.vae.config)
+        transformer = build_transformer(
+            self.vae.config,
+            width=config.width,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            patch_size=config.patch_size,
+            text_width=text_encoder.config.hidden_size,  # type: ignore[union-attr,arg-type]
+        )
+        self.student = nn.ModuleDict({"text_encoder": text_encoder, "transformer": transformer})
         if config.start_from is not None:
             for name, module in self.student.items():
                 load_weights(module, config.start_from / name)
         self.average = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+        if not config.train_text:
+            text_encoder.requires_grad_(False)
+        self.alignment: Alignment | None = None
+        if config.alignment.encoder is not None:  # after the average was copied, which nothing watches
+            self.alignment = Alignment(config.alignment, transformer)
 
     def train(self, mode: bool = True) -> "TextToImage":
         """Only the student trains; the autoencoder and the average stay as they are."""
@@ -114,17 +147,30 @@ class TextToImage(Method):
         return self
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Predicted and true velocity ``(N*V, c, h, w)`` at a noise level drawn per sample from its seed."""
+        """Predicted and true velocity ``(N*V, c, h, w)`` at a noise level drawn per sample from its seed.
+
+        Where tokens are aligned, also their mean cosine ``alignment (N*V,)`` with what the encoder sees.
+        """
         with torch.no_grad():
             images = batch["image"].flatten(0, 1) * 2 - 1
             latents = self.vae.encode(images).latent_dist.mode().float() * self.vae.config.scaling_factor
             noise, level, dropped = self._draw(batch["seed"], latents)
-        num_views = batch["image"].shape[1]
-        tokens = torch.where(dropped[:, None], _empty_like(self, batch["tokens"]), batch["tokens"])
-        mask = (tokens != self._id(PAD)).long()
-        text = self.student["text_encoder"](input_ids=tokens, attention_mask=mask)[0]
+        tokens = torch.where(dropped[:, None], self.empty_like(batch["tokens"]), batch["tokens"])
         noisy = torch.lerp(latents, noise, level[:, None, None, None])
-        predicted = self.student["transformer"](
+        features = {
+            "predicted": self.velocity(self.student, noisy, level, tokens),
+            "velocity": noise - latents,
+        }
+        if self.alignment is not None:
+            features["alignment"] = self.alignment(batch["image"].flatten(0, 1))
+        return features
+
+    def velocity(self, model: nn.ModuleDict, noisy: Tensor, level: Tensor, tokens: Tensor) -> Tensor:
+        """What a student or average predicts for latents ``(N*V, c, h, w)`` at levels ``(N*V,)``, texts ``(N, T)``."""
+        num_views = len(noisy) // len(tokens)
+        mask = (tokens != self._id(PAD)).long()
+        text = model["text_encoder"](input_ids=tokens, attention_mask=mask)[0]
+        predicted: Tensor = model["transformer"](
             noisy,
             encoder_hidden_states=text.repeat_interleave(num_views, 0),
             encoder_attention_mask=mask.repeat_interleave(num_views, 0),
@@ -132,12 +178,17 @@ class TextToImage(Method):
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             return_dict=False,
         )[0]
-        return {"predicted": predicted.float(), "velocity": noise - latents}
+        return predicted.float()
 
     def loss(self, features: dict[str, Tensor], batch: Batch) -> StepResult:
-        """Mean squared error of the velocity."""
+        """Mean squared error of the velocity, less the weighted alignment."""
         squared = (features["predicted"] - features["velocity"]).square().flatten(1).mean(1)
-        return StepResult(loss=mean_over_valid(squared, batch), logs={})
+        error = mean_over_valid(squared, batch)
+        if "alignment" not in features:
+            return StepResult(loss=error, logs={})
+        aligned = mean_over_valid(features["alignment"], batch)
+        logs = {"velocity_error": error.detach(), "alignment": aligned.detach()}
+        return StepResult(loss=error - self.config.alignment.weight * aligned, logs=logs)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -159,36 +210,13 @@ class TextToImage(Method):
 
     def export(self, folder: Path) -> Path:
         """Save the averaged weights, in half precision, as a stock pipeline folder."""
-        from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
-        from transformers import PreTrainedTokenizerFast
-
-        tokenizer = copy.deepcopy(self.tokenizer)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        pipeline = PixArtAlphaPipeline(
-            tokenizer=PreTrainedTokenizerFast(
-                tokenizer_object=tokenizer,
-                pad_token=PAD,
-                eos_token=END,
-                unk_token=UNKNOWN,
-                model_max_length=120,
-            ),
-            text_encoder=copy.deepcopy(self.average["text_encoder"]).half(),
-            transformer=copy.deepcopy(self.average["transformer"]).half(),
-            vae=copy.deepcopy(self.vae).half(),
-            scheduler=DPMSolverMultistepScheduler(
-                use_flow_sigmas=True,
-                prediction_type="flow_prediction",
-                flow_shift=1.0,
-                final_sigmas_type="zero",
-            ),
-        )
         path = folder / "teacher"
-        pipeline.save_pretrained(path, safe_serialization=True)
-        # Let the text encoder load in float32 as the other parts do: transformers takes the stored precision otherwise.
-        _amend(path / "text_encoder" / "config.json", dtype="float32")
-        _amend(path / "vae" / "config.json")
-        defaults = {
+        save_painter(path, self.average, self.vae, self.tokenizer, self._defaults())
+        return path
+
+    def _defaults(self) -> dict[str, Any]:
+        """What ``generate`` takes where nothing else is asked."""
+        return {
             "num_inference_steps": self.config.num_inference_steps,
             "guidance_scale": self.config.guidance_scale,
             "scheduler": "teacher",
@@ -196,8 +224,6 @@ class TextToImage(Method):
             "batch_size": self.config.batch_size,
             "styles": list(self.config.styles),
         }
-        write_text(path / "stablerep.json", json.dumps(defaults, indent=2) + "\n")
-        return path
 
     def _draw(self, seeds: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise like the latents, noise levels ``(N*V,)`` in (0, 1), and which of the N captions are dropped."""
@@ -212,71 +238,15 @@ class TextToImage(Method):
         dropped = torch.stack(uniform) < self.config.caption_dropout
         return torch.cat(noise).to(latents), level.to(latents), dropped.to(latents.device)
 
+    def empty_like(self, tokens: Tensor) -> Tensor:
+        """The tokens of the empty caption, which is the end mark alone, as often as there are captions."""
+        empty = torch.full_like(tokens, self._id(PAD))
+        empty[:, 0] = self._id(END)
+        return empty
+
     def _id(self, token: str) -> int:
         number = self.tokenizer.token_to_id(token)
         assert number is not None  # the three marks are in every vocabulary
         return int(number)
 
     num_updates: Tensor
-
-
-def _empty_like(painter: TextToImage, tokens: Tensor) -> Tensor:
-    """The tokens of the empty caption: the end mark alone."""
-    empty = torch.full_like(tokens, painter._id(PAD))
-    empty[:, 0] = painter._id(END)
-    return empty
-
-
-def _build_student(config: TextToImageConfig, vocabulary: int, latents: Any) -> nn.ModuleDict:
-    from diffusers import PixArtTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
-
-    text_encoder = T5EncoderModel(
-        T5Config(
-            vocab_size=vocabulary,
-            d_model=config.text_width,
-            d_kv=config.text_width // _TEXT_HEADS,
-            d_ff=config.text_width * 2,
-            num_layers=config.text_depth,
-            num_heads=_TEXT_HEADS,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
-    channels = latents.latent_channels
-    downsampling = 2 ** (len(latents.block_out_channels) - 1)
-    transformer = PixArtTransformer2DModel(
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.width // config.num_heads,
-        num_layers=config.depth,
-        in_channels=channels,
-        out_channels=channels,
-        sample_size=latents.sample_size // downsampling,
-        patch_size=config.patch_size,
-        cross_attention_dim=config.width,
-        caption_channels=config.text_width,
-        use_additional_conditions=False,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-    )
-    return nn.ModuleDict({"text_encoder": text_encoder, "transformer": _plain_attention(transformer)})
-
-
-def _plain_attention(transformer: Any) -> nn.Module:
-    """Softmax attention spelled out: torch's fused kernel is slower on CPUs in bfloat16 at these lengths."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    if not torch.cuda.is_available():
-        transformer.set_attn_processor(AttnProcessor())
-    module: nn.Module = transformer
-    return module
-
-
-def _amend(config_path: Path, **changes: str) -> None:
-    """Change a saved configuration; where its part was loaded from is nobody's business and is left out."""
-    settings = json.loads(config_path.read_text(encoding="utf-8")) | changes
-    settings.pop("_name_or_path", None)
-    write_text(config_path, json.dumps(settings, indent=2) + "\n")

@@ -58,13 +58,23 @@ class TrainConfig:
     """Steps between records in metrics.jsonl."""
     save_every: int = 500
     """Steps between checkpoints."""
+    export_every: int | None = None
+    """Steps between exports that are kept, each below exports/step-N of the run folder, to be measured as a curve."""
     profile: int | None = None
     """Steps to trace, from the third on, into trace.json of the run folder."""
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.num_epochs is None):
             raise ValueError("give exactly one of num_steps and num_epochs")
-        for name in ("num_steps", "num_epochs", "micro_batch", "log_every", "save_every", "profile"):
+        for name in (
+            "num_steps",
+            "num_epochs",
+            "micro_batch",
+            "log_every",
+            "save_every",
+            "export_every",
+            "profile",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -114,6 +124,8 @@ def run_training(
     ):
         for step, batch in enumerate(source.batches(start, num_steps), start):
             loss = loop.step(step, batch)
+            if config.export_every and (step + 1) % config.export_every == 0 and runtime.rank() == 0:
+                method.export(run.path / "exports" / f"step-{step + 1}")
             progress.advance(note="" if loss is None else f"loss {loss:.4f}")
             trace()
     if start < num_steps:

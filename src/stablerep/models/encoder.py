@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stablerep import config as config_module
 from stablerep import runtime
 from stablerep.errors import UserError
-from stablerep.models import files
+from stablerep.models import files, weights
 
 _FILES = files.ModelFiles(name="encoder", what="an encoder", version=1)
 DESCRIPTION = _FILES.description
@@ -186,13 +186,21 @@ def save_encoder(encoder: Encoder, folder: Path, metadata: Mapping[str, Any] | N
     _FILES.write(folder, encoder.state_dict(), description)
 
 
-def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """Load an encoder in evaluation mode: a shipped name, a folder of ``save_encoder``, or a run folder.
+def load_encoder(
+    name_or_path: str | Path, device: str | torch.device = "cpu", *, download: bool = False
+) -> Encoder:
+    """Load an encoder in evaluation mode, whoever trained it.
 
-    Raises ``UserError`` where there is none, where a file is damaged or of another kind, and where weights
-    and description do not belong together.
+    ``name_or_path``: a shipped name, a run folder, a folder of ``save_encoder``; an official StableRep or SynCLR
+    checkpoint; ``timm:NAME[@FILE]``, ``open_clip:NAME@FILE``, or a folder as these libraries write them. Weights that
+    are only named are taken from the hub's cache, and fetched only with ``download``. Raises ``UserError`` where there
+    is none, where a file is damaged or could run code, and where weights and description do not belong together.
     """
-    folder = _find_folder(name_or_path)
+    folder = find_folder(name_or_path)
+    if folder is None:
+        from stablerep.models import foreign  # which builds on this module
+
+        return foreign.load_encoder(name_or_path, download=download).to(device)
     description = _FILES.read_description(folder)
     config = config_module.build(EncoderConfig, description["config"], origin=str(folder / DESCRIPTION))
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
@@ -245,19 +253,28 @@ def _vision_transformer(config: EncoderConfig) -> Any:
     return backbone
 
 
-def _find_folder(name_or_path: str | Path) -> Path:
+def find_folder(name_or_path: str | Path) -> Path | None:
+    """The folder with an encoder of this program; None where it is one of another library.
+
+    Raises ``UserError`` that lists the shipped encoders where it is neither.
+    """
     path = Path(name_or_path)
     if str(name_or_path) in shipped_encoders():
-        return Path(str(resources.files("stablerep") / "assets" / "encoders" / str(name_or_path)))
-    for folder in (path, path / "encoder"):
+        path = Path(str(resources.files("stablerep") / "assets" / "encoders" / str(name_or_path)))
+    for folder in (path, path / "encoder", path.parent if path.name == WEIGHTS else path):
         if (folder / DESCRIPTION).is_file():
             return folder
+    from stablerep.models import foreign  # which builds on this module
+
+    if foreign.is_foreign(name_or_path):
+        return None
     if path.is_file():
         raise UserError(
-            f"{path} is a file; an encoder is a folder with {DESCRIPTION} and {WEIGHTS}, as `train` writes it "
-            "(pickled checkpoints are not opened: they can run code)"
+            f"{path} is no file with weights; those end in {', '.join(weights.SUFFIXES)}, and an encoder of "
+            f"this program is a folder with {DESCRIPTION} and {WEIGHTS}"
         )
     raise UserError(
         f"no encoder {str(name_or_path)!r}: the folder has no {DESCRIPTION}, "
-        f"and the shipped encoders are: {', '.join(shipped_encoders()) or 'none'}"
+        f"and the shipped encoders are: {', '.join(shipped_encoders()) or 'none'}; those of other libraries are "
+        "named timm:NAME or open_clip:NAME@FILE"
     )

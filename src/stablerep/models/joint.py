@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stablerep import config as config_module
 from stablerep.errors import UserError
 from stablerep.models import files
-from stablerep.models.encoder import Encoder, ProjectionHead, load_encoder, save_encoder
+from stablerep.models.encoder import Encoder, ProjectionHead, find_folder, load_encoder, save_encoder
 from stablerep.models.text import ClipVocabulary, LearnedVocabulary, TextConfig, TextTower, Vocabulary
 from stablerep.run import write_text
 
@@ -23,6 +23,10 @@ TOKENIZER = "tokenizer.json"
 
 _FILES = files.ModelFiles(name="text", what="an image-text model", version=1)
 _MLP_LAYERS = 3
+
+
+class NoTextTowerError(UserError):
+    """Asked to compare images with texts, of an encoder that has no text tower."""
 
 
 class LinearProjection(nn.Linear):
@@ -92,20 +96,28 @@ def save_image_text(model: ImageText, folder: Path) -> None:
     _FILES.write(folder / "text", _all_but_encoder(model), description)
 
 
-def load_image_text(run: str | Path, device: str | torch.device = "cpu") -> ImageText:
-    """Load what ``save_image_text`` wrote into a run folder, in evaluation mode.
+def load_image_text(
+    name_or_path: str | Path, device: str | torch.device = "cpu", *, download: bool = False
+) -> ImageText:
+    """Load encoder and text tower in evaluation mode; names, paths and ``download`` as for ``load_encoder``.
 
     Raises ``UserError`` where there is none, where a file is damaged, and where files do not belong together.
     """
-    folder = Path(run) / "text"
+    found = find_folder(name_or_path)
+    if found is None:
+        from stablerep.models import foreign  # which builds on this module
+
+        return foreign.load_image_text(name_or_path, download=download).to(device)
+    run = found.parent if found.name == "encoder" else found
+    folder = run / "text"
     if not (folder / _FILES.description).is_file():
-        raise UserError(
-            f"{run} holds no image-text model (text/{_FILES.description}); "
+        raise NoTextTowerError(
+            f"{name_or_path} holds no image-text model (text/{_FILES.description}); "
             "`train clip` and `train stablerep-plus` write one"
         )
     description = _FILES.read_description(folder)
     config = config_module.build(TextConfig, description["config"], origin=str(folder / _FILES.description))
-    encoder = load_encoder(Path(run) / "encoder")
+    encoder = load_encoder(found)
     vocabulary = _read_vocabulary(folder / TOKENIZER, description.get("tokenizer"))
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
         model = ImageText(encoder, TextTower(config, vocabulary))

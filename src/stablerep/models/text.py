@@ -39,6 +39,8 @@ class TextConfig:
     """Into the joint space: a matrix without bias, or three layers with batch norm."""
     projection_hidden: int = 4096
     """Width of the hidden layers of an mlp projection."""
+    activation: Literal["gelu"] | None = None
+    """gelu for models of open_clip that were trained with it; CLIP's QuickGELU, as published, where not given."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "num_heads", "joint_width", "projection_hidden"):
@@ -124,7 +126,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 class TextTower(nn.Module):
     """Token ids (N, T) -> features (N, D) in float32: the state at the end token after the final LayerNorm.
 
-    The transformer is open_clip's, with QuickGELU and a causal mask as published; it is drawn from torch's global
+    The transformer is open_clip's, with a causal mask and, as published, QuickGELU; it is drawn from torch's global
     generator, nothing is ever downloaded.
     """
 
@@ -143,7 +145,7 @@ class TextTower(nn.Module):
             output_dim=None,  # the projection belongs to the joint model
             pool_type="eos",
             eos_id=vocabulary.end_id,
-            act_layer=QuickGELU,
+            act_layer=QuickGELU if config.activation is None else nn.GELU,
         )
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -1,0 +1,193 @@
+"""How many swapped pictures `audit match` finds: paintings of which a tenth shows what another class asked for.
+
+Pictures that the judge does not name as their caption asks are left out first, so that what is left is right and every
+wrong picture is a known one. Then a share of the pictures is exchanged for pictures of other classes, the audit runs on
+the table, and its scores are held against what was exchanged. The encoder should have seen no painting; one trained on
+real training pictures (`stablerep train clip --recipe icons`) is what the claim is about.
+
+    python bench/audit_match.py --world icons --encoder runs/clip-real --judge runs/judge \\
+        --training painted/train.lance --validation painted/validation.lance --out audit-match.json
+
+Printed and saved for the training captions and, as a harder case, for captions of the validation split: the share of
+swapped pictures below the score that 5 % of the right ones do not reach, and the AUROC, as means over draws.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from stablerep import runtime
+from stablerep.audit.match import MatchAuditConfig, audit_match
+from stablerep.evaluation.asked import read_asked, read_paintings
+from stablerep.evaluation.benchmarks import BenchmarkData, load_benchmark
+from stablerep.features import extract
+from stablerep.models.encoder import load_encoder
+from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
+from stablerep.run import write_text
+from stablerep.store import OK, ImageTable
+
+SCORES = ("match_level", "match")
+FALSE_ALARMS = 0.05
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A linear probe on frozen features, trained on real training pictures."""
+
+    encoder: Any
+    probe: Probe
+    classes: np.ndarray
+
+    def accepts(self, images: Any, labels: np.ndarray) -> np.ndarray:
+        """Whether it names each picture by its label."""
+        features = extract(self.encoder, images)
+        accepted: np.ndarray = self.classes[self.probe.probabilities(features).argmax(1)] == labels
+        return accepted
+
+
+def train_judge(world: Path, name: str, benchmark: str) -> Judge:
+    """Fit the probe as `evaluate painter` does."""
+    real = load_benchmark(benchmark, BenchmarkData(world=world, fashion=world))
+    encoder = load_encoder(name, runtime.pick_device())
+    train, validation = (
+        Labelled(extract(encoder, part.images), part.labels) for part in (real.train, real.validation)
+    )
+    return Judge(
+        encoder, fit_linear(train, validation, len(real.classes), ProbeConfig()), np.array(real.classes)
+    )
+
+
+def swapped(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """For every picture the one that stands in its place: itself, or for a share one of another class."""
+    rng = runtime.numpy_generator("audit match bench", seed)
+    source = np.arange(len(labels))
+    for row in rng.permutation(len(labels))[: round(share * len(labels))]:
+        source[row] = rng.choice(np.flatnonzero(labels != labels[row]))
+    return source
+
+
+def write_swapped(path: Path, captions: np.ndarray, images: list[bytes], source: np.ndarray) -> None:
+    """The table that the audit sees: one row per picture, in the order given."""
+    index: dict[str, int] = {}
+    rows = []
+    for row, caption in enumerate(captions):
+        number = index[caption] = index.get(caption, -1) + 1
+        rows.append(
+            {
+                "origin": "swapped",
+                "caption_id": caption,
+                "image_index": number,
+                "image": images[source[row]],
+                "status": OK,
+            }
+        )
+    ImageTable.open_or_create(path).append(rows)
+
+
+def measure(options: argparse.Namespace, judge: Judge, images: Path) -> dict[str, Any]:
+    """The numbers for the paintings of one table."""
+    asked = read_asked(options.world, "all", seen_words=False)
+    paintings = read_paintings(images, options.origin, asked, list(judge.classes))
+    good = np.flatnonzero(judge.accepts(paintings.images, paintings.labels))
+    encoded = [paintings.images[int(row)] for row in good]
+    captions, labels = paintings.captions[good], paintings.labels[good]
+    draws = [
+        audited(options, (captions, encoded), swapped(labels, options.share, seed))
+        for seed in range(options.draws)
+    ]
+    return {
+        "images": str(images),
+        "num_paintings": len(paintings.labels),
+        "num_accepted": len(good),
+        "num_captions": len(np.unique(captions)),
+        "num_swapped": round(options.share * len(good)),
+        "scores": {
+            score: {
+                name: float(np.mean([draw[score][name] for draw in draws])) for name in ("found", "auroc")
+            }
+            for score in SCORES
+        },
+    }
+
+
+def audited(
+    options: argparse.Namespace, pictures: tuple[np.ndarray, list[bytes]], source: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Run the audit on one draw; by score what share was found, and the AUROC."""
+    wrong = source != np.arange(len(source))
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "images.lance"
+        write_swapped(table, *pictures, source)
+        audit_match(
+            MatchAuditConfig(
+                images=table,
+                captions=options.world / "captions.lance",
+                encoder=options.encoder,
+                precision="float32",
+            )
+        )
+        columns = ImageTable.open(table).read(list(SCORES))
+    found = {}
+    for score in SCORES:
+        values = columns[score].to_numpy()
+        threshold = np.quantile(values[~wrong], FALSE_ALARMS)
+        found[score] = {
+            "found": float((values[wrong] < threshold).mean()),
+            "auroc": float(roc_auc_score(~wrong, values)),
+        }
+    return found
+
+
+def in_words(name: str, measured: dict[str, Any]) -> list[str]:
+    """One line per score."""
+    head = (
+        f"{name}: {measured['num_accepted']:,} of {measured['num_paintings']:,} paintings are right by the judge, "
+        f"{measured['num_swapped']:,} of them exchanged"
+    )
+    return [
+        head,
+        *(
+            f"  {score:12} finds {100 * values['found']:5.1f} % of them at 5 % false alarms, "
+            f"AUROC {values['auroc']:.4f}"
+            for score, values in measured["scores"].items()
+        ),
+    ]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--world", type=Path, required=True, help="folder with captions.lance and real images.lance"
+    )
+    parser.add_argument("--benchmark", choices=("icons", "fashion"), default="icons")
+    parser.add_argument("--encoder", required=True, help="image-text run, or a model of open_clip")
+    parser.add_argument("--judge", required=True, help="run or folder of the judge's encoder")
+    parser.add_argument("--training", type=Path, required=True, help="paintings of training captions")
+    parser.add_argument("--validation", type=Path, help="paintings of validation captions")
+    parser.add_argument("--origin", help="painter, where a table holds several")
+    parser.add_argument("--share", type=float, default=0.1, help="of pictures to exchange")
+    parser.add_argument("--draws", type=int, default=3, help="how often to exchange anew")
+    parser.add_argument("--out", type=Path, default=Path("audit-match.json"))
+    options = parser.parse_args()
+    judge = train_judge(options.world, options.judge, options.benchmark)
+    measured = {}
+    for name in ("training", "validation"):
+        if (images := getattr(options, name)) is not None:
+            measured[name] = measure(options, judge, images)
+            print("\n".join(in_words(f"{name} captions", measured[name])))
+    asked = {name: str(value) for name, value in vars(options).items() if value is not None}
+    write_text(options.out, json.dumps({"asked": asked, **measured}, indent=2) + "\n")
+    print(f"saved: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

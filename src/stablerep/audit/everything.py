@@ -1,0 +1,178 @@
+"""``stablerep audit all``: every audit of a table of pictures, one after the other, into one table and one file."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tyro
+
+from stablerep import runtime
+from stablerep.audit.captions import CaptionAuditConfig, audit_captions, judge_images
+from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
+from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
+from stablerep.audit.record import AuditResult, audit_path, share_of
+from stablerep.audit.verdicts import Kept, renew_mask
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.store import ImageTable
+
+_NUM_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditAllConfig:
+    """Run every audit that has what it needs, renew the keep mask, and write audit.json with the worst examples.
+
+    Each audit writes its own columns and verdicts; `stablerep audit NAME --help` names them.
+    """
+
+    images: tyro.conf.Positional[Path]
+    """Table of pictures (images.lance)."""
+    captions: Path
+    """Table of the captions that they were painted for."""
+    encoder: str | None = None
+    """Of audit match: an image-text run or a model of open_clip, as `audit match` takes it; left out without it."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
+    protected: Path | None = None
+    """Of audit captions: text file of names that must not occur."""
+    only: tuple[str, ...] = ()
+    """Only these audits; all where not given."""
+    match: MatchRules = field(default_factory=MatchRules)
+    """What audit match rejects."""
+    quality: QualityRules = field(default_factory=QualityRules)
+    """What audit quality rejects, and the real pictures that it compares with."""
+    batch_size: int = 256
+    """Pictures per forward pass."""
+    precision: runtime.Precision = "auto"
+    """Number format of the forward pass."""
+    device: str = "auto"
+    """Where encoders run: auto, cpu, cuda, mps."""
+    out: Path | None = None
+    """Where to write the findings; audit.json beside the table where not given."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.only if name not in AUDITS]
+        if unknown:
+            raise ValueError(f"only names no audit {unknown[0]!r}; there are: {', '.join(AUDITS)}")
+
+
+def _match(config: AuditAllConfig, console: Console) -> AuditResult | str:
+    if config.encoder is None:
+        return "no encoder was given (--encoder)"
+    settings = MatchAuditConfig(
+        images=config.images,
+        captions=config.captions,
+        encoder=config.encoder,
+        download=config.download,
+        rules=config.match,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        device=config.device,
+        out=config.out,
+    )
+    return audit_match(settings, console=console)
+
+
+def _quality(config: AuditAllConfig, console: Console) -> AuditResult | str:
+    settings = QualityConfig(images=config.images, rules=config.quality, out=config.out)
+    return audit_quality(settings, console=console)
+
+
+def _captions(config: AuditAllConfig, console: Console) -> AuditResult | str:
+    audit_captions(CaptionAuditConfig(captions=config.captions, protected=config.protected), console=console)
+    return judge_images(config.images, config.captions, config.out, console=console)
+
+
+AUDITS: dict[str, Callable[[AuditAllConfig, Console], AuditResult | str]] = {
+    "captions": _captions,
+    "quality": _quality,
+    "match": _match,
+}
+"""Every audit by name: what it found, or the reason why it was left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSummary:
+    """What all audits found in a table of pictures."""
+
+    images: Path
+    path: Path
+    """The file with everything that was found."""
+    results: tuple[AuditResult, ...]
+    skipped: Mapping[str, str]
+    """Audit -> why it was left out."""
+    kept: Kept
+    seconds: float
+
+    HEADER: ClassVar[tuple[str, ...]] = ("audit", "judged", "rejected", "pictures/s")
+
+    def rows(self) -> list[list[str]]:
+        """One row per audit, then the mask."""
+        rows = [
+            [
+                result.audit,
+                f"{result.num_pictures:,}",
+                share_of(result.num_rejected, result.num_pictures),
+                f"{result.num_pictures / max(result.seconds, 1e-9):,.0f}",
+            ]
+            for result in self.results
+        ]
+        total = self.kept.num_kept + self.kept.num_rejected
+        return [*rows, ["all together", f"{total:,}", share_of(self.kept.num_rejected, total), ""]]
+
+    def show(self, console: Console) -> None:
+        """The table, and the worst examples of each audit."""
+        console.table("", self.HEADER, self.rows())
+        for name, reason in self.skipped.items():
+            console.say(f"audit {name} was left out: {reason}")
+        worst = [
+            [
+                result.audit,
+                example.text or f"caption {example.caption_id}, image {example.image_index}",
+                example.reason,
+            ]
+            for result in self.results
+            for example in [one for one in result.worst if one.reason][:_NUM_SHOWN]
+        ]
+        if worst:
+            console.table("", ("worst", "caption", "reason"), worst)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the part of each audit as in audit.json, by name."""
+        return {
+            "images": str(self.images),
+            "path": str(self.path),
+            "audits": {result.audit: result.to_json() for result in self.results},
+            "skipped": dict(self.skipped),
+            "keep": asdict(self.kept),
+            "seconds": self.seconds,
+        }
+
+
+def audit_all(config: AuditAllConfig, *, console: Console = Console(quiet=True)) -> AuditSummary:  # noqa: B008
+    """Run the audits one after the other; each writes its columns, its verdicts and its part of audit.json.
+
+    Errors as those of the audits; what an earlier one wrote stays. Raises ``UserError`` where all are left out.
+    """
+    begin = time.monotonic()
+    path = audit_path(config.images, config.out)
+    results, skipped = [], {}
+    for name in config.only or AUDITS:
+        found = AUDITS[name](config, console)
+        if isinstance(found, str):
+            skipped[name] = found
+        else:
+            results.append(found)
+    if not results:
+        raise UserError(f"no audit ran: {'; '.join(f'{name}: {reason}' for name, reason in skipped.items())}")
+    return AuditSummary(
+        images=config.images,
+        path=path,
+        results=tuple(results),
+        skipped=skipped,
+        kept=renew_mask(ImageTable.open(config.images)),
+        seconds=time.monotonic() - begin,
+    )

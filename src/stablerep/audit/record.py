@@ -1,0 +1,126 @@
+"""What an audit found, as a table in the terminal and as its part of ``audit.json``."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stablerep.audit.verdicts import Kept
+from stablerep.errors import UserError
+from stablerep.run import write_text
+
+FILE = "audit.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A picture that an audit finds among the worst."""
+
+    origin: str
+    caption_id: str
+    image_index: int
+    text: str | None
+    """The caption, where it is known."""
+    score: float | None
+    """How bad, in the unit of the audit; None where that is no matter of degree."""
+    reason: str
+    """What is wrong with it; empty where it is only nearest to being wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
+    """What one audit found in a table of pictures."""
+
+    audit: str
+    images: Path
+    num_pictures: int
+    """Pictures that it judged."""
+    num_rejected: int
+    """Pictures that it speaks against."""
+    columns: tuple[str, ...]
+    """Columns of the table that it wrote."""
+    facts: Mapping[str, Any]
+    """What it measured, by name."""
+    worst: tuple[Example, ...]
+    kept: Kept
+    """The mask that follows from all audits of the table."""
+    seconds: float
+
+    HEADER: ClassVar[tuple[str, ...]] = ("", "value")
+
+    def rows(self) -> list[list[str]]:
+        """The result as rows of text under ``HEADER``."""
+        return [
+            [f"{self.audit}: pictures judged", f"{self.num_pictures:,}"],
+            [f"{self.audit}: rejected", share_of(self.num_rejected, self.num_pictures)],
+            *(
+                [f"{self.audit}: {name}", _in_words(value)]
+                for name, value in self.facts.items()
+                if value is not None
+            ),
+            *mask_rows(self.kept),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as written to audit.json."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain
+
+
+def mask_rows(kept: Kept) -> list[list[str]]:
+    """The mask as rows of a table."""
+    total = kept.num_kept + kept.num_rejected
+    return [
+        ["kept by all audits", share_of(kept.num_kept, total)],
+        ["rejected by any audit", share_of(kept.num_rejected, total)],
+        ["not judged", f"{kept.num_unknown:,}"],
+    ]
+
+
+def share_of(count: int, total: int) -> str:
+    """A count and its share: ``12 (1.2 %)``."""
+    return f"{count:,} ({100 * count / total:.1f} %)" if total else f"{count:,}"
+
+
+def audit_path(images: Path, out: Path | None) -> Path:
+    """Where the findings on a table go; ``UserError`` where the file there is about another table."""
+    path = out or images.parent / FILE
+    if path.exists():
+        there = _read(path).get("images")
+        if there != images.name:
+            raise UserError(
+                f"{path} holds the audits of {there}, not of {images.name}; give another place with --out"
+            )
+    return path
+
+
+def record(path: Path, result: AuditResult) -> None:
+    """Write the result into audit.json in place of what the same audit found before; other audits' parts stay."""
+    content: dict[str, Any] = {"images": result.images.name, "audits": {}}
+    if path.exists():
+        content = _read(path)
+    plain = result.to_json()
+    content["keep"] = plain.pop("kept")
+    content["audits"][result.audit] = plain
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["audits"].keys()
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold audits ({error!r}); remove it, or give another place"
+        ) from error
+    return content
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

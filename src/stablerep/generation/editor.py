@@ -1,0 +1,160 @@
+"""Edits of concepts as matrices for a teacher's layers: prompts in, one matrix per stretch of layers out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stablerep.errors import UserError
+from stablerep.generation.concepts import ConceptEdit, PromptPair, prompt_pairs
+from stablerep.generation.edit_targets import (
+    PromptVectors,
+    Stream,
+    StreamName,
+    TextSide,
+    TokenChoice,
+    moves,
+)
+from stablerep.generation.editing import Moves, mapped, text_map
+
+Alphas = Mapping[str, Mapping[str, float]]
+"""Concept -> attribute -> how much of the attribute is added to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSettings:
+    """How edits are solved."""
+
+    ridge: float = 0.5
+    """Weight l of staying near the old weights; published: 0.5."""
+    tokens: TokenChoice = "following"
+    """Which tokens of a prompt are edited: the last one of the concept, that and those that follow, or all of them."""
+    templates: tuple[str, ...] = ("{}", "a {}")
+    """Prompts that name a concept, with {} where it goes; published: the concept alone."""
+    preserved_weight: float = 1.0
+    """What a preserved vector counts beside an edited one; published: 1."""
+
+    def __post_init__(self) -> None:
+        if self.ridge <= 0 or self.preserved_weight < 0:
+            raise ValueError("ridge must be positive and preserved_weight not negative")
+        if not self.templates or any("{}" not in template for template in self.templates):
+            raise ValueError(f"templates must hold {{}} where the concept goes, got {self.templates}")
+
+
+class Editor:
+    """All vectors that some edits need, read once; matrices follow for any strength of rebalancing.
+
+    ``contexts`` are further captions that name a concept, ``preserved`` are prompts whose pictures should not change.
+    Raises ``UserError`` where the teacher reads a concept and its replacement alike.
+    """
+
+    def __init__(
+        self,
+        side: TextSide,
+        edits: Sequence[ConceptEdit],
+        contexts: Mapping[str, Sequence[str]],
+        preserved: Sequence[str],
+        settings: EditSettings,
+        styles: Sequence[str] = (),
+    ) -> None:
+        self._side = side
+        self._settings = settings
+        self._contexts = contexts
+        self._styles = styles
+        self._edits = list(edits)
+        self._moments = side.moments(preserved or [""])
+        self._pairs = {
+            (edit.concept, target): self._read(edit, target) for edit in edits for target in _targets(edit)
+        }
+
+    def changes(self, alphas: Alphas | None = None) -> dict[str, Tensor]:
+        """Name of a weight -> the matrix (D, D) that it is multiplied by from the right, to be shared by its stream.
+
+        ``alphas`` hold the strengths of the concepts that are rebalanced; those without stay as they are.
+        """
+        found: dict[str, Tensor] = {}
+        for stream in self._side.streams:
+            parts = [part for edit in self._edits for part in self._moves(edit, stream.name, alphas or {})]
+            if not parts:
+                continue
+            sources, targets = Moves.joined(parts).scaled()
+            preserved = self._settings.preserved_weight * self._moments[stream.name]
+            change = text_map(sources, targets, preserved, self._settings.ridge)
+            found |= dict.fromkeys(stream.weights, change)
+        return found
+
+    def _read(self, edit: ConceptEdit, target: str) -> list[tuple[PromptVectors, PromptVectors]]:
+        pairs = prompt_pairs(
+            edit.concept,
+            target,
+            templates=self._settings.templates,
+            captions=self._contexts.get(edit.concept, ()),
+            styles=self._styles,
+        )
+        vectors = self._vectors(pairs)
+        read = [(vectors[pair.source], vectors[pair.target]) for pair in pairs]
+        streams = self._side.streams
+        if not any(moves(*pair, stream.name, "last") for pair in read for stream in streams):
+            raise UserError(
+                f"the teacher reads {edit.concept!r} and {target!r} as the same tokens; name the concept by words that "
+                "it knows"
+            )
+        return read
+
+    def _vectors(self, pairs: Sequence[PromptPair]) -> dict[str, PromptVectors]:
+        prompts = list(dict.fromkeys(prompt for pair in pairs for prompt in (pair.source, pair.target)))
+        return dict(zip(prompts, self._side.vectors(prompts), strict=True))
+
+    def _moves(self, edit: ConceptEdit, stream: StreamName, alphas: Alphas) -> list[Moves]:
+        targets = _targets(edit)
+        if edit.kind == "rebalance":
+            strengths = alphas.get(edit.concept, {})
+            return self._towards(edit, stream, {target: strengths.get(target, 0.0) for target in targets})
+        found = (self._move(pair, stream) for pair in self._pairs[edit.concept, targets[0]])
+        return [part for part in found if part is not None]
+
+    def _towards(self, edit: ConceptEdit, stream: StreamName, alphas: Mapping[str, float]) -> list[Moves]:
+        """c -> c + sum_i alpha_i a_i, each token with the tokens of the attributes in its place."""
+        parts = []
+        for number in range(len(self._pairs[edit.concept, _targets(edit)[0]])):
+            shifts = {}
+            for target, alpha in alphas.items():
+                part = self._move(self._pairs[edit.concept, target][number], stream)
+                if part is not None:
+                    shifts[target] = (alpha, part)
+            if len(shifts) == len(alphas):
+                parts.append(_shifted(list(shifts.values())))
+        return parts
+
+    def _move(self, pair: tuple[PromptVectors, PromptVectors], stream: StreamName) -> Moves | None:
+        return moves(*pair, stream, self._settings.tokens)
+
+
+def apply(side: TextSide, changes: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> None:
+    """Put the changed weights into the teacher in memory, from the ``original`` values that ``weights_of`` gave."""
+    parameters = dict(side.model.named_parameters())
+    with torch.no_grad():
+        for name, weight in original.items():
+            parameters[name].copy_(mapped(weight, changes[name]) if name in changes else weight)
+
+
+def weights_of(side: TextSide) -> dict[str, Tensor]:
+    """A copy of every weight that an edit may change, by name."""
+    parameters = dict(side.model.named_parameters())
+    streams: Sequence[Stream] = side.streams
+    return {name: parameters[name].detach().clone() for stream in streams for name in stream.weights}
+
+
+def _targets(edit: ConceptEdit) -> list[str]:
+    """What stands in place of the concept: its target, or for a rebalanced one each attribute."""
+    return list(edit.shares) if edit.kind == "rebalance" else [edit.target]
+
+
+def _shifted(parts: Sequence[tuple[float, Moves]]) -> Moves:
+    """One source with a sum of targets; positions that not every attribute has are left out."""
+    first = parts[0][1]
+    length = min(len(part.sources) for _, part in parts)
+    sources = first.sources[:length]
+    targets = sources + sum((alpha * part.targets[:length] for alpha, part in parts), torch.zeros(()))
+    return Moves(sources, targets, first.weights[:length])

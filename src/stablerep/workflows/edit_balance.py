@@ -1,0 +1,167 @@
+"""Rebalancing: how much of each attribute a concept needs until its pictures show them in the wanted shares.
+
+v = W (c + sum_i alpha_i a_i) as in Unified Concept Editing (Gandikota et al. 2024), with the strengths alpha found by
+painting: measure the shares, add to each attribute what it lacks, edit again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.generation.concepts import ConceptEdit
+from stablerep.generation.edit_targets import TextSide
+from stablerep.generation.editor import Alphas, Editor, apply, weights_of
+from stablerep.generation.pictures import encode_picture
+from stablerep.generation.pipelines import DiffusersTeacher
+from stablerep.generation.settings import GenerateConfig
+from stablerep.runtime import seed_for
+from stablerep.store import in_style
+from stablerep.workflows.edit_judges import Described, Judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """How the strengths of a rebalance are found."""
+
+    num_images: int = 96
+    """Pictures painted of each concept in a round."""
+    rounds: int = 8
+    """Edits that are tried at most."""
+    step: float = 1.0
+    """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim."""
+    tolerance: float = 0.03
+    """Done when no share is further from its aim."""
+    prompt: str = "a {}"
+    """What is painted, with {} where the concept goes; in every style of the teacher in turn."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_images, self.rounds) < 1 or self.step <= 0 or "{}" not in self.prompt:
+            raise ValueError("num_images, rounds and step must be positive, and prompt hold {}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance:
+    """The strengths that came nearest, and the shares that were measured with them."""
+
+    alphas: Mapping[str, float]
+    shares: Mapping[str, float]
+    before: Mapping[str, float]
+    """Shares of the unedited teacher."""
+
+    def error(self, wanted: Mapping[str, float]) -> float:
+        """The largest distance of a share from its aim."""
+        return max(abs(self.shares[name] - share) for name, share in wanted.items())
+
+
+class Balancer:
+    """Tries strengths on a teacher in memory, which is left as it was."""
+
+    def __init__(
+        self, editor: Editor, painter: DiffusersTeacher, judge: Judge, config: BalanceConfig, seed: int
+    ) -> None:
+        self._editor = editor
+        self._painter = painter
+        self._judge = judge
+        self._config = config
+        self._seed = seed
+
+    def find(self, edits: Sequence[ConceptEdit], given: Alphas, console: Console) -> dict[str, Balance]:
+        """Strengths for each of the concepts; of all that were tried those measured nearest to the aim.
+
+        All concepts are edited together in each round, since an edit of one may move another; ``given`` are the
+        strengths of further ones. Raises ``UserError`` where the judge has no real pictures of an attribute.
+        """
+        side = TextSide(self._painter)
+        original = weights_of(side)
+        searches = [_Search(edit, self._classes(edit), self._config.step) for edit in edits]
+        try:
+            for number in range(self._config.rounds + 1):
+                alphas = {**given, **{search.edit.concept: search.alphas for search in searches}}
+                apply(side, self._editor.changes(alphas) if number else {}, original)
+                for search in searches:
+                    if not search.is_done(self._config.tolerance):
+                        search.learn(self._shares(search))
+                        console.say(f"round {number}: {search}")
+                if all(search.is_done(self._config.tolerance) for search in searches):
+                    break
+        finally:
+            apply(side, {}, original)
+        return {search.edit.concept: search.balance() for search in searches}
+
+    def _classes(self, edit: ConceptEdit) -> Described:
+        described = self._judge.phrases(list(edit.shares))
+        if not described.known.all():
+            name = list(edit.shares)[int(np.flatnonzero(~described.known)[0])]
+            raise UserError(
+                f"the judge's world has no real picture of {name!r}; name the attribute otherwise"
+            )
+        return described
+
+    def _shares(self, search: "_Search") -> dict[str, float]:
+        """Paint the concept and count how often each attribute fits best."""
+        text, styles = self._config.prompt.replace("{}", search.edit.concept), self._painter.styles
+        prompts = [
+            in_style(text, styles[number % len(styles)] if styles else None)
+            for number in range(self._config.num_images)
+        ]
+        conditioning = dict(
+            zip(dict.fromkeys(prompts), self._painter.encode(list(dict.fromkeys(prompts))), strict=True)
+        )
+        images: list[bytes] = []
+        for begin in range(0, len(prompts), self._painter.batch_size):
+            part = prompts[begin : begin + self._painter.batch_size]
+            # The same noise in every round: what differs is the edit.
+            seeds = [seed_for("balance", self._seed, text, begin + number) for number in range(len(part))]
+            painted = self._painter.paint([conditioning[prompt] for prompt in part], seeds)
+            good = [
+                picture
+                for picture, reason in zip(painted.pictures, painted.reasons, strict=True)
+                if reason is None
+            ]
+            images += [encode_picture(picture, GenerateConfig(format="png")).data for picture in good]
+        if not images:
+            raise UserError(f"the teacher paints nothing for {text!r} that could be judged")
+        named = self._judge.similarities(self._judge.vectors(images), search.classes).argmax(axis=1)
+        return {name: float((named == number).mean()) for number, name in enumerate(search.edit.shares)}
+
+
+class _Search:
+    """The strengths of one concept, moved by what its shares lack."""
+
+    def __init__(self, edit: ConceptEdit, classes: Described, step: float) -> None:
+        self.edit = edit
+        self.classes = classes
+        self.alphas = dict.fromkeys(edit.shares, 0.0)
+        self._step = step
+        self._tried: list[Balance] = []
+        self._lacking = np.zeros(len(edit.shares))
+
+    def __str__(self) -> str:
+        last = self._tried[-1]
+        return f"{self.edit.concept}: " + ", ".join(
+            f"{name} {100 * share:.0f} % (alpha {last.alphas[name]:+.2f})"
+            for name, share in last.shares.items()
+        )
+
+    def is_done(self, tolerance: float) -> bool:
+        return bool(self._tried) and self._tried[-1].error(self.edit.shares) <= tolerance
+
+    def learn(self, shares: Mapping[str, float]) -> None:
+        """Note what the strengths gave, and choose the next ones.
+
+        Strengths add up to zero: what attributes have in common would push the concept away from itself.
+        """
+        before = self._tried[0].shares if self._tried else shares
+        self._tried.append(Balance(alphas=dict(self.alphas), shares=dict(shares), before=dict(before)))
+        lacking = np.array([self.edit.shares[name] - share for name, share in shares.items()])
+        if float(lacking @ self._lacking) < 0:
+            self._step /= 2
+        self._lacking = lacking
+        moved = np.array(list(self.alphas.values())) + self._step * lacking
+        self.alphas = dict(zip(self.alphas, (moved - moved.mean()).tolist(), strict=True))
+
+    def balance(self) -> Balance:
+        return min(self._tried, key=lambda tried: tried.error(self.edit.shares))

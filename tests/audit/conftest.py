@@ -1,0 +1,17 @@
+"""A world and an encoder of it, made once."""
+
+from pathlib import Path
+
+import pytest
+from tiny_world import train_clip, write_world
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("discs"))
+
+
+@pytest.fixture(scope="session")
+def clip(world: Path) -> Path:
+    """The run of an image-text model that was trained on the world's real pictures."""
+    return train_clip(world, world / "run")

@@ -1,0 +1,132 @@
+"""`audit all`, and what follows from its mask: training reads it, painting fills it up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from painted_table import columns, image_row, write_captions, write_images
+from PIL import Image
+from tiny_world import TEXTS, picture
+
+from learning.tiny_training import data_config
+from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
+from stablerep.audit.match import MatchRules
+from stablerep.config import build
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.learning.data import ViewSource, identity_of
+from stablerep.learning.methods import METHODS, train
+from stablerep.store import ImageTable, caption_id
+
+PRIVATE = "a red disc by jane@example.org"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Four paintings of each caption of the world: one is blank, one caption holds an address."""
+    write_captions(tmp_path / "captions.lance", [*TEXTS, PRIVATE])
+    rows = [
+        image_row(text, index, picture(number, index))
+        for number, text in enumerate(TEXTS)
+        for index in range(4)
+    ]
+    rows += [image_row(PRIVATE, index, picture(0, 50 + index)) for index in range(4)]
+    rows[5] = image_row(TEXTS[1], 1, Image.new("RGB", (16, 16), "white"))
+    write_images(tmp_path / "images.lance", rows)
+    return tmp_path
+
+
+def config(project: Path, **more: object) -> AuditAllConfig:
+    paths = {"images": project / "images.lance", "captions": project / "captions.lance"}
+    return AuditAllConfig(**{**paths, "precision": "float32", "device": "cpu", **more})  # type: ignore[arg-type]
+
+
+def test_all_audits_leave_one_mask_and_one_file(
+    project: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = audit_all(config(project, encoder=str(clip), match=MatchRules(min_level=0.3)))
+    assert [result.audit for result in summary.results] == list(AUDITS) and not summary.skipped
+    stored = json.loads((project / "audit.json").read_text())
+    assert list(stored["audits"]) == list(AUDITS)
+    rows = columns(project / "images.lance", "caption_id", "image_index", "keep", "keep_reason")
+    why = {(caption, index): reason for caption, index, keep, reason in rows if not keep}
+    assert "quality: blank" in why[caption_id(TEXTS[1]), 1]
+    assert all("captions: e-mail address" in why[caption_id(PRIVATE), index] for index in range(4))
+    assert summary.kept.num_rejected == len(why) == stored["keep"]["num_rejected"]
+    assert summary.kept.num_kept + len(why) == len(rows)
+    Console().show(summary)
+    out = capsys.readouterr().out
+    assert "all together" in out and "blank" in out
+    assert max(map(len, out.splitlines())) <= 80
+    json.dumps(summary.to_json())
+
+
+def test_audits_without_what_they_need_are_left_out_and_named(project: Path) -> None:
+    summary = audit_all(config(project))
+    assert summary.skipped == {"match": "no encoder was given (--encoder)"}
+    assert [result.audit for result in summary.results] == ["captions", "quality"]
+    with pytest.raises(UserError, match="no audit ran: match: no encoder"):
+        audit_all(config(project, only=("match",)))
+    with pytest.raises(ValueError, match="only names no audit 'matsch'; there are: captions, quality, match"):
+        config(project, only=("matsch",))
+
+
+def test_running_one_audit_again_keeps_the_verdicts_of_the_others(project: Path, clip: Path) -> None:
+    audit_all(config(project, encoder=str(clip)))
+    before = columns(project / "images.lance", "captions_ok", "quality_ok", "keep")
+    audit_all(config(project, only=("quality",)))
+    assert columns(project / "images.lance", "captions_ok", "quality_ok", "keep") == before
+    assert list(json.loads((project / "audit.json").read_text())["audits"]) == list(AUDITS)
+
+
+def test_training_draws_only_what_the_mask_keeps(project: Path) -> None:
+    audit_all(config(project))
+    ImageTable.open(project / "images.lance").append([image_row("a new caption", 0, picture(0, 1))])
+    views = ViewSource(data_config(project / "images.lance", keep="keep", captions_per_batch=30), seed=0)
+    kept = {
+        identity_of("teacher-a", caption, index)
+        for caption, index, keep in columns(project / "images.lance", "caption_id", "image_index", "keep")
+        if keep
+    }
+    assert views.num_images == len(kept) == 4 * len(TEXTS) - 1
+    drawn = {image for step in range(8) for image in views.batch(step)["image_id"].flatten().tolist()}
+    assert drawn <= kept and len(drawn) > 100
+    assert caption_id(PRIVATE) not in views.caption_ids
+
+
+def test_a_run_trains_on_the_mask_from_end_to_end(project: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    audit_all(config(project))
+    settings = {
+        "out": tmp_path / "run",
+        "data": {
+            "images": [project / "images.lance"],
+            "keep": "keep",
+            "captions_per_batch": 8,
+            "images_per_caption": 2,
+            "view": {"image_size": 16},
+        },
+        "num_steps": 2,
+        "precision": "float32",
+        "compile": False,
+        "device": "cpu",
+        "method": {
+            "encoder": {
+                "architecture": "vit_tiny_patch16_224",
+                "image_size": 16,
+                "patch_size": 8,
+                "width": 24,
+                "depth": 1,
+                "num_heads": 3,
+            },
+            "head_hidden": 16,
+            "head_out": 8,
+        },
+    }
+    train("stablerep", build(METHODS["stablerep"].config, settings, origin="test"))
+    resolved = json.loads((tmp_path / "run" / "resolved.json").read_text())
+    assert resolved["data"]["captions"] == len(TEXTS)
+    assert resolved["data"]["images"] == 4 * len(TEXTS) - 1
+    assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["loss"])

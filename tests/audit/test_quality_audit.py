@@ -1,0 +1,143 @@
+"""`audit quality` on a table of good pictures and pictures with known defects."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted_table import columns, image_row, write_images
+from pictures_with_defects import blurred, compressed, enlarged, noisy, png, scene
+from PIL import Image
+
+from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
+from stablerep.errors import UserError
+from stablerep.store import REAL, ImageTable
+
+DEFECTS = {
+    "blurred": blurred(2.5),
+    "noisy": noisy(25),
+    "blocks of compression": compressed(6),
+    "less detail than pixels": enlarged(16),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real pictures at twice the size, which the audit shrinks to that of the painted ones."""
+    path = tmp_path_factory.mktemp("real") / "real.lance"
+    rows = [image_row(f"real {seed}", 0, scene(1000 + seed, 128), origin=REAL) for seed in range(100)]
+    write_images(path, rows)
+    return path
+
+
+@pytest.fixture
+def painted(tmp_path: Path) -> Path:
+    """Caption a: two good pictures, a repeated and a blank one; b: one of each defect; c: no picture at all."""
+    good = [scene(seed) for seed in range(2)]
+    rows = [
+        image_row("a", index, picture)
+        for index, picture in enumerate([*good, good[0], Image.new("RGB", (64, 64))])
+    ]
+    rows += [
+        image_row("b", index, change(scene(10 + index))) for index, change in enumerate(DEFECTS.values())
+    ]
+    rows.append(image_row("c", 0, b"no picture", width=64, height=64))
+    rows.append(image_row("c", 1, None, status="failed", reason="withheld"))
+    path = tmp_path / "images.lance"
+    write_images(path, rows)
+    return path
+
+
+def reasons(path: Path) -> dict[tuple[str, int], str | None]:
+    """What speaks against each picture, by the caption's place and the image index."""
+    from stablerep.store import caption_id
+
+    name_of = {caption_id(name): name for name in "abc"}
+    found = columns(path, "caption_id", "image_index", "quality_ok", "quality_reason")
+    for _, _, fine, reason in found:
+        assert fine == (reason is None) or fine is None
+    return {(name_of[caption], index): reason for caption, index, _, reason in found}
+
+
+def test_without_a_reference_only_what_is_no_picture_is_rejected(painted: Path) -> None:
+    result = audit_quality(QualityConfig(images=painted))
+    found = {key: reason for key, reason in reasons(painted).items() if reason}
+    assert found.pop(("c", 0)).startswith("cannot be decoded")
+    assert found == {("a", 2): "repeats image 0 of its caption", ("a", 3): "blank"}
+    assert (result.num_pictures, result.num_rejected) == (9, 3)
+    assert result.kept.num_unknown == 1, "the failed painting has no verdict"
+
+
+def test_defects_are_found_by_comparison_with_real_pictures(painted: Path, reference: Path) -> None:
+    rules = QualityRules(reference=reference)
+    result = audit_quality(QualityConfig(images=painted, rules=rules))
+    found = reasons(painted)
+    assert found["a", 0] is None and found["a", 1] is None
+    for index, words in enumerate(DEFECTS):
+        assert words in (found["b", index] or ""), (words, found["b", index])
+    assert result.facts["reference pictures rejected"] <= 0.1
+    stored = json.loads((painted.parent / "audit.json").read_text())["audits"]["quality"]
+    assert stored["facts"]["limits"].keys() == {
+        "spread",
+        "clipped",
+        "noise",
+        "blur",
+        "blockiness",
+        "resolution",
+    }
+    assert {(one["caption_id"], one["image_index"]) for one in stored["worst"]} and len(stored["worst"]) == 7
+
+
+def test_diversity_is_that_of_the_caption(painted: Path) -> None:
+    audit_quality(QualityConfig(images=painted))
+    found = columns(painted, "caption_id", "image_index", "quality_diversity", "quality_nearest")
+    diversity: dict[str, set[float]] = {}
+    for caption, _, value, _ in found:
+        diversity.setdefault(caption, set()).add(value)
+    assert all(len(values) == 1 for values in diversity.values())
+    assert [value for *_, value in found].count(0.0) == 1, "the repeated picture"
+    assert {None} in diversity.values(), "a caption with one picture has none"
+
+
+def test_the_columns_are_those_of_the_measures(painted: Path) -> None:
+    result = audit_quality(QualityConfig(images=painted, where="image_index = 0"))
+    names = ["quality_spread", "quality_clipped", "quality_noise", "quality_blur", "quality_blockiness"]
+    names += ["quality_resolution", "quality_diversity", "quality_nearest"]
+    assert list(result.columns) == names
+    blur = [value for (value,) in columns(painted, "quality_blur")]
+    assert sum(value is not None for value in blur) == 2, (
+        "only image 0 of a and b was judged and can be decoded"
+    )
+
+
+def test_a_second_time_gives_the_same_table(painted: Path, reference: Path) -> None:
+    config = QualityConfig(images=painted, rules=QualityRules(reference=reference, num_reference=40))
+    audit_quality(config)
+    table = ImageTable.open(painted)
+    names = table.dataset.schema.names
+    first = table.read(names).to_pylist()
+    audit_quality(config)
+    assert table.reload().read(names).to_pylist() == first
+
+
+def test_what_cannot_be_audited_is_a_sentence(tmp_path: Path, painted: Path) -> None:
+    with pytest.raises(UserError, match="no picture matches"):
+        audit_quality(QualityConfig(images=painted, where="image_index = 77"))
+    with pytest.raises(UserError, match="the filter 'imag = 1' is not valid"):
+        audit_quality(QualityConfig(images=painted, where="imag = 1"))
+    with pytest.raises(UserError, match="no image table"):
+        audit_quality(QualityConfig(images=tmp_path / "absent.lance"))
+    with pytest.raises(ValueError, match="false_alarms"):
+        QualityRules(false_alarms=0)
+    assert not (tmp_path / "audit.json").exists()
+
+
+def test_pictures_of_several_sizes_are_measured(tmp_path: Path) -> None:
+    rows = [
+        image_row("a", index, png(scene(index, side)), width=side, height=side)
+        for index, side in enumerate((64, 32, 48))
+    ]
+    write_images(tmp_path / "images.lance", rows)
+    audit_quality(QualityConfig(images=tmp_path / "images.lance"))
+    found = np.array([value for (value,) in columns(tmp_path / "images.lance", "quality_resolution")])
+    assert (found > 0.75 * np.array([64, 32, 48])).all() and (found <= [64, 32, 48]).all()

@@ -1,0 +1,122 @@
+"""Verdicts stand side by side, and the mask follows from all of them, whoever ran last."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from painted_table import image_row, write_images
+
+from stablerep.audit.record import AuditResult, audit_path, record
+from stablerep.audit.verdicts import Kept, audits_of, combine, renew_mask, verdict_columns, write_verdicts
+from stablerep.errors import UserError
+from stablerep.store import ImageTable
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ImageTable:
+    rows = [image_row("a", index, b"picture") for index in range(3)]
+    return write_images(
+        tmp_path / "images.lance", [*rows, image_row("b", 0, None, status="failed", reason="blank")]
+    )
+
+
+def mask(table: ImageTable) -> list[tuple[bool | None, str | None]]:
+    rows = table.reload().read(["keep", "keep_reason"]).to_pylist()
+    return [(row["keep"], row["keep_reason"]) for row in rows]
+
+
+def test_an_audit_that_runs_again_replaces_its_own_verdicts_and_no_others(table: ImageTable) -> None:
+    first = write_verdicts(
+        table, np.arange(3), "match", [None, "far off", None], {"match": pa.array([0.9, 0.1, 0.8])}
+    )
+    assert first == Kept(num_kept=2, num_rejected=1, num_unknown=1, rejected_by={"match": 1})
+    table = table.reload()
+    second = write_verdicts(table, np.arange(2), "quality", ["blurred", "noisy"], {})
+    assert second.rejected_by == {"match": 1, "quality": 2}
+    assert mask(table) == [
+        (False, "quality: blurred"),
+        (False, "match: far off; quality: noisy"),
+        (True, None),
+        (None, None),
+    ]
+    write_verdicts(
+        table.reload(), np.arange(3), "match", [None, None, "no"], {"match": pa.array([0.9, 0.7, 0.2])}
+    )
+    assert mask(table) == [
+        (False, "quality: blurred"),
+        (False, "quality: noisy"),
+        (False, "match: no"),
+        (None, None),
+    ]
+    assert audits_of(table.reload()) == ["match", "quality"]
+    assert table.reload().read(["match"])["match"].to_pylist() == [0.9, 0.7, 0.2, None]
+
+
+def test_rows_that_come_later_are_not_judged(table: ImageTable) -> None:
+    write_verdicts(table, np.arange(3), "match", [None] * 3, {})
+    table.reload().append([image_row("c", 0, b"new")])
+    kept = renew_mask(table)
+    assert (kept.num_kept, kept.num_unknown) == (3, 2)
+    assert mask(table)[-1] == (None, None)
+
+
+def test_a_mask_is_made_again_where_verdicts_change_meanwhile(
+    table: ImageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another audit commits its verdicts after ours were read and before the mask is written."""
+    write_verdicts(table, np.arange(3), "match", [None] * 3, {})
+    original, calls = ImageTable.write_columns, []
+
+    def interrupted(self: ImageTable, *arguments: object) -> ImageTable:
+        if not calls:
+            calls.append(True)
+            original(table.reload(), np.arange(1), verdict_columns("quality", ["blurred"]))
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageTable, "write_columns", interrupted)
+    assert renew_mask(table).num_rejected == 1
+    assert mask(table)[0] == (False, "quality: blurred")
+
+
+def test_no_verdict_speaks_neither_for_nor_against() -> None:
+    def verdict(*fine: bool | None) -> pa.Table:
+        return pa.table({"ok": pa.array(fine, pa.bool_()), "reason": pa.array(["x"] * len(fine))})
+
+    keep, why = combine({"a": verdict(None, None, True, False), "b": verdict(None, True, None, True)})
+    assert keep == [None, True, True, False]
+    assert why == [None, None, None, "a: x"]
+
+
+def result(images: Path, audit: str, num_rejected: int) -> AuditResult:
+    kept = Kept(num_kept=1, num_rejected=num_rejected, num_unknown=0, rejected_by={audit: num_rejected})
+    return AuditResult(audit=audit, images=images, num_pictures=9, num_rejected=num_rejected, columns=("x",),
+                       facts={"limit": 0.5, "none": None}, worst=(), kept=kept, seconds=1.0)  # fmt: skip
+
+
+def test_findings_of_several_audits_share_a_file(tmp_path: Path) -> None:
+    import json
+
+    images = tmp_path / "images.lance"
+    path = audit_path(images, None)
+    for audit, num_rejected in (("match", 3), ("quality", 2), ("match", 1)):
+        record(path, result(images, audit, num_rejected))
+    content = json.loads(path.read_text())
+    assert {name: found["num_rejected"] for name, found in content["audits"].items()} == {
+        "match": 1,
+        "quality": 2,
+    }
+    assert content["keep"]["num_rejected"] == 1
+    with pytest.raises(UserError, match=r"audit.json holds the audits of images.lance, not of other.lance"):
+        audit_path(tmp_path / "other.lance", None)
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"audit.json does not hold audits"):
+        audit_path(images, None)
+
+
+def test_a_result_is_a_table_without_empty_lines(tmp_path: Path) -> None:
+    rows = dict(result(tmp_path / "images.lance", "match", 3).rows())
+    assert rows["match: rejected"] == "3 (33.3 %)"
+    assert rows["match: limit"] == "0.5"
+    assert "match: none" not in rows
+    assert rows["rejected by any audit"] == "3 (75.0 %)"

@@ -1,0 +1,145 @@
+"""Few-step painting: what the student is asked for, and that it then paints as its teacher does."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from tiny_training import NUM_CAPTIONS, World, decode_png, text, train_config
+from torch import Tensor
+
+from stablerep.errors import UserError
+from stablerep.generation.settings import PaintConfig
+from stablerep.generation.teacher import load_teacher
+from stablerep.learning.distillation import Distillation, DistillationConfig
+from stablerep.learning.method import Batch
+from stablerep.learning.methods import METHODS
+
+N, V = 4, 2
+TEXTS = [text(number) for number in range(NUM_CAPTIONS)]
+
+
+def student(world: World, **changes: Any) -> Distillation:
+    config = train_config("distillation", world, Path("unused"), method=changes)
+    learner = METHODS["distillation"].build(config)
+    assert isinstance(learner, Distillation)
+    return learner.train()
+
+
+def batch(learner: Distillation, texts: Sequence[str] = TEXTS[:N]) -> Batch:
+    pictures = [decode_png(100 * number + view) for number in range(N) for view in range(V)]
+    return {
+        "image": torch.stack(pictures).unflatten(0, (N, V)),
+        "valid": torch.ones(N, V, dtype=torch.bool),
+        "seed": torch.tensor([21, 22, 23, 24]),
+        "tokens": learner.tokenize(texts),
+    }
+
+
+def test_one_step_for_one_without_guidance_is_nothing_to_learn(world: World) -> None:
+    learner = student(world, substeps=1, guidance_scale=1.0)
+    data = batch(learner)
+    assert float(learner.loss(learner.encode(data), data).loss.detach()) < 1e-10
+    guided = student(world, substeps=1, guidance_scale=3.0)
+    assert float(guided.loss(guided.encode(data), data).loss.detach()) > 1e-6
+
+
+def stock_step(
+    pipeline: Any, latents: Tensor, prompt: str, levels: Sequence[float], guidance: float
+) -> Tensor:
+    """Euler steps between levels as a stock pipeline would take them, with its own text and its own guidance."""
+    embeds, mask, negative, negative_mask = pipeline.encode_prompt(prompt, max_sequence_length=8)
+    for here, there in itertools.pairwise(levels):
+        both = pipeline.transformer(
+            torch.cat([latents, latents]),
+            encoder_hidden_states=torch.cat([negative, embeds]),
+            encoder_attention_mask=torch.cat([negative_mask, mask]),
+            timestep=torch.full((2,), 1000 * here),
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+        ).sample
+        plain, asked = both.chunk(2)
+        latents = latents + (there - here) * (plain + guidance * (asked - plain))
+    return latents
+
+
+def test_the_student_is_asked_to_arrive_where_the_guided_teacher_does(world: World) -> None:
+    """Against the stock transformer, driven step by step in the plain way."""
+    learner = student(world, num_inference_steps=2, substeps=3, guidance_scale=2.5)
+    pipeline = DiffusionPipeline.from_pretrained(world.painter)
+    calls: list[Tensor] = []
+    learner.student["transformer"].register_forward_pre_hook(
+        lambda _module, args, kwargs: calls.extend([args[0], kwargs["timestep"]]), with_kwargs=True
+    )
+    data = batch(learner)
+    velocity = learner.encode(data)["velocity"]
+    noisy, timestep = calls
+    grid = [float(level) for level in learner.levels]
+    assert grid == [pytest.approx(0.999), pytest.approx(0.4995), 0.0]
+    starts = set()
+    for row in range(N * V):
+        begin = float(timestep[row]) / 1000
+        number = min(range(2), key=lambda index: abs(grid[index] - begin))
+        starts.add(number)
+        end = grid[number + 1]
+        levels = [begin + (end - begin) * part / 3 for part in range(4)]
+        with torch.no_grad():
+            arrived = stock_step(pipeline, noisy[row : row + 1], TEXTS[row // V], levels, 2.5)
+        expected = (arrived - noisy[row : row + 1]) / (end - begin)
+        torch.testing.assert_close(velocity[row : row + 1], expected, atol=1e-4, rtol=1e-4)
+    assert starts == {0, 1}, "every step of the student is drawn"
+
+
+def test_the_shipped_guidance_is_the_default_and_the_student_needs_none(world: World, tmp_path: Path) -> None:
+    learner = student(world)
+    assert learner.guidance_scale == 4.0  # what the painter's folder says
+    teacher = load_teacher(str(learner.export(tmp_path)), PaintConfig(dtype="float32"))
+    assert teacher.settings["guidance_scale"] == 1.0
+    assert teacher.settings["num_inference_steps"] == 2
+    assert teacher.settings["scheduler"]["solver_order"] == 1
+    assert teacher.styles == ("ink", "brush")
+
+
+def test_the_exported_sampler_takes_the_steps_that_were_learned(world: World, tmp_path: Path) -> None:
+    """Its levels are those of training, and between them it takes plain Euler steps."""
+    learner = student(world, num_inference_steps=3)
+    scheduler = DiffusionPipeline.from_pretrained(learner.export(tmp_path)).scheduler
+    scheduler.set_timesteps(3)
+    torch.testing.assert_close(scheduler.sigmas, learner.levels)
+    torch.manual_seed(0)
+    sample = torch.randn(1, 4, 8, 8)
+    for number, step in enumerate(scheduler.timesteps):
+        velocity = torch.randn(1, 4, 8, 8)
+        euler = sample + (learner.levels[number + 1] - learner.levels[number]) * velocity
+        sample = scheduler.step(velocity, step, sample).prev_sample
+        torch.testing.assert_close(sample, euler, atol=1e-4, rtol=1e-4)
+
+
+def test_only_the_student_learns_and_it_does(world: World) -> None:
+    learner = student(world, guidance_scale=4.0)
+    data = batch(learner)
+    before = {name: value.clone() for name, value in learner.teacher.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=2e-3)
+    losses = []
+    for step in range(60):
+        drawn = data | {"seed": data["seed"] + 100 * (step % 5)}
+        loss = learner.loss(learner.encode(drawn), drawn).loss
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10]), losses
+    assert all(torch.equal(value, before[name]) for name, value in learner.teacher.state_dict().items())
+    assert all(name.startswith("student.") for name, one in learner.named_parameters() if one.requires_grad)
+
+
+def test_what_is_no_painter_of_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown teacher"):
+        Distillation(DistillationConfig(teacher=str(tmp_path / "none")))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"stablerep.json cannot be read .* `train text-to-image` exported"):
+        Distillation(DistillationConfig(teacher=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="guidance_scale must be at least 1"):
+        DistillationConfig(teacher="icons", guidance_scale=0.5)
