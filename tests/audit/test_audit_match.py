@@ -61,7 +61,7 @@ def test_levels_of_shuffled_captions_are_what_they_say(world: Path, clip: Path, 
     result = audit_match(config(world, clip, painted))
     control = result.facts["the same with shuffled captions"]
     for level in (0.5, 0.9, 0.95):
-        assert control[f"{level:g}"] == pytest.approx(1 - level, abs=0.08)
+        assert control[f"{100 * level:g} %"] == pytest.approx(1 - level, abs=0.08)
     assert result.facts["mean level (AUROC against shuffled captions)"] > 0.85
 
 

@@ -129,10 +129,10 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
             "encoder": config.encoder,
             "mean level (AUROC against shuffled captions)": float(matched.level.mean()),
             "at or above level": {
-                f"{level:g}": float((matched.level >= level).mean()) for level in _SHOWN_LEVELS
+                _percent(level): float((matched.level >= level).mean()) for level in _SHOWN_LEVELS
             },
             "the same with shuffled captions": {
-                f"{level:g}": float((matched.control >= level).mean()) for level in _SHOWN_LEVELS
+                _percent(level): float((matched.control >= level).mean()) for level in _SHOWN_LEVELS
             },
             "level wanted": config.rules.level,
             "best of a caption kept": config.rules.keep_best,
@@ -195,6 +195,10 @@ def _codes(names: list[str]) -> np.ndarray:
     """Equal names as equal integers."""
     codes: np.ndarray = np.unique(np.array(names, dtype=object), return_inverse=True)[1]
     return codes
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
 
 
 def _reason(row: int, matched: Matched, rules: MatchRules) -> str | None:
