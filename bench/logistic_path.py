@@ -26,8 +26,8 @@ def examples(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.nd
     centres = rng.normal(size=(options.classes, options.features)) * options.apart
     labels = rng.integers(0, options.classes, 2 * options.examples)
     features = (centres[labels] + rng.normal(size=(len(labels), options.features))) * spectrum @ axes
-    parts = np.split(features.astype(np.float32), 2)
-    return (*parts, *np.split(labels, 2))
+    train, test = np.split(features.astype(np.float32), 2)
+    return train, test, *np.split(labels, 2)
 
 
 def main() -> None:

@@ -145,6 +145,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "images.lance --world icons --judge runs/simclr",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
     ),
+    ("convert",): Command(
+        "image tables to folders, tars or Parquet, and back",
+        "images.lance shared --to webdataset",
+        _from("interchange.convert", "ConvertConfig", "convert"),
+    ),
     ("export",): Command(
         "an encoder for timm, open_clip, transformers or ONNX",
         "runs/stablerep --to timm --out exported",

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tiny_icons import COLOURS, captions, drawing, image_row
@@ -81,6 +82,15 @@ def test_scores_are_written_and_repeatable(world: Path, tmp_path: Path) -> None:
     assert evaluate_painter(settings(images, world, out=tmp_path / "again.json")) == first
     assert (tmp_path / "again.json").read_text() == (tmp_path / "painter-scores.json").read_text()
     assert all(len(row) == len(first.HEADER) for row in first.rows())
+
+
+def test_what_the_judge_named_every_picture_is_kept(world: Path, tmp_path: Path) -> None:
+    scores = evaluate_painter(settings(paint(tmp_path, READS), world))
+    named = pq.read_table(tmp_path / "painter-scores-named.parquet").to_pylist()
+    assert len(named) == scores.fidelity.num_pictures
+    assert [row["caption_id"] for row in named] == sorted(row["caption_id"] for row in named)
+    right = sum(row["named"] == row["label"] for row in named) / len(named)
+    assert right == pytest.approx(scores.fidelity.top1.value)
 
 
 def test_split_and_failures_are_counted(world: Path, tmp_path: Path) -> None:

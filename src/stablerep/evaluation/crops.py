@@ -50,7 +50,7 @@ def _crop(image: Tensor, size: int, config: SgdConfig, identity: tuple[int, int]
     """A rectangle of the image (3, H, W) as a square (3, size, size)."""
     rng = runtime.numpy_generator("probe crop", config.seed, *identity)
     top, left, height, width = rectangle(image.shape[1], image.shape[2], config.crop_scale, rng)
-    square = transforms.resized_crop(image, top, left, height, width, [size, size], antialias=True)
+    square: Tensor = transforms.resized_crop(image, top, left, height, width, [size, size], antialias=True)
     return square.flip(2) if rng.random() < 0.5 else square
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tyro
 
 from stablerep import runtime
@@ -22,7 +24,7 @@ from stablerep.evaluation.near_copies import NearCopies, NearCopyConfig, find_ne
 from stablerep.features import FrozenEncoder, RawPixels, extract
 from stablerep.models.encoder import load_encoder
 from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
-from stablerep.run import write_text
+from stablerep.run import write_atomically, write_text
 
 RAW_PIXELS = "raw-pixels"
 
@@ -71,8 +73,9 @@ class PainterConfig:
     copies: NearCopyConfig = field(default_factory=NearCopyConfig)
     """Settings of that search."""
     out: Path | None = None
-    """Where to write the scores; painter-scores.json beside the table where not given. Features are cached by content
-    in features/ beside it, and the pairs that are most alike are drawn as painter-scores-nearest.png."""
+    """Where to write the scores; painter-scores.json beside the table where not given. Beside it: what the judge named
+    every picture (painter-scores-named.parquet), the pairs that are most alike (painter-scores-nearest.png), and
+    features, cached by content, in features/."""
 
     def __post_init__(self) -> None:
         if min(self.num_bootstrap, self.batch_size) < 1:
@@ -201,8 +204,16 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
         num_failed=paintings.num_failed,
         num_not_judged=paintings.num_not_judged,
     )
+    _write_named(named, _scores_path(config))
     _write(scores, pairs, _scores_path(config), console)
     return scores
+
+
+def _write_named(named: Named, scores: Path) -> None:
+    """For each picture, ordered by identity, its caption, the label asked for and what the judge named it."""
+    table = pa.table({"caption_id": named.groups, "label": named.labels, "named": named.named})
+    path = scores.with_name(f"{scores.stem}-named.parquet")
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def _scores_path(config: PainterConfig) -> Path:

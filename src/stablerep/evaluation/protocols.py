@@ -18,12 +18,21 @@ from stablerep.evaluation.benchmarks import (
     Benchmark,
     BenchmarkData,
     MissingDataError,
+    is_benchmark,
     load_benchmark,
 )
 from stablerep.evaluation.classify import ProbeProtocol
+from stablerep.evaluation.composition import PAIRS, Composition
 from stablerep.evaluation.contract import Classified, Measure, NotMeasurableError, Subject, Tools
+from stablerep.evaluation.fairness import Fairness, FairnessConfig
+from stablerep.evaluation.few_shot import FewShot, FewShotConfig
+from stablerep.evaluation.finetune import FineTune, FineTuneConfig
 from stablerep.evaluation.intervals import GroupBootstrap
+from stablerep.evaluation.public import TORCHVISION
+from stablerep.evaluation.retrieval import Retrieval, RetrievalConfig
 from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
+from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
+from stablerep.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from stablerep.features import RawPixels, untrained_encoder
 from stablerep.models.encoder import load_encoder
 from stablerep.probes import ProbeConfig
@@ -43,7 +52,8 @@ class EvaluateConfig:
     benchmarks: tuple[str, ...] = ("icons",)
     """Real data to score on; docs/guides/evaluate.md lists which protocol reads which."""
     protocols: tuple[str, ...] = ("knn", "linear")
-    """How to measure: knn, linear, logistic, sgd, sgd-bn."""
+    """How to measure: knn, linear, logistic, sgd, sgd-bn, few-shot, fine-tune, zero-shot, retrieval,
+    composition, segmentation, fairness."""
     folder: Path | None = None
     """Folder of class folders (train/CLASS/..., test/CLASS/..., perhaps val/CLASS/...), for the benchmark `folder`."""
     table: Path | None = None
@@ -70,6 +80,18 @@ class EvaluateConfig:
     """Where the encoders run: auto, cpu, cuda, mps."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """Settings of the probes."""
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    """Settings of `few-shot`."""
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    """Settings of `fine-tune`."""
+    zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
+    """Settings of `zero-shot`."""
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    """Settings of `retrieval`."""
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    """Settings of `segmentation`."""
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    """Settings of `fairness`."""
     out: Path | None = None
     """Folder for scores.json and the cached features; the run folder where not given."""
 
@@ -78,7 +100,7 @@ class EvaluateConfig:
             ("benchmarks", self.benchmarks, _every_benchmark(self)),
             ("protocols", self.protocols, tuple(PROTOCOLS)),
         ):
-            wrong = [item for item in asked if item not in known]
+            wrong = [item for item in asked if item not in known and not item.startswith(TORCHVISION)]
             if wrong or not asked:
                 raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(wrong) or 'none'}")
         if min(self.num_bootstrap, self.batch_size) < 1:
@@ -97,6 +119,16 @@ PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
     "logistic": lambda config: ProbeProtocol("logistic", config.probe),
     "sgd": lambda config: ProbeProtocol("sgd", config.probe),
     "sgd-bn": lambda config: ProbeProtocol("sgd-bn", config.probe),
+    "few-shot": lambda config: FewShot(config.few_shot),
+    "fine-tune": lambda config: FineTune(config.fine_tune),
+    "zero-shot": lambda config: ZeroShot(config.zero_shot),
+    "retrieval": lambda config: Retrieval(config.retrieval),
+    "composition": lambda _: Composition(PAIRS),
+    "segmentation": lambda config: Segmentation(config.segmentation),
+    "fairness": lambda config: Fairness(
+        config.fairness,
+        {"linear": ProbeProtocol("linear", config.probe), "zero-shot": ZeroShot(config.zero_shot)},
+    ),
 }
 """Every protocol by its name on the command line, with the settings that it takes from the configuration."""
 
@@ -169,7 +201,7 @@ def _measure_benchmark(
     measures = {protocol: PROTOCOLS[protocol](config) for protocol in config.protocols}
     data: dict[str, Any] = {}
     for protocol, measure in measures.items():
-        if name not in measure.benchmarks:
+        if name not in measure.benchmarks and not (measure.benchmarks is BENCHMARKS and is_benchmark(name)):
             _skip(found, tools, f"{name}: {protocol}", _cannot(protocol, name, measure))
             continue
         try:

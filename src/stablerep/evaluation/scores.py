@@ -310,7 +310,7 @@ def _outcome_table(outcomes: Sequence[Outcome]) -> pa.Table:
 def _outcomes(table: pa.Table) -> tuple[Outcome, ...]:
     columns = {name: np.array(table[name].to_pylist()) for name in table.column_names}
     starts = np.flatnonzero(columns["position"] == 0)
-    ends = np.append(starts[1:], len(table))
+    ends = np.append(starts[1:], len(table))[: len(starts)]
     return tuple(
         Outcome(
             benchmark=str(columns["benchmark"][start]),

@@ -77,7 +77,7 @@
   const boxParts = {};
   const buildBox = () => {
     boxParts.image = make("img", { alt: "" });
-    boxParts.caption = make("h2", { id: "sg-box-title" });
+    boxParts.caption = make("h2", { id: "sg-box-title", tabIndex: -1, autofocus: true });
     boxParts.facts = make("dl");
     boxParts.marks = make("div", { className: "sg-box-marks", role: "group", ariaLabel: "Mark this picture" });
     for (const [key, name] of Object.entries(MARKS))
@@ -115,8 +115,7 @@
       return;
     }
     box.dataset.place = place;
-    const facts = Object.fromEntries(known.facts);
-    box.dataset.mark = facts.gallery_mark ?? "";
+    box.dataset.mark = known.mark ?? "";
     boxParts.image.hidden = !known.src;
     if (known.src) boxParts.image.src = known.src; else boxParts.image.removeAttribute("src");
     boxParts.image.alt = known.caption;
@@ -281,15 +280,16 @@
   const controls = ({ element, trigger, props, watch }) => {
     const root = element.querySelector(".sg-controls");
     const open = new Set();
+    let turn = 0;  // answers to what was asked before the last change come too late
     let told = { filters: {}, view: "captions", sort: "*table", descending: false };
-    const tell = change => { told = { ...told, ...change }; trigger("chosen", { said: told }); };
+    const tell = change => { told = { ...told, ...change, turn: ++turn }; trigger("chosen", { said: told }); };
     const filter = (name, chosen) => {
       const filters = { ...told.filters };
       if (chosen) filters[name] = chosen; else delete filters[name];
       tell({ filters });
     };
     const select = (label, options, value, onChange) => make("label", {}, make("span", { textContent: label }),
-      Object.assign(make("select", {}, ...options.map(([key, text]) => make("option", { value: key, textContent: text }))),
+      Object.assign(make("select", { ariaLabel: label }, ...options.map(([key, text]) => make("option", { value: key, textContent: text }))),
         { value, onchange: event => onChange(event.target.value) }));
 
     const shape = column => {
@@ -297,7 +297,7 @@
       const bars = column.every.map((every, bin) => make("i", { style: `--every:${every / most};--here:${column.here[bin] / most}`,
         title: `${column.edges[bin]} to ${column.edges[bin + 1]}: ${count(column.here[bin])} of ${count(every)}` }));
       const number = (which, text) => make("label", {}, make("span", { textContent: text }),
-        make("input", { type: "number", step: "any", value: column[which] ?? "", placeholder: String(which === "low" ? column.edges[0] : column.edges.at(-1)),
+        make("input", { type: "number", step: "any", ariaLabel: `${column.name} ${text}`, value: column[which] ?? "", placeholder: String(which === "low" ? column.edges[0] : column.edges.at(-1)),
           onchange: event => filter(column.name, ends({ [which]: event.target.value })) }));
       const ends = change => {
         const both = { low: column.low, high: column.high, ...change };
@@ -327,13 +327,14 @@
     };
     const show = () => {
       const value = props.value;
-      if (!value?.columns?.length) return;
+      if (!value?.columns?.length || value.turn < turn) return;
       const focused = document.activeElement, path = root.contains(focused) ? [...root.querySelectorAll("input, select, button, summary")].indexOf(focused) : -1;
       const filters = {};
       for (const column of value.columns) {
         if (column.kind === "number" && (column.low !== null || column.high !== null)) filters[column.name] = { low: column.low, high: column.high };
         if (column.kind === "choice" && column.choices.some(choice => choice.picked)) filters[column.name] = { choices: column.choices.filter(choice => choice.picked).map(choice => choice.name) };
       }
+      turn = value.turn;
       told = { filters, view: value.view, sort: value.sort, descending: value.descending };
       const numFilters = Object.keys(filters).length;
       const views = make("fieldset", { className: "sg-views" }, make("legend", { textContent: "Show" }),

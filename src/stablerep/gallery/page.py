@@ -22,6 +22,7 @@ _HEAD = (
     '<script src="/gallery/static/map.js"></script><script src="/gallery/static/gallery.js"></script>'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
 )
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
 
 
 def application(gallery: Gallery) -> Any:
@@ -66,7 +67,7 @@ def lay_out(gallery: Gallery) -> Any:
                 _map_tab(gallery, wish)
             with gr.Tab("Paint", id="paint"):
                 _paint_tab(gallery)
-    page.queue(default_concurrency_limit=4, api_open=False)
+    page.queue(default_concurrency_limit=1, api_open=False)  # answers come in the order of the questions
     return page
 
 
@@ -128,7 +129,8 @@ def _browse_tab(gallery: Gallery, wish: Any, page: Any) -> None:
         gallery.refresh()
         return show(asked)
 
-    quiet = {"outputs": outputs, "show_progress": "hidden", "api_visibility": "private"}
+    # A request is never dropped because another one is under way: the last change is the one that counts.
+    quiet = {**_QUIET, "outputs": outputs}
     for listen in (text.submit, mode.input):
         listen(typed, [wish, text, mode], **quiet)
     controls.chosen(changed, [wish], **quiet)
@@ -163,7 +165,7 @@ def _told(answer: Callable[[], tuple[Any, ...]], asked: Wish) -> tuple[Any, ...]
 
 
 def _chosen(asked: Wish) -> dict[str, Any]:
-    return {"view": asked.view, "sort": asked.sort, "descending": asked.descending}
+    return {"view": asked.view, "sort": asked.sort, "descending": asked.descending, "turn": asked.turn}
 
 
 def _like_words(asked: Wish) -> str | None:
@@ -181,6 +183,7 @@ def _controlled(asked: Wish, said: Mapping[str, Any]) -> Wish:
         view="pictures" if said.get("view") == "pictures" else "captions",
         sort=str(said.get("sort", asked.sort)),
         descending=bool(said.get("descending")),
+        turn=int(said.get("turn", 0)),
         page=0,
     )
 
@@ -244,7 +247,7 @@ def _compare_tab(gallery: Gallery, tab: Any) -> None:
     def paged(above: str, below: str, event: gr.EventData) -> str:
         return compare(above, below, int(event.said))
 
-    quiet = {"outputs": results, "show_progress": "hidden", "api_visibility": "private"}
+    quiet = {**_QUIET, "outputs": results}
     for listen in (tab.select, left.input, right.input):
         listen(compare, [left, right], **quiet)
     results.turned(paged, [left, right], **quiet)
@@ -274,7 +277,7 @@ def _copies_tab(gallery: Gallery, tab: Any) -> None:
     def paged(chosen: list[str], event: gr.EventData) -> str:
         return show(chosen, int(event.said))
 
-    quiet = {"outputs": results, "show_progress": "hidden", "api_visibility": "private"}
+    quiet = {**_QUIET, "outputs": results}
     for listen in (tab.select, verdicts.input):
         listen(show, [verdicts], **quiet)
     results.turned(paged, [verdicts], **quiet)

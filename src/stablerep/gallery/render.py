@@ -145,7 +145,7 @@ def copies(gallery: Gallery, found: list[CopyPair], page: Page, total: int) -> s
         facts += [pair.verdict] if pair.verdict else []
         content.append(
             {
-                "copy": _tile(gallery, pair.copy),
+                "shown": _tile(gallery, pair.copy),
                 "original": _tile(gallery, pair.found),
                 "text": index.text(index.caption[pair.copy.position]),
                 "of": f"image {pair.original.image_index} of {_caption_text(gallery, pair.original.caption_id)!r}, "

@@ -3,7 +3,11 @@
 import json
 from typing import Any
 
+import numpy as np
+
 from stablerep.errors import UserError
+from stablerep.gallery.index import MARK, MARKED_AT
+from stablerep.gallery.marks import marks_of
 from stablerep.gallery.pictures import for_browser
 from stablerep.gallery.render import resource
 from stablerep.gallery.session import Gallery
@@ -64,12 +68,13 @@ def facts(gallery: Gallery, table: int, position: int) -> dict[str, Any]:
         if index.has_picture[position]
         else None,
         "caption": index.text(index.caption[position]),
+        "mark": marks_of(index, np.array([position]))[0],
         "markable": table == 0,
         "facts": [
             ["origin", key.origin],
             ["caption id", key.caption_id],
             ["image index", str(key.image_index)],
-            *([name, _in_words(value)] for name, value in known.items()),
+            *([name, _in_words(value)] for name, value in known.items() if name not in (MARK, MARKED_AT)),
         ],
     }
 

@@ -1,5 +1,6 @@
 """What to edit, in words: how an edit is written, which texts name a concept, and which prompt becomes which."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,19 +61,17 @@ def read_edits(
 
 def read_numbers(text: str) -> tuple[str, dict[str, float]]:
     """``C: a=0.5,b=0.5`` as concept and numbers; ``UserError`` for anything else."""
-    concept, colon, listed = text.partition(":")
+    concept, _, listed = text.partition(":")
     numbers: dict[str, float] = {}
     for part in listed.split(","):
-        name, equals, number = part.partition("=")
-        try:
-            numbers[_phrase(name, text)] = float(number) if equals else float("nan")
-        except ValueError:
-            numbers[name] = float("nan")
-    if not colon or len(numbers) < 2 or any(number != number for number in numbers.values()):
+        name, _, number = part.partition("=")
+        with contextlib.suppress(ValueError):
+            numbers[normalise_text(name)] = float(number)
+    if len(numbers) < max(2, listed.count(",") + 1) or "" in numbers or not normalise_text(concept):
         raise UserError(
             f'{text!r} is not of the form "concept: attribute=number,attribute=number" with two attributes or more'
         )
-    return _phrase(concept, text), numbers
+    return normalise_text(concept), numbers
 
 
 def mentions(text: str, concept: str) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stablerep.errors import UserError
+from stablerep.generation.guidance import guide_within
 from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
 from stablerep.generation.settings import PaintSettings
@@ -193,6 +194,8 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
     pipeline.scheduler = choose_scheduler(pipeline, settings.scheduler)
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
+    if settings.guidance_interval is not None:
+        guide_within(pipeline, settings.guidance_interval, settings.batch_size)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -255,6 +258,8 @@ def _describe(
         "device": device,
         "threads": torch.get_num_threads() if device == "cpu" else None,
     }
+    if settings.guidance_interval is not None:  # only then, as tables painted before know no such setting
+        described["guidance_interval"] = list(settings.guidance_interval)
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 

@@ -66,8 +66,8 @@ def _what(encoder: Encoder, joint: ImageText | None) -> str:
     shape = encoder.attention_shape
     lines = [
         f"A vision transformer ({config.architecture}, {len(encoder.backbone.blocks)} blocks, {shape[0]} heads, "
-        f"patches of {encoder.backbone.patch_embed.patch_size[0]} pixels) that maps a picture to {encoder.dim} features: the "
-        "class token after the last LayerNorm.",
+        f"patches of {encoder.backbone.patch_embed.patch_size[0]} pixels) that maps a picture to {encoder.dim} "
+        "features: the class token after the last LayerNorm.",
         f"Pictures are resized to {config.image_size} x {config.image_size} (bilinear, both sides alike), scaled to "
         f"[0, 1], and normalised with mean {_numbers(config.mean)} and standard deviation {_numbers(config.std)}.",
     ]

@@ -107,7 +107,7 @@ def train_heads(
         order = torch.randperm(
             num_examples, generator=runtime.torch_generator("sgd order", config.seed, number)
         )
-        for rows in order.split(size):
+        for rows in torch.split(order, size):
             rate = rates * (1 + math.cos(math.pi * step / steps)) / 2
             training.step(features[rows], targets[rows], rate)
             step += 1

@@ -45,6 +45,9 @@ class CompareConfig:
     """Numbers of captions to learn from; the smaller sets are parts of the larger ones."""
     num_images: int = 4
     """Pictures painted per caption (K)."""
+    painted: Path | None = None
+    """Table to paint into and to learn from, so that comparisons can share it; images.lance of the folder where not
+    given. All its pictures are learned from, so a comparison of fewer needs a filter in its recipe."""
     num_steps: int = 1000
     """Updates of the weights of every run."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -153,7 +156,7 @@ class _Matrix:
     def __init__(self, config: CompareConfig, console: Console) -> None:
         self.config, self.console = config, console
         self.world = config.out / "world" if config.world in WORLDS else Path(config.world)
-        self.painted = config.out / "images.lance"
+        self.painted = config.painted or config.out / "images.lance"
         self.recipe = config_module.read_recipe(config.settings)
 
     def prepare(self) -> None:

@@ -1,0 +1,68 @@
+"""Guidance in a part of the steps only: elsewhere the model sees the prompt alone, which halves what those steps cost.
+
+Kynkäänniemi et al. 2024, "Applying guidance in a limited interval improves sample and distribution quality in diffusion
+models". Pipelines guide by a batch that holds every picture twice, without its prompt and with it; outside the interval
+the model computes the second half alone and gives it out twice, so that guidance has no effect.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stablerep.errors import UserError
+
+_MODELS = ("transformer", "unet")
+
+
+def guide_within(pipeline: Any, interval: tuple[float, float], batch_size: int) -> None:
+    """Let ``pipeline`` guide only at times in ``interval``, where 0 is the finished picture and 1 pure noise.
+
+    ``batch_size`` is the number of pictures in every batch. Raises ``UserError`` for a pipeline without a transformer
+    or U-Net.
+    """
+    model = next((part for name in _MODELS if (part := getattr(pipeline, name, None)) is not None), None)
+    if model is None:
+        raise UserError(
+            f"{type(pipeline).__name__} has neither a transformer nor a U-Net, so guidance cannot be limited to an "
+            "interval; leave guidance_interval out"
+        )
+    num_timesteps = float(pipeline.scheduler.config.num_train_timesteps)
+    model.forward = _limited(model.forward, interval, 2 * batch_size, num_timesteps)
+
+
+def _limited(
+    forward: Callable[..., Any], interval: tuple[float, float], doubled: int, num_timesteps: float
+) -> Callable[..., Any]:
+    low, high = interval
+    signature = inspect.signature(forward)
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        sample = next(iter(given.values()))
+        time = float(torch.as_tensor(given["timestep"]).flatten()[0]) / num_timesteps
+        if len(sample) != doubled or low <= time <= high:
+            return forward(*args, **kwargs)
+        return _twice(forward(*_second_half(args, doubled), **_second_half(kwargs, doubled)))
+
+    return limited
+
+
+def _second_half(value: Any, doubled: int) -> Any:
+    """The same arguments with the second half of every tensor that has a row for each picture and prompt."""
+    if isinstance(value, Tensor):
+        return value[doubled // 2 :] if value.ndim and len(value) == doubled else value
+    if isinstance(value, Mapping):
+        return {name: _second_half(inner, doubled) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_second_half(inner, doubled) for inner in value)
+    return value
+
+
+def _twice(output: Any) -> Any:
+    """The model's output with every tensor repeated: as if both halves had come to the same."""
+    if isinstance(output, tuple):
+        return tuple(torch.cat([part, part]) if isinstance(part, Tensor) else part for part in output)
+    return type(output)(sample=torch.cat([output.sample, output.sample]))

@@ -1,0 +1,150 @@
+"""The command ``convert``: image tables to the layouts of other programs, and back, without losing anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.interchange.card import set_card
+from stablerep.interchange.folders import ImageFolder
+from stablerep.interchange.layouts import IMAGE_SUFFIXES, Layout, Options, safe_name
+from stablerep.interchange.official import Official
+from stablerep.interchange.parquet import Parquet
+from stablerep.interchange.tables import CAPTIONS, IMAGES, Tables, read_manifest, write_tables
+from stablerep.interchange.tars import WebDataset
+from stablerep.run import whole_folder, write_text
+
+LayoutName = Literal["tables", "imagefolder", "official", "webdataset", "parquet"]
+
+LAYOUTS: dict[str, Layout] = {
+    "imagefolder": ImageFolder(),
+    "official": Official(),
+    "webdataset": WebDataset(),
+    "parquet": Parquet(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Turn image tables into what other programs read, or such a set into tables."""
+
+    source: Positional[Path]
+    """Image table or folder with images.lance; or an image folder, CSV with folders, WebDataset, Parquet files."""
+    out: Positional[Path]
+    """Folder to write; it must not exist. Tables go to images.lance and captions.lance in it."""
+    to: LayoutName | None = None
+    """imagefolder, official (CSV and N folders), webdataset, parquet; or tables, the default for all but tables."""
+    captions: Path | None = None
+    """Caption table of the pictures; captions.lance beside the image table where not given."""
+    mark: bool = True
+    """Mark painted pictures in files and archives as IPTC's "trained algorithmic media"; pixels stay as they are."""
+    shard_megabytes: int = 256
+    """Size from which a new archive or Parquet file is begun."""
+    origin: str = "real"
+    """Origin of pictures whose source does not say who made them."""
+
+    def __post_init__(self) -> None:
+        if self.shard_megabytes < 1:
+            raise ValueError(f"shard_megabytes must be at least 1, got {self.shard_megabytes}")
+        if not self.origin:
+            raise ValueError("origin must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSummary:
+    """What was written."""
+
+    path: Path
+    layout: str
+    num_images: int
+    num_captions: int
+    num_marked: int = 0
+
+
+def convert(config: ConvertConfig, *, console: Console = Console(quiet=True)) -> ConvertSummary:  # noqa: B008
+    """Write ``config.out``, whole or not at all; pictures stream through, so that memory does not grow with the set.
+
+    Raises ``UserError`` where the source is none of the layouts, is damaged, or names files outside of itself.
+    """
+    found = layout_of(config.source)
+    to = config.to or "tables"
+    if "tables" not in (found, to) or found == to:
+        raise UserError(
+            f"{config.source} holds {found}, and --to is {to}: one side must be tables and the other must not"
+            + ("; convert to tables first" if found != to else "; choose one with --to")
+        )
+    options = Options(mark=config.mark, shard_bytes=config.shard_megabytes * 2**20, origin=config.origin)
+    summary = (
+        _read(config, found, options, console) if to == "tables" else _write(config, to, options, console)
+    )
+    console.say(f"{summary.num_images:,} images as {to}: {config.out}")
+    return summary
+
+
+def layout_of(source: Path) -> str:
+    """Which layout a file or folder has; ``UserError`` where it is none."""
+    if not source.exists():
+        raise UserError(f"{source} is not there")
+    manifest = read_manifest(source)
+    if manifest is not None and manifest.get("layout") in LAYOUTS:
+        return str(manifest["layout"])
+    if (source / "_versions").is_dir() or (source / IMAGES).is_dir():
+        return "tables"
+    names = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+    suffixes = {path.suffix.lower() for path in names}
+    for suffix, layout in ((".tar", "webdataset"), (".parquet", "parquet"), (".csv", "official")):
+        if suffix in suffixes:
+            return layout
+    if source.is_dir() and suffixes & set(IMAGE_SUFFIXES):
+        return "imagefolder"
+    raise UserError(
+        f"{source} is neither an image table nor a set of pictures: it holds no {IMAGES}, .tar, .parquet, .csv, "
+        "nor folders of pictures"
+    )
+
+
+def _write(config: ConvertConfig, to: str, options: Options, console: Console) -> ConvertSummary:
+    tables = Tables.find(config.source, config.captions)
+    if tables.captions is None:
+        console.say(
+            f"no captions: there is no {CAPTIONS} beside the image table, and --captions was not given"
+        )
+    layout = LAYOUTS[to]
+    with (
+        whole_folder(config.out) as folder,
+        console.progress(f"to {to}", len(tables.images), "images") as progress,
+    ):
+        written = layout.write(tables, folder, options, progress.advance)
+        num_captions = tables.write_captions(layout.caption_file(folder))
+        tables.write_manifest(folder, to)
+        write_text(
+            folder / "README.md", set_card(safe_name(config.out.resolve().name), to, tables, layout, written)
+        )
+    return ConvertSummary(
+        path=config.out,
+        layout=to,
+        num_images=len(tables.images),
+        num_captions=num_captions,
+        num_marked=written.num_marked,
+    )
+
+
+def _read(config: ConvertConfig, found: str, options: Options, console: Console) -> ConvertSummary:
+    manifest = read_manifest(config.source)
+    total = 0 if manifest is None else int(manifest.get("num_images", 0))
+    with (
+        whole_folder(config.out) as folder,
+        console.progress(f"from {found}", total, "images") as progress,
+    ):
+        incoming = LAYOUTS[found].read(config.source, options)
+        num_images, num_captions = write_tables(incoming, folder, progress.advance)
+        if manifest is not None and num_images != total:
+            raise UserError(
+                f"{config.source} holds {num_images:,} images, its stablerep.json says {total:,}; copy the whole folder"
+            )
+        if num_images == 0 and manifest is None:
+            raise UserError(f"{config.source} holds no picture with a caption or label")
+    return ConvertSummary(path=config.out, layout="tables", num_images=num_images, num_captions=num_captions)

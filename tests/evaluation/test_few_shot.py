@@ -1,0 +1,109 @@
+"""Few-shot episodes and group fairness on features with a known answer."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from stablerep.console import Console
+from stablerep.evaluation.benchmarks import Benchmark, Split
+from stablerep.evaluation.classify import ProbeProtocol
+from stablerep.evaluation.contract import NotMeasurableError, Subject, Tools
+from stablerep.evaluation.fairness import Fairness, FairnessConfig, group_metrics
+from stablerep.evaluation.few_shot import FewShot, FewShotConfig
+from stablerep.evaluation.pictures import as_png
+from stablerep.probes import ProbeConfig
+
+
+class MeanColour:
+    """Three features: how red, green and blue a picture is."""
+
+    fingerprint = "mean-colour"
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return images.mean((2, 3))
+
+
+SUBJECT = Subject("colour", "run", MeanColour())
+
+
+def split(num: int, seed: int, *, known: bool = True) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num) % 6
+    hues = np.array(
+        [[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [30, 220, 220], [220, 30, 220]]
+    )
+    shown = labels if known else rng.integers(0, 6, num)
+    colours = np.clip(hues[shown] + rng.normal(0, 12, (num, 3)), 0, 255).astype(np.uint8)
+    images = [as_png(Image.new("RGB", (4, 4), tuple(map(int, colour)))) for colour in colours]
+    style = np.where(np.arange(num) // 6 % 2 == 0, "one", "other")
+    return Split(images, labels, [f"{seed} {row}" for row in range(num)], attributes={"style": style})
+
+
+def benchmark(*, known: bool = True) -> Benchmark:
+    classes = tuple("abcdef")
+    return Benchmark(
+        "colours", classes, split(60, 0), split(30, 1), {"test": split(120, 2, known=known)}, "top1"
+    )
+
+
+def tools(folder: Path) -> Tools:
+    return Tools(
+        cache=folder, batch_size=64, precision="float32", device="cpu", seed=0, num_bootstrap=100,
+        console=Console(quiet=True),
+    )  # fmt: skip
+
+
+def test_separable_classes_are_named_without_error(tmp_path: Path) -> None:
+    (found,) = FewShot(FewShotConfig(episodes=20)).measure(SUBJECT, benchmark(), tools(tmp_path))
+    assert found.metrics["accuracy"].value == 1
+    assert found.chance["accuracy"] == 0.2
+    assert found.sizes == {"num_episodes": 20, "num_classes": 6, "num_pictures": 120}
+    assert found.settings["shots"] == 5
+
+
+def test_random_labels_are_chance_within_the_interval(tmp_path: Path) -> None:
+    (found,) = FewShot(FewShotConfig(episodes=300)).measure(SUBJECT, benchmark(known=False), tools(tmp_path))
+    accuracy = found.metrics["accuracy"]
+    assert accuracy.low < 0.2 + 0.03
+    assert accuracy.high > 0.2 - 0.03
+    assert 0.002 < accuracy.high - accuracy.low < 0.05
+
+
+def test_too_few_pictures_are_said(tmp_path: Path) -> None:
+    with pytest.raises(NotMeasurableError, match="only 0 classes"):
+        FewShot(FewShotConfig(shots=50)).measure(SUBJECT, benchmark(), tools(tmp_path))
+    with pytest.raises(ValueError, match="ways"):
+        FewShotConfig(ways=1)
+
+
+def test_the_worst_group_is_found(tmp_path: Path) -> None:
+    data = benchmark()
+    test = data.tests["test"]
+    wrong = np.where((test.attributes["style"] == "other") & (test.labels == 0), 1, test.labels)
+    data = dataclasses.replace(data, tests={"test": dataclasses.replace(test, labels=wrong)})
+    probes = {"linear": ProbeProtocol("linear", ProbeConfig())}
+    found = {
+        one.test: one for one in Fairness(FairnessConfig(), probes).measure(SUBJECT, data, tools(tmp_path))
+    }
+    by_style = found["test, by style"]
+    assert by_style.metrics["worst group"].value == pytest.approx(50 / 60)
+    assert by_style.metrics["gap"].value == pytest.approx(10 / 60)
+    assert by_style.metrics["top1"].value == pytest.approx(110 / 120)
+    assert by_style.note.startswith("worst: other")
+    assert by_style.chosen_on == "validation"
+    assert found["test, by class"].note.startswith("worst: b")
+    assert found["test, by class"].protocol == "fairness: linear"
+
+
+def test_groups_as_counted_by_hand() -> None:
+    part = split(6, 0)
+    values = np.array(["x", "x", "y", "y", "z", "z"])
+    correct = np.array([True, True, True, False, False, False])
+    metrics, worst = group_metrics(correct, values, np.array(["x", "y"]), part, (20, 0))
+    assert (metrics["worst group"].value, metrics["gap"].value) == (0.5, 0.5)
+    assert metrics["top1"].value == 0.75  # z is left out
+    assert worst == "y (50.0 %)"

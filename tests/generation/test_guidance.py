@@ -1,0 +1,87 @@
+"""Guidance in an interval: the same pictures as guiding by hand, and half the work outside."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from generation import tiny_pipelines
+from stablerep.errors import UserError
+from stablerep.generation.guidance import guide_within
+from stablerep.generation.settings import PaintConfig
+from stablerep.generation.teacher import load_teacher
+
+MAKERS = {
+    "stable-diffusion": tiny_pipelines.stable_diffusion,
+    "stable-diffusion-3": tiny_pipelines.stable_diffusion_3,
+    "pixart": tiny_pipelines.pixart,
+}
+PROMPTS, SEEDS = ["a red apple", "two dogs", "the sea"], [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("teachers")
+    for name, make in MAKERS.items():
+        make(root / name)
+    return {name: root / name for name in MAKERS}
+
+
+def painted(folder: Path, **changes: Any) -> tuple[Tensor, list[int]]:
+    """Pictures, and how many rows the model was given at each step."""
+    asked = {"num_inference_steps": 6, "guidance_scale": 5.0, "dtype": "float32", "batch_size": 3}
+    teacher = load_teacher(str(folder), PaintConfig(**(asked | changes)))
+    pipe = teacher._pipe
+    model = getattr(pipe, "transformer", None) or pipe.unet
+    rows: list[int] = []
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
+    return teacher.paint(teacher.encode(PROMPTS), SEEDS).pictures, rows
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_ends_of_the_interval_are_full_guidance_and_none(folders: dict[str, Path], kind: str) -> None:
+    guided, rows = painted(folders[kind])
+    everywhere, _ = painted(folders[kind], guidance_interval=(0.0, 1.0))
+    assert torch.equal(everywhere, guided)
+    assert set(rows) == {6}
+    nowhere, rows = painted(folders[kind], guidance_interval=(2.0, 3.0))
+    assert set(rows) == {3}
+    plain, _ = painted(folders[kind], guidance_scale=1.0)
+    difference = (nowhere.float() - plain.float()).abs()
+    assert float(difference.max()) <= 1, "without guidance, but for the rounding of one level"
+    assert not torch.equal(nowhere, guided)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_inside_the_interval_the_model_sees_both_and_outside_one(folders: dict[str, Path], kind: str) -> None:
+    middle, rows = painted(folders[kind], guidance_interval=(0.3, 0.7))
+    assert set(rows) == {3, 6}
+    assert rows[0] == rows[-1] == 3
+    guided, _ = painted(folders[kind])
+    assert not torch.equal(middle, guided)
+
+
+def test_the_fingerprint_tells_intervals_apart_and_leaves_old_tables_alone(folders: dict[str, Path]) -> None:
+    plain = load_teacher(str(folders["pixart"]), PaintConfig()).settings
+    assert "guidance_interval" not in plain
+    limited = load_teacher(str(folders["pixart"]), PaintConfig(guidance_interval=(0.2, 0.9))).settings
+    assert limited == plain | {"guidance_interval": [0.2, 0.9]}
+
+
+def test_a_teacher_may_have_an_interval_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(folders["pixart"], folder)
+    (folder / "stablerep.json").write_text('{"guidance_interval": [0.1, 0.8]}')
+    assert load_teacher(str(folder), PaintConfig()).settings["guidance_interval"] == [0.1, 0.8]
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    for wrong in ((0.9, 0.2), (-0.1, 0.5), (0.5, 0.5)):
+        with pytest.raises(ValueError, match="guidance_interval must be two times in order"):
+            PaintConfig(guidance_interval=wrong)
+    with pytest.raises(UserError, match="neither a transformer nor a U-Net"):
+        guide_within(object(), (0.1, 0.9), 4)

@@ -1,0 +1,192 @@
+"""Out and back again: every byte and every column, in every layout, marked or not."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torchvision
+import webdataset
+from PIL import Image
+
+from interchange import small_set
+from stablerep.errors import UserError
+from stablerep.interchange import convert as module
+from stablerep.interchange.convert import LAYOUTS, ConvertConfig, convert
+from stablerep.interchange.mark import DIGITAL_SOURCE_TYPE
+from stablerep.store import ImageTable, caption_id
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_set.write(tmp_path_factory.mktemp("world"))
+
+
+def go(source: Path, out: Path, to: Any = None, **more: Any) -> Path:
+    return convert(ConvertConfig(source=source, out=out, to=to, **more)).path
+
+
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_is_lost(layout: str, mark: bool, world: Path, tmp_path: Path) -> None:
+    summary = convert(ConvertConfig(source=world, out=tmp_path / "set", to=layout, mark=mark))
+    assert (summary.num_images, summary.num_captions) == (14, 5)
+    assert summary.num_marked == (11 if mark and layout != "parquet" else 0), "painted and there"
+    back = convert(ConvertConfig(source=tmp_path / "set", out=tmp_path / "back"))
+    assert (back.num_images, back.num_captions) == (14, 5)
+    assert small_set.content(tmp_path / "back") == small_set.content(world)
+    leftovers = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not leftovers
+
+
+def pictures_of(world: Path) -> dict[bytes, dict[str, Any]]:
+    images, *_ = small_set.content(world)
+    return {row["image"]: row for row in images.values() if row["image"]}
+
+
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("layout", ["imagefolder", "official"])
+def test_loose_files_are_the_pictures(layout: str, mark: bool, world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", layout, mark=mark)
+    expected = pictures_of(world)
+    files = [path for path in (tmp_path / "set").rglob("*") if path.suffix in (".jpg", ".png", ".webp")]
+    assert len(files) == len(expected) == 13
+    pixels = {small_set.pixels(image).tobytes(): image for image in expected}
+    for path in files:
+        original = pixels[small_set.pixels(path.read_bytes()).tobytes()]
+        is_painted = expected[original]["origin"] != "real"
+        assert (path.read_bytes() == original) is not (mark and is_painted)
+        assert (DIGITAL_SOURCE_TYPE.encode() in path.read_bytes()) is (mark and is_painted)
+
+
+def test_torchvision_reads_the_image_folder(world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", "imagefolder")
+    data = torchvision.datasets.ImageFolder(str(tmp_path / "set" / "train"))
+    assert data.classes == ["a-b-c-" + data.classes[0][6:], "apple", "unlabelled"]
+    assert len(data) == 11
+    assert data[0][0].size == (28, 24)
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {
+        "train", "test", "README.md", "rows.parquet", "captions.parquet", "stablerep.json",
+    }  # fmt: skip
+
+
+def test_webdataset_reads_the_archives(world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", "webdataset", mark=False)
+    samples = list(webdataset.WebDataset(str(tmp_path / "set" / "images-000000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == sorted(
+        caption_id(text) for text in small_set.TEXTS[:4]
+    )
+    images, *_ = small_set.content(world)
+    by_key = {sample["__key__"]: sample for sample in samples}
+    apple = by_key[caption_id("a red apple")]
+    assert apple["txt"].decode() == "a red apple"
+    assert {"0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "txt", "json"} <= set(apple)
+    assert apple["0.jpg"] == images[small_set.ORIGIN, apple["__key__"], 0]["image"]
+    described = json.loads(apple["json"])
+    assert described["caption"]["source"] == "test.txt"
+    assert [row["file"] for row in described["images"]] == [f"{number}.jpg" for number in range(5)]
+
+
+def test_archives_are_cut_where_they_are_full(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = module.Options(mark=False, shard_bytes=4000, origin="real")
+    monkeypatch.setattr(module, "Options", lambda **_: options)
+    for layout, pattern in (("webdataset", "*.tar"), ("parquet", "data/*.parquet")):
+        go(world, tmp_path / layout, layout)
+        assert len(list((tmp_path / layout).glob(pattern))) > (1 if layout == "webdataset" else 0)
+        go(tmp_path / layout, tmp_path / f"{layout} back")
+        assert small_set.content(tmp_path / f"{layout} back") == small_set.content(world)
+
+
+def test_datasets_shows_parquet_as_pictures(world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", "parquet")
+    schema = pq.read_schema(next((tmp_path / "set" / "data").glob("*.parquet")))
+    features = datasets.Features.from_arrow_schema(schema)
+    assert isinstance(features["image"], datasets.Image)
+    data = datasets.load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert isinstance(data.features["image"], datasets.Image)
+    images, *_ = small_set.content(world)
+    assert data[0]["text"] == "a red apple"
+    assert isinstance(data[0]["image"], Image.Image)
+    assert len(data) == 14
+    assert data[4]["image"] is None
+    raw = data.cast_column("image", datasets.Image(decode=False))[0]["image"]
+    assert raw["bytes"] == images[small_set.ORIGIN, caption_id("a red apple"), 0]["image"]
+    captions = datasets.load_dataset(
+        str(tmp_path / "set"), "captions", split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert sorted(captions["text"]) == sorted(row["text"] for row in small_set.content(world)[1].values())
+
+
+def test_the_official_code_could_read_its_layout(world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", "official")
+    folders = sorted(path for path in (tmp_path / "set").glob("*ddim_2.0_seed_*"))
+    assert [path.name for path in folders] == [f"ddim_2.0_seed_{seed}" for seed in range(3)]
+    with (tmp_path / "set" / "captions-ddim_2.0.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    # One caption lacks a picture: the official loader would fail on it.
+    texts = {line[1] for line in lines}
+    assert texts == {"a red apple", 'a sign that says "no, never"', "a café at night"}
+    images, captions, *_ = small_set.content(world)
+    for relative, text in lines:
+        assert relative.endswith((".png", ".jpg", ".jpeg"))
+        assert len(relative.split("/")) == 3
+        for index, folder in enumerate(folders):
+            with Image.open(folder / relative) as image:
+                pixels = np.array(image.convert("RGBA"))
+            original = images[small_set.ORIGIN, caption_id(text), index]["image"]
+            assert np.array_equal(pixels, small_set.pixels(original))
+    assert captions
+
+
+def test_the_card_says_who_painted_and_who_audited(world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", "webdataset")
+    card = (tmp_path / "set" / "README.md").read_text()
+    for said in (
+        "13 pictures of 5 captions and 1 rows without one",
+        '`icons-0123abcd`: 12 painted pictures. teacher "icons"; scheduler "ddim"; num_inference_steps 50',
+        "guidance_scale 2.0",
+        "`real`: 2 pictures that no model painted",
+        "11 painted pictures carry IPTC's digital source type",
+        "CC0-1.0 2",
+        "`keep` (bool): known of 13 pictures, true of 7",
+    ):
+        assert said in card, said
+
+
+def test_captions_may_lie_elsewhere_or_be_missing(world: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    (world / "images.lance").rename(alone)
+    try:
+        with pytest.raises(UserError, match=r"the official layout lists captions: give .* --captions"):
+            go(alone, tmp_path / "a", "official")
+        assert convert(ConvertConfig(source=alone, out=tmp_path / "b", to="webdataset")).num_captions == 0
+        given = ConvertConfig(
+            source=alone, out=tmp_path / "c", to="webdataset", captions=world / "captions.lance"
+        )
+        assert convert(given).num_captions == 5
+        assert len(ImageTable.open(go(tmp_path / "b", tmp_path / "d") / "images.lance")) == 14
+    finally:
+        alone.rename(world / "images.lance")
+
+
+def test_an_empty_table_is_a_set_too(world: Path, tmp_path: Path) -> None:
+    ImageTable.open_or_create(tmp_path / "images.lance")
+    for layout in ("imagefolder", "webdataset", "parquet"):
+        go(tmp_path / "images.lance", tmp_path / layout, layout)
+        assert len(ImageTable.open(go(tmp_path / layout, tmp_path / f"{layout} b") / "images.lance")) == 0
+    assert world.exists()
+
+
+def test_equal_exports_are_equal_bytes(world: Path, tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        go(world, tmp_path / out, "webdataset")
+    name = "images-000000.tar"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert io.BytesIO((tmp_path / "a" / name).read_bytes()).getbuffer().nbytes > 10_000
