@@ -113,7 +113,9 @@ class Gallery:
         by_vectors = (
             wish.like is not None or wish.mode == "meaning"
         )  # these find more as more pictures were seen
-        key = repr((replace(wish, page=0, turn=0, view="captions"), self.vectors.num_missing if by_vectors else 0))
+        key = repr(
+            (replace(wish, page=0, turn=0, view="captions"), self.vectors.num_missing if by_vectors else 0)
+        )
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
