@@ -48,7 +48,11 @@ def paint_share(
     done = DoneKeys(table, origin)
     items = share(captions, index, count)
     missing = num_missing(items, config.num_images, done)
-    console.say(_plan_in_words(origin, teacher, len(items), config.num_images, missing))
+    there = len(items) * config.num_images - missing
+    console.say(
+        f"{origin}: {plan_in_words(teacher)}; {len(items)} captions x {config.num_images} images, "
+        f"{there} there already, {missing} to paint"
+    )
     begin = time.monotonic()
     with (
         console.progress("painting", missing, "pictures") as progress,
@@ -56,11 +60,6 @@ def paint_share(
     ):
         _Worker(teacher, config, done, writer, progress).paint(items)
     seconds = time.monotonic() - begin
-    if teacher.num_truncated:
-        console.say(
-            f"{teacher.num_truncated} prompts are longer than the teacher reads; only their beginning counted"
-        )
-    there = len(items) * config.num_images - missing
     return Outcome(origin, len(items), there, writer.tally, seconds, teacher.num_truncated)
 
 
@@ -68,7 +67,7 @@ class _Worker:
     def __init__(
         self, teacher: Teacher, config: GenerateConfig, done: DoneKeys, writer: Writer, progress: Progress
     ) -> None:
-        self._conditionings = _Conditionings(teacher)
+        self._conditionings = Conditionings(teacher)
         self._teacher = teacher
         self._config = config
         self._done = done
@@ -108,7 +107,7 @@ class _Worker:
         return True
 
 
-class _Conditionings:
+class Conditionings:
     """Conditionings of the prompts at hand, each encoded once while it is in use."""
 
     def __init__(self, teacher: Teacher) -> None:
@@ -116,6 +115,7 @@ class _Conditionings:
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
 
     def of(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """One conditioning per prompt, in their order."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
         self._kept |= zip(new, self._teacher.encode(new), strict=True)
         for prompt in prompts:
@@ -127,10 +127,10 @@ class _Conditionings:
         return [self._kept[prompt] for prompt in prompts]
 
 
-def _plan_in_words(origin: str, teacher: Teacher, num_captions: int, num_images: int, missing: int) -> str:
+def plan_in_words(teacher: Teacher) -> str:
+    """How a teacher paints, in a few words."""
     settings = teacher.settings
     return (
-        f"{origin}: {settings['num_inference_steps']} steps of {settings['scheduler']['class']}, guidance "
-        f"{settings['guidance_scale']}, {settings['dtype']} on {settings['device']}; {num_captions} captions x "
-        f"{num_images} images, {num_captions * num_images - missing} there already, {missing} to paint"
+        f"{settings['num_inference_steps']} steps of {settings['scheduler']['class']}, guidance "
+        f"{settings['guidance_scale']}, {settings['dtype']} on {settings['device']}"
     )
