@@ -1,0 +1,55 @@
+"""Exact search of descriptors by blocks, beside scikit-learn's brute force, as the number of pictures grows.
+
+    python bench/copies_search.py [--sizes 10000 30000 100000] [--views 2] [--threads 2] [--plain]
+
+Every size searches as many queries as references, each with --views views (2: plain and mirrored), descriptors of
+width 64, the 8 nearest. Each query is a reference plus noise, so that its nearest is known. Printed are seconds, pairs
+per second, the peak memory of the process, and whether the planted neighbour was found first.
+"""
+
+import argparse
+import resource
+import time
+
+import torch
+import torch.nn.functional as F
+
+from stablerep.audit.copy_search import exact_neighbours
+
+WIDTH, NEIGHBOURS, NOISE = 64, 8, 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 30_000, 100_000])
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plain", action="store_true", help="also scikit-learn's brute force, up to 30,000")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for size in options.sizes:
+        generator = torch.Generator().manual_seed(0)
+        references = F.normalize(torch.randn(size, WIDTH, generator=generator), dim=1)
+        queries = references[:, None] + NOISE * torch.randn(size, options.views, WIDTH, generator=generator)
+        queries = F.normalize(queries, dim=2)
+        begin = time.perf_counter()
+        found = exact_neighbours(queries, references, NEIGHBOURS)
+        seconds = time.perf_counter() - begin
+        first = (found.index[:, 0] == torch.arange(size)).float().mean()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        rate = size * size * options.views / seconds
+        print(f"{size:7,}: {seconds:7.1f} s, {rate:.2e} pairs/s, peak {peak:.2f} GiB, first {first:.4f}")
+        if options.plain and size <= 30_000:
+            from sklearn.neighbors import NearestNeighbors
+
+            begin = time.perf_counter()
+            plain = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(references.numpy())
+            for view in range(options.views):
+                plain.kneighbors(queries[:, view].numpy())
+            print(f"         scikit-learn: {time.perf_counter() - begin:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
