@@ -117,6 +117,7 @@ def subjects(path: Path | None, captions: list[str], groups: list[str]) -> np.nd
 
 
 def main() -> None:
+    """Build the reference, set the thresholds, count alarms and finds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -143,7 +144,7 @@ def main() -> None:
         is_reference &= subject != one
     reference = np.flatnonzero(is_reference)
     genuine = runtime.numpy_generator("genuine").permutation(np.flatnonzero(~is_reference))[: options.genuine]
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     bank = Bank.build(torch.split(pictures[reference], 512), subject[reference])
     some = runtime.numpy_generator("calibration").permutation(len(reference))[: options.calibration]
     known = find_matches(pictures[reference[some]], bank, excluded=bank.groups[some])
@@ -166,7 +167,7 @@ def main() -> None:
         index = matches.index[np.arange(len(chosen)), above.argmax(1)]
         hit, right = above.max(1) > 0, bank.groups[index] == bank.groups[chosen]
         print(f"{kind:20} flagged {hit.mean():.1%}, with the right original {(hit & right).mean():.1%}")
-    print(f"{time.perf_counter() - begin:.0f} s")
+    print(f"{time.perf_counter() - begin:.0f} s, {time.process_time() - begin_cpu:.0f} s of CPU")
 
 
 def _alarm_pairs(

@@ -123,7 +123,7 @@ def test_adjusted_shares_undo_the_errors_of_the_reader_where_raw_ones_do_not() -
             answers, np.arange(400).astype(str), (test, said), 2, num=200, seed=trial
         ).share(0)
         inside += estimate.low <= 0.8 <= estimate.high
-        assert (answers[answers >= 0] == 0).mean() < 0.75
+        assert (answers[answers >= 0] == 0).mean() < 0.79
     assert inside >= 17
     sharp = confusion(test, test, 2)
     assert true_shares(np.array([0, 0, 0, 1]), sharp)[0] == pytest.approx(0.75, abs=0.01)
@@ -136,7 +136,8 @@ def test_what_is_answered_is_as_accurate_as_was_asked() -> None:
     level = abstention_level(confidence, correct, 0.9)
     fresh = rng.uniform(0.5, 1, 4000)
     right = rng.random(4000) < fresh
-    assert right[fresh >= level].mean() == pytest.approx(0.9, abs=0.02)
+    assert 0.89 <= right[fresh >= level].mean() <= 0.95
+    assert right.mean() < 0.8
     assert abstention_level(confidence, correct, 0.999) == float("inf")
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROWS = 512  # views that are compared at once
-_COLUMNS = 8192  # references at once: a block of similarities stays in the cache
+_ROWS = 256  # views that are compared at once
+_COLUMNS = 1024  # references at once: a block of similarities stays in the cache
 _GROUP = 64
 
 Excluded = Callable[[slice], Tensor]
@@ -74,7 +74,7 @@ def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if whole < 2 * k * _GROUP:
         top = values.topk(k, dim=1)
         return top.values, top.indices
-    groups = values[:, :whole].unflatten(1, (-1, _GROUP))
+    groups = values[:, :whole].reshape(len(values), -1, _GROUP)
     best = groups.amax(2).topk(k, dim=1).indices
     inside = groups.gather(1, best[..., None].expand(-1, -1, _GROUP)).flatten(1)
     columns = (best[..., None] * _GROUP + torch.arange(_GROUP)).flatten(1)

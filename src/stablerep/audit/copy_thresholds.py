@@ -7,6 +7,8 @@ in ten thousand. The slope comes from the median excess: a few twins across grou
 Shapes: M genuine pictures, E explanations.
 """
 
+import math
+
 import numpy as np
 
 _TAIL = 0.03
@@ -25,7 +27,7 @@ def tail_threshold(scores: np.ndarray, rate: float) -> float | None:
     share = len(beyond) / len(scores)
     if len(beyond) == 0 or share <= rate:
         return max(begin, _FLOOR)
-    return max(begin + float(np.median(beyond)) / np.log(2) * np.log(share / rate), _FLOOR)
+    return max(begin + float(np.median(beyond)) / math.log(2) * math.log(share / rate), _FLOOR)
 
 
 def thresholds(scores: np.ndarray, usual: list[float], rate: float) -> np.ndarray:

@@ -45,7 +45,8 @@ def confusion(truth: np.ndarray, answers: np.ndarray, num_values: int) -> np.nda
 
 def true_shares(answers: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Shares (C,) that most likely make a reader with this confusion matrix answer so."""
-    return _most_likely(answer_shares(answers, len(matrix))[None], matrix[None])[0]
+    shares: np.ndarray = _most_likely(answer_shares(answers, len(matrix))[None], matrix[None])[0]
+    return shares
 
 
 def answer_shares(answers: np.ndarray, num_values: int) -> np.ndarray:
