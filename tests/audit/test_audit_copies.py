@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from stablerep.audit.copies import CopyAuditConfig, audit_copies
+from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_search import exact_neighbours
 from stablerep.audit.copy_thresholds import tail_threshold
 from stablerep.captions.icons import icons_material
@@ -147,3 +148,18 @@ def test_a_threshold_is_the_quantile_of_an_exponential_tail_and_ignores_a_few_tw
     assert tail_threshold(scores[:100], 1e-4) is None
     with pytest.raises(ValueError, match="rate"):
         tail_threshold(scores, 0.0)
+
+
+def test_the_index_finds_what_the_exact_search_finds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    references = torch.nn.functional.normalize(torch.randn(3000, 64, generator=generator), dim=1)
+    queries = references[:400, None] + 0.06 * torch.randn(400, 3, 64, generator=generator)
+    queries = torch.nn.functional.normalize(queries, dim=2)
+    exact = exact_neighbours(queries, references, 4)
+    index = CopyIndex.build(references)
+    found = index.neighbours(queries, 4)
+    assert sum(map(len, index.members)) == 3000
+    assert (found.index[:, 0] == exact.index[:, 0]).float().mean() >= 0.99
+    hit = found.index[:, 0] == exact.index[:, 0]
+    assert torch.equal(found.view[hit, 0], exact.view[hit, 0])
+    assert all(len(set(row)) == 4 for row in found.index.tolist())

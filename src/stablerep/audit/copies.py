@@ -52,6 +52,8 @@ class CopyAuditConfig:
     """Real pictures that set the threshold: searched among those of other groups."""
     pasted: bool = True
     """Look for real pictures shrunk on a background too: some 300 places each, by far the longest part."""
+    exact_up_to: int = 100_000
+    """With more real pictures than this, candidates are searched in an approximate index."""
     twins: bool = True
     """Look for pictures that repeat another painted one."""
     reject_twins: bool = False
@@ -105,7 +107,8 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
     rows, real = read_rows(config.images, config.where), read_rows(config.reference, config.reference_where)
     references, painted = _read(real, "real pictures", console), _read(rows, "painted pictures", console)
     groups = _groups(real)
-    bank = Bank.build(torch.split(references.small, _READ), groups)
+    parts = torch.split(references.small, _READ)
+    bank = Bank.build(parts, groups, exact_up_to=config.exact_up_to)
     limits = _calibrate(bank, references.small, config, console)
     with console.progress("copies", len(rows), "pictures") as progress:
         matches = find_matches(painted.small, bank, config.explanations, advance=progress.advance)

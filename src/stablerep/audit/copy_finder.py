@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stablerep.audit.copy_alignment import Pairs, align, blurred, difference, on_grid
+from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_search import Neighbours, exact_neighbours
 from stablerep.audit.copy_views import EXPLANATIONS, Explanation, ViewDescriptor, Views, thumbnails
 
@@ -35,13 +36,20 @@ class Bank:
     """uint8 (N, 3, G, G)."""
     groups: np.ndarray
     """Integers (N,): pictures of one group show one subject, and are no runners-up of one another."""
+    index: CopyIndex | None = None
+    """Where candidates are searched approximately."""
 
     @classmethod
-    def build(cls, pictures: Sequence[Tensor], groups: np.ndarray) -> "Bank":
-        """Of pictures uint8 (m, 3, S, S) in parts of any size, together N."""
+    def build(
+        cls, pictures: Sequence[Tensor], groups: np.ndarray, *, exact_up_to: int | None = None
+    ) -> "Bank":
+        """Of pictures uint8 (m, 3, S, S) in parts of any size, together N; beyond ``exact_up_to`` with an index."""
         small = torch.cat([thumbnails(part)[:, 0] for part in pictures])
         descriptor = ViewDescriptor.fit(small)
-        return cls(descriptor, descriptor(small), torch.cat([on_grid(part) for part in pictures]), groups)
+        descriptors = descriptor(small)
+        grids = torch.cat([on_grid(part) for part in pictures])
+        is_large = exact_up_to is not None and len(grids) > exact_up_to
+        return cls(descriptor, descriptors, grids, groups, CopyIndex.build(descriptors) if is_large else None)
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -92,12 +100,15 @@ def _explained(
     pictures: Tensor, bank: Bank, explanation: Explanation, barred: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     views = bank.descriptor.views(pictures, explanation)
-    near = exact_neighbours(
-        views.descriptors,
-        bank.descriptors,
-        explanation.num_candidates,
-        excluded=None if barred is None else lambda rows: _of_groups(barred[rows], bank.groups),
-    )
+    if bank.index is not None and barred is None:
+        near = bank.index.neighbours(views.descriptors, explanation.num_candidates)
+    else:
+        near = exact_neighbours(
+            views.descriptors,
+            bank.descriptors,
+            explanation.num_candidates,
+            excluded=None if barred is None else lambda rows: _of_groups(barred[rows], bank.groups),
+        )
     differences = _compare(pictures, bank, near, views, explanation)
     differences, order = differences.sort(dim=1, stable=True)
     index = near.index.gather(1, order).numpy()
