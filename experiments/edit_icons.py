@@ -30,6 +30,7 @@ EDITS: dict[str, dict[str, Any]] = {
     "remove-face": {"remove": ("face",)},
     "replace-heart-face": {"replace": ("heart=face",)},
     "rebalance-heart": {"rebalance": ("heart: red=0.5,blue=0.5",)},
+    "rebalance-sign": {"rebalance": ("road sign: red=0.5,blue=0.5",)},
     "rebalance-officer": {"rebalance": ("police officer: woman=0.5,man=0.5",)},
 }
 # Labels of which the teacher paints something recognisable: what it cannot paint cannot get worse.

@@ -242,6 +242,15 @@ def test_mistakes_are_named_before_anything_is_written(
     assert not asked.out.exists()
 
 
+def test_a_folder_of_something_else_is_refused_before_any_work(config: Callable[..., EditConfig]) -> None:
+    asked = config(remove=("cat",))
+    asked.out.mkdir()
+    (asked.out / "note.txt").write_text("mine")
+    with pytest.raises(UserError, match="exists and is no edited teacher"):
+        edit(asked)
+    assert [path.name for path in asked.out.iterdir()] == ["note.txt"]
+
+
 def test_an_audit_without_fitting_captions_says_so(config: Callable[..., EditConfig], project: Path) -> None:
     there = {"judge": project / "judge", "world": project / "world"}
     captions = {"verify_captions": project / "world" / "captions.lance"}

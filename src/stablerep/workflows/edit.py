@@ -19,7 +19,13 @@ from stablerep.generation.concepts import ConceptEdit, mentions, read_edits, rea
 from stablerep.generation.edit_targets import TextSide
 from stablerep.generation.edited_folder import RECORD, read_edit, read_record, write_edited, write_record
 from stablerep.generation.editor import Editor, EditSettings
-from stablerep.generation.folders import check_folder, content_hashes, find_teacher, teacher_name
+from stablerep.generation.folders import (
+    check_folder,
+    content_hashes,
+    find_teacher,
+    read_defaults,
+    teacher_name,
+)
 from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
 from stablerep.store import CaptionTable, in_style
@@ -222,6 +228,9 @@ def _record(config: EditConfig, edits: Sequence[ConceptEdit], parent: Path, text
         "edits": rows,
         "settings": {**dataclasses.asdict(config.settings), "templates": list(config.settings.templates)},
         "num_preserved": len(texts.preserved),
+        # As the prompts are asked: in these styles, and against this negative prompt.
+        "styles": list(read_defaults(parent).styles if config.paint.styles is None else config.paint.styles),
+        "negative_prompt": config.paint.negative_prompt,
         "texts": hashlib.sha256(all_texts.encode()).hexdigest()[:12],
     }
     earlier = read_edit(parent)
@@ -233,6 +242,8 @@ def _record(config: EditConfig, edits: Sequence[ConceptEdit], parent: Path, text
 def _is_there(out: Path, record: Mapping[str, Any]) -> bool:
     """Whether the folder holds this edit; ``UserError`` where it holds another one."""
     if not (out / RECORD).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists and is no edited teacher; give another output folder")
         return False
     there = read_edit(out) or {}
     differences = differing_fields(_asked(there), _asked(record))

@@ -144,7 +144,8 @@ def _choose(request: AuditRequest, judge: Judge) -> _Asked:
     """Captions at random but for the seed: some that name each concept, and others, each of another concept."""
     table = CaptionTable.open(request.captions)
     try:
-        rows = table.read(table.schema.names, request.sizes.where).sort_by("id").to_pylist()
+        there = [name for name in table.schema.names if name in table.dataset.schema.names]
+        rows = table.read(there, request.sizes.where).sort_by("id").to_pylist()
     except (ValueError, OSError) as error:
         raise UserError(
             f"--audit.where {request.sizes.where!r} cannot be used on {request.captions}: {error}"
@@ -188,7 +189,7 @@ def _distinct(rows: Sequence[Mapping[str, Any]], most: int, judge: Judge) -> lis
     """The first captions, one for each concept, that the judge can tell."""
     chosen: dict[str, str] = {}
     for row in rows:
-        concept = row["concept"] or row["id"]
+        concept = row.get("concept") or row["id"]
         if concept not in chosen and len(chosen) < most and judge.has(row["text"]):
             chosen[concept] = row["text"]
     return list(chosen.values())

@@ -30,9 +30,9 @@ class BalanceConfig:
 
     num_images: int = 96
     """Pictures painted of each concept in a round."""
-    rounds: int = 8
+    rounds: int = 10
     """Edits that are tried at most."""
-    step: float = 1.0
+    step: float = 2.0
     """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim,
     doubled where it hardly moves."""
     tolerance: float = 0.03
