@@ -40,9 +40,12 @@ __all__ = [
 T = TypeVar("T")
 
 
-def write_captions(texts: Iterable[str], out: str | Path = "captions.lance") -> Path:
+def write_captions(
+    texts: Iterable[str], out: str | Path = "captions.lance", *, split: str | None = None
+) -> Path:
     """Put texts into a caption table, which is created where there is none; equal ones are one caption.
 
+    ``split`` is what their pictures are for, such as "train", which the recipes of the embedded worlds ask for.
     Raises ``UserError`` that names the first text which cannot be a caption; then nothing is written.
     """
     rows = []
@@ -51,7 +54,8 @@ def write_captions(texts: Iterable[str], out: str | Path = "captions.lance") -> 
         if fault:
             raise UserError(f"text {number} cannot be a caption: {fault}")
         identity = caption_id(text)
-        rows.append({"id": identity, "text": normalise_text(text), "source": "python", "group": identity})
+        row = {"id": identity, "text": normalise_text(text), "source": "python", "group": identity}
+        rows.append(row | {"split": split})
     CaptionTable.open_or_create(out).append(rows)
     return Path(out)
 
