@@ -48,14 +48,14 @@ def write_captions(
     ``split`` is what their pictures are for, such as "train", which the recipes of the embedded worlds ask for.
     Raises ``UserError`` that names the first text which cannot be a caption; then nothing is written.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, text in enumerate(texts):
         fault = fault_of(text) if isinstance(text, str) else f"not text but {type(text).__name__}"
         if fault:
             raise UserError(f"text {number} cannot be a caption: {fault}")
         identity = caption_id(text)
-        row = {"id": identity, "text": normalise_text(text), "source": "python", "group": identity}
-        rows.append(row | {"split": split})
+        row: dict[str, Any] = {"id": identity, "text": normalise_text(text), "split": split}
+        rows.append(row | {"source": "python", "group": identity})
     CaptionTable.open_or_create(out).append(rows)
     return Path(out)
 
