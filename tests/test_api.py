@@ -154,18 +154,12 @@ def test_train_then_measure_then_use(
 
 def test_from_a_list_of_captions_to_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stablerep.write_captions(["a red apple", "a  red apple", "two dogs"], "captions.lance")
-    stablerep.generate("captions.lance", teacher="icons", num_images=2, num_inference_steps=1, batch_size=4)
-    data = {
-        "images": ["images.lance"],
-        "captions_per_batch": 2,
-        "images_per_caption": 2,
-        "view": {"image_size": 16},
-    }
-    method = {"encoder": tiny_training.ENCODER, **tiny_training.HEAD}
-    stablerep.train("stablerep", data=data, out="runs/mine", num_steps=1, method=method, compile=False)
+    stablerep.write_captions(["a red apple", "a  red apple", "two dogs"], "captions.lance", split="train")
+    stablerep.generate("captions.lance", teacher="icons", num_images=2, num_inference_steps=2, batch_size=4)
+    data = {"images": ["images.lance"], "captions_per_batch": 2, "images_per_caption": 2}
+    stablerep.train("stablerep", recipe="icons", data=data, out="runs/mine", num_steps=1, compile=False)
     features = stablerep.Embedder("runs/mine").transform([np.zeros((20, 30, 3), np.uint8)])
-    assert features.shape == (1, 24)
+    assert features.shape == (1, 192)
     assert stablerep.embed("images.lance", "runs/mine", out="f.npy").num_images == 4
     assert stablerep.export("runs/mine", "timm", out="exported").files == (
         "README.md",

@@ -40,18 +40,22 @@ __all__ = [
 T = TypeVar("T")
 
 
-def write_captions(texts: Iterable[str], out: str | Path = "captions.lance") -> Path:
+def write_captions(
+    texts: Iterable[str], out: str | Path = "captions.lance", *, split: str | None = None
+) -> Path:
     """Put texts into a caption table, which is created where there is none; equal ones are one caption.
 
+    ``split`` is what their pictures are for, such as "train", which the recipes of the embedded worlds ask for.
     Raises ``UserError`` that names the first text which cannot be a caption; then nothing is written.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, text in enumerate(texts):
         fault = fault_of(text) if isinstance(text, str) else f"not text but {type(text).__name__}"
         if fault:
             raise UserError(f"text {number} cannot be a caption: {fault}")
         identity = caption_id(text)
-        rows.append({"id": identity, "text": normalise_text(text), "source": "python", "group": identity})
+        row: dict[str, Any] = {"id": identity, "text": normalise_text(text), "split": split}
+        rows.append(row | {"source": "python", "group": identity})
     CaptionTable.open_or_create(out).append(rows)
     return Path(out)
 
