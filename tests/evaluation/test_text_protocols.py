@@ -52,7 +52,7 @@ def test_an_encoder_without_texts_is_skipped_with_a_sentence(
     run = make_run("plain", 1)
     scores = scored(run, world, "knn", "retrieval", baselines=False)
     assert {record.protocol for record in scores.records} == {"knn"}
-    assert "plain has no text tower" in scores.skipped["icons: retrieval: plain"]
+    assert "holds no image-text model" in scores.skipped["icons: retrieval: plain"]
 
 
 def test_retrieval_of_a_random_model_is_chance_and_its_parts_are_stated(world: Path, tmp_path: Path) -> None:
