@@ -82,6 +82,8 @@ class Classified:
     chosen_on: str = NOTHING
     validation_accuracy: float | None = None
     note: str = ""
+    used: Mapping[str, Any] = field(default_factory=dict)
+    """What was settled for this benchmark, where the settings leave it open; it stands in the scores with them."""
     official: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Test -> a number that official code selects on the test itself."""
 

@@ -346,7 +346,7 @@ def _records(measured: Sequence[_Result], benchmark: Benchmark, config: Evaluate
                 validation_accuracy=result.classified.validation_accuracy,
                 note=result.classified.note,
                 metric=benchmark.metric,
-                settings=result.settings,
+                settings={**result.settings, **result.classified.used},
                 official=result.classified.official.get(test, {}),
             )
 

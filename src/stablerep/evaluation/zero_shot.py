@@ -45,7 +45,7 @@ class ZeroShot:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The templates that were asked for; where none were, those used are in the note."""
+        """The templates that were asked for; where none were, those of the benchmark take their place in the scores."""
         return {"templates": list(self.config.templates)}
 
     def measure(self, subject: Subject, data: Benchmark, tools: Tools) -> Classified:
@@ -59,4 +59,4 @@ class ZeroShot:
         for name, split in data.tests.items():
             vectors = image_vectors(model, split.images, tools.matching, console=tools.console)
             predicted[name] = (vectors @ weights.T).argmax(1)
-        return Classified(predicted=predicted, note=f"templates: {'; '.join(templates)}")
+        return Classified(predicted=predicted, used={"templates": list(templates)})

@@ -8,6 +8,7 @@ import jinja2
 from stablerep.report.fidelity import Fidelity
 from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
+from stablerep.report.measurements import MeasurementRow
 from stablerep.report.neighbours import Neighbours
 from stablerep.report.pictures import MOST_REAL, Grid
 from stablerep.report.scores import ScoreTable, percent
@@ -49,6 +50,7 @@ class Page:
     fidelity: tuple[Fidelity, ...]
     training: tuple[TrainingPlot, ...]
     scores: tuple[ScoreTable, ...]
+    measurements: tuple[MeasurementRow, ...]
     neighbours: Neighbours
     shortcomings: tuple[Shortcomings, ...]
     provenance: Comparison
