@@ -20,7 +20,9 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "flowers": ("a photo of a {}, a type of flower.",),
     "pets": ("a photo of a {}, a type of pet.",),
     "food101": ("a photo of {}, a type of food.",),
-    "fairface": ("a photo of a {} person.", "a photo of the face of a {} person."),
+    "fairface-race": ("a photo of a {} person.", "a photo of the face of a {} person."),
+    "fairface-gender": ("a photo of a {} person.", "a photo of the face of a {} person."),
+    "fairface-age": ("a photo of a person aged {}.",),
 }
 """Templates by benchmark; those of public data sets are CLIP's."""
 ANY = ("a photo of a {}.",)
