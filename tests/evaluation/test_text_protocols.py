@@ -107,6 +107,9 @@ def test_chance_of_retrieval() -> None:
         ("a woman with dark skin tone", None),
         ("a vertically lined coat", None),
         ("a lemon wedge", "none"),
+        ("a small picture of a lemon", "none"),
+        ("a black and white cow", "none"),
+        ("a picture of a left shoe", "a picture of a right shoe"),
     ],
 )
 def test_attributes_change_places_or_give_way(caption: str, swapped: str | None) -> None:
@@ -129,6 +132,7 @@ def test_relations_change_sides_and_keep_the_frame() -> None:
         "in",
     )
     assert swapped_relation("a lemon") is None
+    assert swapped_relation("a man with dark skin tone") is None
 
 
 def test_preference_counts_equals_half() -> None:
