@@ -14,7 +14,10 @@ from torch import Tensor
 from stablerep.probes.base import standardisation
 from stablerep.probes.settings import PathConfig
 
-_BLOCK = {"cpu": 2**18, "cuda": 2**26}  # logits computed at a time: what a cache holds, what a GPU is busy with
+_BLOCK = {
+    "cpu": 2**18,
+    "cuda": 2**26,
+}  # logits computed at a time: what a cache holds, what a GPU is busy with
 _MEMORY = 20
 _ARMIJO = 1e-4
 _ROUNDING = 1e-6

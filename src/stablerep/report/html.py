@@ -5,6 +5,7 @@ from importlib import resources
 
 import jinja2
 
+from stablerep.report.audits import Audits
 from stablerep.report.fidelity import Fidelity
 from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
@@ -48,6 +49,7 @@ class Page:
     methods: tuple[MethodSettings, ...]
     grids: tuple[Grid, ...]
     fidelity: tuple[Fidelity, ...]
+    audits: tuple[Audits, ...]
     training: tuple[TrainingPlot, ...]
     scores: tuple[ScoreTable, ...]
     measurements: tuple[MeasurementRow, ...]

@@ -10,6 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from stablerep.console import Console
+from stablerep.report.audits import read_audits
 from stablerep.report.credits import find_credits
 from stablerep.report.fidelity import read_fidelity
 from stablerep.report.figures import Curve, series_key, training_figure
@@ -84,6 +85,7 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
             caption_grid(project, painting, config.num_captions, config.seed) for painting in paintings
         ),
         fidelity=tuple(fidelity),
+        audits=tuple(read_audits(project)),
         training=tuple(_training_plots(project)),
         scores=tuple(score_tables(measured)),
         measurements=tuple(measurement_rows(measured)),
