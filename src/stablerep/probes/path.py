@@ -66,7 +66,9 @@ def solve_path(
     of the constant alters by a known amount. The problem is solved in the principal axes of the standardised features,
     with the root curvature of each axis at an even prediction (Böhning 1992) as preconditioner.
     """
-    problem = _Problem(features, targets, num_classes, torch.device(device))
+    place = torch.device(device)
+    place = torch.device("cpu") if place.type == "mps" else place  # which has no float64 to add up losses
+    problem = _Problem(features, targets, num_classes, place)
     size = config.together or (1 if problem.device.type == "cpu" else len(constants))
     start: _State | None = None
     for begin in range(0, len(constants), size):

@@ -9,6 +9,7 @@ from stablerep.report.audits import Audits
 from stablerep.report.fidelity import Fidelity
 from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
+from stablerep.report.measurements import MeasurementRow
 from stablerep.report.neighbours import Neighbours
 from stablerep.report.pictures import MOST_REAL, Grid
 from stablerep.report.scores import ScoreTable, percent
@@ -51,6 +52,7 @@ class Page:
     audits: tuple[Audits, ...]
     training: tuple[TrainingPlot, ...]
     scores: tuple[ScoreTable, ...]
+    measurements: tuple[MeasurementRow, ...]
     neighbours: Neighbours
     shortcomings: tuple[Shortcomings, ...]
     provenance: Comparison
