@@ -2,13 +2,15 @@
 
     python bench/gallery.py [--pictures 100000] [--folder FOLDER] [--browser]
 
-A synthetic table is written once (4 pictures a caption, 64 px PNG, five score columns) and kept where a folder is given.
-Vectors are random: what is measured is the search through them, not the model. Printed are seconds of wall time for what a
-reader waits for, each the worst of five but for what happens once, and what memory grew by; with ``--browser`` also the
-time from opening the address in Chromium until the first page and its pictures are there (needs gradio, playwright).
+A synthetic table is written once (4 pictures a caption, 64 px PNG, five score columns) and kept where a folder is
+given. Vectors are random: what is measured is the search through them, not the model. Printed are seconds of wall time
+for what a reader waits for, each the worst of five but for what happens once, and what memory grew by (writing the table
+hides that: run twice on one folder); with ``--browser`` also the time from opening the address in Chromium
+until the first page and its pictures are there (needs gradio and playwright).
 """
 
 import argparse
+import functools
 import io
 import os
 import resource
@@ -28,13 +30,13 @@ from PIL import Image
 
 from stablerep.console import Console
 from stablerep.gallery import render
+from stablerep.gallery.blocks import BLOCK
 from stablerep.gallery.columns import Between, OneOf
 from stablerep.gallery.facets import facets
 from stablerep.gallery.pairs import Place
 from stablerep.gallery.pictures import for_browser
 from stablerep.gallery.serve import GalleryConfig, guarded, open_gallery
 from stablerep.gallery.session import Gallery, Wish
-from stablerep.gallery.vectors import BLOCK
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.models.joint import ImageText, save_image_text
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
@@ -42,7 +44,10 @@ from stablerep.store import OK, CaptionTable, ImageTable, caption_id
 
 K = 4
 _PART = 20_000
-_WORDS = "red blue green small large old new round wooden shiny apple horse boat house tree clock chair bird lamp".split()
+_WORDS = (
+    "red", "blue", "green", "small", "large", "old", "new", "round", "wooden", "shiny",
+    "apple", "horse", "boat", "house", "tree", "clock", "chair", "bird", "lamp",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -168,14 +173,9 @@ def measure(folder: Path, with_browser: bool) -> None:
         "turn to a far page": lambda turn: Wish(page=100 * turn),
     }
     for name, wish in wishes.items():
-        _print(
-            name, max(_seconds(lambda turn=turn, wish=wish: page(gallery, wish(turn))) for turn in range(5))
-        )  # type: ignore[misc]
+        _print(name, _worst(functools.partial(_page_of, gallery, wish)))
     gallery.mark([Place(0, 0)], "keep")
-    _print(
-        "mark a picture",
-        max(_seconds(lambda turn=turn: gallery.mark([Place(0, turn)], "keep")) for turn in range(5)),
-    )  # type: ignore[misc]
+    _print("mark a picture", _worst(lambda turn: gallery.mark([Place(0, turn)], "keep")))
     print(f"{'memory grew by':24} {_memory() - before:8.0f} MB for {len(gallery.main):,} pictures")
     begin = time.perf_counter()
     rows = gallery.main.table.dataset.to_table()
@@ -187,7 +187,7 @@ def measure(folder: Path, with_browser: bool) -> None:
 
 
 def in_browser(gallery: Gallery) -> float:
-    """Seconds from opening the address until the pictures in sight are drawn; the second visit, as gradio is then warm."""
+    """Seconds from opening the address until the pictures in sight are drawn, at the second visit."""
     import uvicorn
     from playwright.sync_api import sync_playwright
 
@@ -216,6 +216,14 @@ def in_browser(gallery: Gallery) -> float:
     server.should_exit = True
     thread.join(timeout=10)
     return seconds
+
+
+def _page_of(gallery: Gallery, wish: Callable[[int], Wish], turn: int) -> None:
+    page(gallery, wish(turn))
+
+
+def _worst(work: Callable[[int], object]) -> float:
+    return max(_seconds(functools.partial(work, turn)) for turn in range(5))
 
 
 def _seconds(work: Callable[[], object]) -> float:
