@@ -4,8 +4,8 @@
 
 A synthetic table is written once (4 pictures a caption, 64 px PNG, five score columns) and kept where a folder is
 given. Vectors are random: what is measured is the search through them, not the model. Printed are seconds of wall time
-for what a reader waits for, each the worst of five but for what happens once, and what memory grew by (writing the table
-hides that: run twice on one folder); with ``--browser`` also the time from opening the address in Chromium
+for what a reader waits for, each the worst of five but for what happens once, and what memory grew by (writing the
+table hides that: run twice on one folder); with ``--browser`` also the time from opening the address in Chromium
 until the first page and its pictures are there (needs gradio and playwright).
 """
 
