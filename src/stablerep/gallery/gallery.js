@@ -351,7 +351,7 @@
       const numFilters = Object.keys(filters).length;
       const views = make("fieldset", { className: "sg-views" }, make("legend", { textContent: "Show" }),
         ...["captions", "pictures"].map(name => make("label", {}, make("input", { type: "radio", name: "sg-view", value: name, checked: value.view === name, onchange: () => tell({ view: name }) }), make("span", { textContent: name }))));
-      const sorts = [["*table", value.like ? "best match" : "order of the table"], ...value.columns.map(column => [column.name, column.name.replaceAll("_", " ")])];
+      const sorts = [["*table", value.like ? "best match" : "table order"], ...value.columns.map(column => [column.name, column.name.replaceAll("_", " ")])];
       const order = make("div", { className: "sg-order" }, select("Sort by", sorts, value.sort, sort => tell({ sort })),
         select("Order", [["up", "ascending"], ["down", "descending"]], value.descending ? "down" : "up", way => tell({ descending: way === "down" })));
       const clear = make("button", { type: "button", className: "sg-clear", disabled: !numFilters, onclick: () => tell({ filters: {} }) },
