@@ -129,8 +129,9 @@ def _panels(table: ImageTable, name: str, columns: Sequence[str]) -> list[Panel]
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = column.drop_null().to_numpy().astype(np.float64)
-    return values[np.isfinite(values)]
+    values = column.drop_null().to_numpy().astype(np.float64)
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
 
 
 def _worst(
