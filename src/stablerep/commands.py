@@ -145,6 +145,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "images.lance --world icons --judge runs/simclr",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
     ),
+    ("embed",): Command(
+        "pictures to features, as one array",
+        "pictures --encoder runs/stablerep -o features.npy",
+        _from("embedding", "EmbedConfig", "embed"),
+    ),
     ("convert",): Command(
         "image tables to folders, tars or Parquet, and back",
         "images.lance shared --to webdataset",

@@ -3,6 +3,7 @@
 After ARO (Yuksekgonul et al. 2023), whose files are read where they are; for the worlds, pairs are made from captions.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,8 +150,13 @@ def swapped_attribute(caption: str) -> tuple[str, str] | None:
             others = [word for word in kind if word != named[0]]
             draw = runtime.seed_for("attribute", caption) % len(others)
             exchange = {named[0]: others[draw]}
-        return pattern.sub(lambda match, to=exchange: to.get(match[0], match[0]), caption), kind[0]
+        changed = pattern.sub(functools.partial(_exchanged, exchange), caption)
+        return changed, kind[0]
     return None
+
+
+def _exchanged(exchange: Mapping[str, str], match: re.Match[str]) -> str:
+    return exchange.get(match[0], match[0])
 
 
 def swapped_relation(caption: str) -> tuple[str, str] | None:

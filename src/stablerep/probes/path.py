@@ -14,8 +14,11 @@ from torch import Tensor
 from stablerep.probes.base import standardisation
 from stablerep.probes.settings import PathConfig
 
-_BLOCK = 2**22  # logits computed at a time
-_MEMORY = 10
+_BLOCK = {
+    "cpu": 2**18,
+    "cuda": 2**26,
+}  # logits computed at a time: what a cache holds, what a GPU is busy with
+_MEMORY = 20
 _ARMIJO = 1e-4
 _ROUNDING = 1e-6
 _HALVINGS = 25
@@ -119,7 +122,7 @@ class _Problem:
         flat = weight.reshape(num_axes, -1)
         gradient = torch.zeros_like(flat)
         losses = torch.zeros(num_constants, dtype=torch.float64, device=self.device)
-        step = max(1, _BLOCK // flat.shape[1])
+        step = max(1, _BLOCK.get(self.device.type, 2**22) // flat.shape[1])
         for begin in range(0, self.num_examples, step):
             inputs = self.inputs[begin : begin + step]
             logits = (inputs @ flat).view(len(inputs), num_constants, num_classes)
@@ -177,6 +180,8 @@ class _State:
     pairs: list[tuple[Tensor, Tensor]]
     iterations: Tensor
     solved: Tensor
+    before: Tensor | None = None
+    """Where the search before this one ended (R, C)."""
 
     @classmethod
     def at(cls, problem: _Problem, l2: Tensor, weight: Tensor | None = None) -> "_State":
@@ -189,8 +194,16 @@ class _State:
         return cls(l2, penalty, weights, loss, gradient, [], none, none.bool())
 
     def moved_to(self, problem: _Problem, l2: Tensor) -> "_State":
-        """The search for further constants, from where this one ended for its last constant."""
+        """The search for further constants, from where this one ended for its last constant.
+
+        Solutions lie on a smooth curve: where going on as far as the last step went is lower, it begins there.
+        """
         state = _State.at(problem, l2, self.weight[:, -1])
+        if self.before is not None:
+            further = _State.at(problem, l2, 2 * self.weight[:, -1] - self.before)
+            if bool((further.loss < state.loss).all()):
+                state = further
+        state.before = self.weight[:, -1]
         change = state.penalty - self.penalty[:, -1:]
         state.pairs = [(step[:, -1:], turn[:, -1:] + change * step[:, -1:]) for step, turn in self.pairs]
         return state
