@@ -96,11 +96,18 @@ def _audit(found: Mapping[str, Any], table: ImageTable, project: Project, identi
             f"{grouped(found['num_rejected'])} of {grouped(found['num_pictures'])} pictures ({share}) are rejected by "
             f"audit {name}."
         ),
-        facts=sections({key: value for key, value in found["facts"].items() if value is not None}),
+        facts=sections({key: _rounded(value) for key, value in found["facts"].items() if value is not None}),
         keys=((series_key(identity, 0), "fine"), (series_key(identity, 1), "rejected")) if panels else (),
         figure=histogram_figure(panels, identity) if panels else None,
         worst=_worst(found["worst"][:_NUM_WORST], table, project),
     )
+
+
+def _rounded(value: Any) -> Any:
+    """Measured numbers to three digits, whatever holds them."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _panels(table: ImageTable, name: str, columns: Sequence[str]) -> list[Panel]:
@@ -129,8 +136,9 @@ def _panels(table: ImageTable, name: str, columns: Sequence[str]) -> list[Panel]
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = column.drop_null().to_numpy().astype(np.float64)
-    return values[np.isfinite(values)]
+    values = column.drop_null().to_numpy().astype(np.float64)
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
 
 
 def _worst(
