@@ -119,6 +119,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
         _from("workflows.compare", "CompareConfig", "compare"),
     ),
+    ("doctor",): Command(
+        "what is wrong with tables and runs, and repairs",
+        "images.lance runs",
+        _from("doctor", "DoctorConfig", "doctor"),
+    ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",
         "quickstart",
