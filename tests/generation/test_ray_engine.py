@@ -32,7 +32,7 @@ def contents(path: Path) -> pa.Table:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of this machine with room for two workers, started once for the module."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     quiet = {"log_to_driver": False, "logging_level": "error"}
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
     yield
