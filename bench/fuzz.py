@@ -5,18 +5,19 @@ python bench/fuzz.py --cases 10000
 
 import argparse
 import random
+import runpy
 import sys
 import time
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+TARGETS = Path(__file__).parents[1] / "tests" / "fuzz_targets.py"
 
 
 def main() -> int:
     """Print one line per target and every finding; 1 where there is one."""
-    from fuzz_targets import TARGETS, damaged, sound
-
+    helpers = runpy.run_path(str(TARGETS))
+    damaged, sound = helpers["damaged"], helpers["sound"]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,9 +25,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the damage")
     arguments = parser.parse_args()
     findings = 0
-    for target, run in TARGETS.items():
+    for target, run in helpers["TARGETS"].items():
         originals = sound(target)
-        begin, num = time.monotonic(), arguments.cases // len(TARGETS) + 1
+        begin, num = time.monotonic(), arguments.cases // len(helpers["TARGETS"]) + 1
         for case in range(num):
             draw = random.Random(f"{arguments.seed} {target} {case}")
             content = damaged(draw.choice(originals), draw)
