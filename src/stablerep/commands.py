@@ -190,6 +190,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "browse, search and mark a table of pictures in a browser",
         "images.lance --captions captions.lance --teacher icons",
         _from("gallery", "GalleryConfig", "serve_gallery"),
+    ),
     ("doctor",): Command(
         "what is wrong with tables and runs, and repairs",
         "images.lance runs",
