@@ -187,7 +187,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _from("workflows.circle", "CircleConfig", "circle"),
     ),
     ("gallery",): Command(
-        "browse, search and mark a table of pictures in a browser",
+        "browse, search, mark a table of pictures in a browser",
         "images.lance --captions captions.lance --teacher icons",
         _from("gallery", "GalleryConfig", "serve_gallery"),
     ),
