@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from stablerep.audit.copies import CopyAuditConfig, audit_copies
+from stablerep.audit.copy_alignment import Pairs, blurred, difference, on_grid
 from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_network import network_matches
 from stablerep.audit.copy_search import exact_neighbours
@@ -209,3 +210,17 @@ def test_scores_of_a_network_are_normalised_by_strangers() -> None:
     assert found.score[0, 0] == pytest.approx(1 - strangers.mean(), abs=1e-5)
     without = network_matches(painted, real, groups, excluded=np.array([1]))
     assert groups[without.index[0, 0]] != 1
+
+
+def test_no_map_of_colours_hides_a_figure() -> None:
+    """Black and white could both become white while red stays red: what is there must also be predicted back."""
+    sign = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    sign[:, 1:, 8:56, 8:16] = 30
+    figure = sign.clone()
+    figure[:, :, 24:48, 32:44] = 0
+    placements = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    for painted, real in ((figure, sign), (sign, figure)):
+        pairs = Pairs(blurred(painted), on_grid(real).float() / 255, placements, False)
+        assert difference(pairs, is_recoloured=True)[0] > 0.5
+    same = Pairs(blurred(figure), on_grid(figure.flip(1)).float() / 255, placements, False)
+    assert difference(same, is_recoloured=True)[0] < 0.05
