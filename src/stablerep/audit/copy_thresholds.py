@@ -11,23 +11,25 @@ import math
 
 import numpy as np
 
-_TAIL = 0.03
+_TAIL = 0.01
 _FEWEST = 15  # pictures in the tail
+_LONGEST = 0.03  # of few pictures a longer tail, which is heavier at its beginning
 _FLOOR = 0.3  # whatever the real pictures are like, half as different as strangers is no copy
 
 
-def tail_threshold(scores: np.ndarray, rate: float) -> float | None:
+def tail_threshold(scores: np.ndarray, rate: float, floor: float = _FLOOR) -> float | None:
     """The score that a genuine picture exceeds at this rate, from scores (M,); None where M is too small to say."""
     if not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1), got {rate}")
-    if _TAIL * len(scores) < _FEWEST:
+    tail = max(_TAIL, _FEWEST / max(len(scores), 1))
+    if tail > _LONGEST:
         return None
-    begin = float(np.quantile(scores, 1 - _TAIL))
+    begin = float(np.quantile(scores, 1 - tail))
     beyond = scores[scores > begin] - begin
     share = len(beyond) / len(scores)
     if len(beyond) == 0 or share <= rate:
-        return max(begin, _FLOOR)
-    return max(begin + float(np.median(beyond)) / math.log(2) * math.log(share / rate), _FLOOR)
+        return max(begin, floor)
+    return max(begin + float(np.median(beyond)) / math.log(2) * math.log(share / rate), floor)
 
 
 def thresholds(scores: np.ndarray, usual: list[float], rate: float) -> np.ndarray:
