@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--captions", type=Path)
     parser.add_argument("--genuine", type=int, default=5000)
     parser.add_argument("--planted", type=int, default=500)
-    parser.add_argument("--calibration", type=int, default=3000)
+    parser.add_argument("--calibration", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=0.001)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()

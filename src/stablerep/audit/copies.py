@@ -49,7 +49,7 @@ class CopyAuditConfig:
     """Only the real pictures that match this filter, such as split = 'train'."""
     false_alarms: float = 0.001
     """Share of genuine pictures that may be flagged."""
-    num_calibration: int = 3000
+    num_calibration: int = 1500
     """Real pictures that set the threshold: searched among those of other groups."""
     pasted: bool = True
     """Look for real pictures shrunk on a background too: some 300 places each, by far the longest part."""

@@ -11,9 +11,8 @@ import math
 
 import numpy as np
 
-_TAIL = 0.01
+_TAIL = 0.03  # in the last hundredth, pictures of icons that share a drawn head set the slope
 _FEWEST = 15  # pictures in the tail
-_LONGEST = 0.03  # of few pictures a longer tail, which is heavier at its beginning
 _FLOOR = 0.3  # whatever the real pictures are like, half as different as strangers is no copy
 
 
@@ -21,10 +20,9 @@ def tail_threshold(scores: np.ndarray, rate: float, floor: float = _FLOOR) -> fl
     """The score that a genuine picture exceeds at this rate, from scores (M,); None where M is too small to say."""
     if not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1), got {rate}")
-    tail = max(_TAIL, _FEWEST / max(len(scores), 1))
-    if tail > _LONGEST:
+    if _TAIL * len(scores) < _FEWEST:
         return None
-    begin = float(np.quantile(scores, 1 - tail))
+    begin = float(np.quantile(scores, 1 - _TAIL))
     beyond = scores[scores > begin] - begin
     share = len(beyond) / len(scores)
     if len(beyond) == 0 or share <= rate:
