@@ -21,13 +21,14 @@ from stablerep.commands import COMMANDS
 
 _ROOT = Path(__file__).parents[1]
 _COMMANDS = "reference/commands.md"
+_announced: set[str] = set()  # pages of the navigation that are not written yet
 _BLOCK = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"\$`([^`\n]+)`\$")
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: Any, **_: Any) -> Any:
-    """Leave out of the navigation what is announced there and not written yet."""
+    """Leave out of the navigation what is announced there and not written yet; links to it become plain text."""
     config["nav"] = _present(config["nav"], Path(config["docs_dir"]))
     return config
 
@@ -64,6 +65,8 @@ def _present(nav: list[Any], docs: Path) -> list[Any]:
             kept.append({title: _present(target, docs)})
         elif target == _COMMANDS or (docs / target).exists():
             kept.append(entry)
+        else:
+            _announced.add(target)
     return kept
 
 
@@ -74,6 +77,8 @@ def _formula(latex: str, display: str) -> str:
 
 def _rewritten(uri: str, link: re.Match[str]) -> str:
     text, target, anchor = link[1], link[2], link[3] or ""
+    if posixpath.normpath(posixpath.join(posixpath.dirname(uri), target)) in _announced:
+        return text
     place = _outside(uri, target)
     if place is None:
         return link[0]
@@ -97,7 +102,6 @@ def _taken_in(place: Path) -> str:
     return f"repository/{place.as_posix()}"
 
 
-
 def _commands_page() -> str:
     """Every command with its options, then the settings that several commands share."""
     parts = [_COMMANDS_HEAD]
@@ -106,7 +110,9 @@ def _commands_page() -> str:
         config, _ = command.load()
         name = " ".join(words)
         sentence = f"{command.help[0].upper()}{command.help[1:]}."
-        parts.append(f"## {name}\n\n{sentence}\n\n```\nstablerep {name} {command.example}\n```\n\n{_documented(config)}")
+        parts.append(
+            f"## {name}\n\n{sentence}\n\n```\nstablerep {name} {command.example}\n```\n\n{_documented(config)}"
+        )
         shared |= dict.fromkeys(_nested(config))
     parts.append("## Shared settings\n\nWhat the configurations above hold as fields.")
     return "\n\n".join([*parts, *map(_documented, shared)]) + "\n"

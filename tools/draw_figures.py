@@ -78,7 +78,14 @@ def _among(labels: np.ndarray) -> np.ndarray:
 def _flow() -> Any:
     """The flow as files: boxes are what lies on disk, arrows are commands."""
     figure, axis = _canvas(8.4, 2.1)
-    boxes = ("captions.lance", "images.lance", "score columns,\nkeep mask", "runs/NAME", "scores.json", "report/\nindex.html")
+    boxes = (
+        "captions.lance",
+        "images.lance",
+        "score columns,\nkeep mask",
+        "runs/NAME",
+        "scores.json",
+        "report/\nindex.html",
+    )
     arrows = ("generate", "audit", "train", "evaluate", "report")
     places = np.linspace(0.075, 0.925, len(boxes))
     for place, text in zip(places, boxes, strict=True):
@@ -146,7 +153,13 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
 
 def _box(axis: Any, x: float, y: float, text: str, hue: str, width: float = 0.12) -> None:
     shape = FancyBboxPatch(
-        (x - width / 2, y - 0.14), width, 0.28, boxstyle="round,pad=0,rounding_size=0.02", fc="white", ec=hue, lw=1.6
+        (x - width / 2, y - 0.14),
+        width,
+        0.28,
+        boxstyle="round,pad=0,rounding_size=0.02",
+        fc="white",
+        ec=hue,
+        lw=1.6,
     )
     axis.add_patch(shape)
     axis.text(x, y, text, ha="center", va="center", fontsize=8.5)
@@ -155,7 +168,9 @@ def _box(axis: Any, x: float, y: float, text: str, hue: str, width: float = 0.12
 def _arrow(axis: Any, begin: tuple[float, float], end: tuple[float, float], bend: float = 0.0) -> None:
     style = f"arc3,rad={bend}"
     axis.add_patch(
-        FancyArrowPatch(begin, end, arrowstyle="-|>", mutation_scale=11, color=_FAINT, connectionstyle=style, lw=1.4)
+        FancyArrowPatch(
+            begin, end, arrowstyle="-|>", mutation_scale=11, color=_FAINT, connectionstyle=style, lw=1.4
+        )
     )
 
 

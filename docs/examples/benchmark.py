@@ -9,8 +9,8 @@ from stablerep.evaluation.splits import Benchmark, BenchmarkData, LabelledPictur
 from stablerep.runtime import seed_for
 
 
-def parity(data: BenchmarkData) -> Benchmark:
-    """The 1,797 digits of scikit-learn, with their parity as label; 60 / 20 / 20 % by a hash of the picture's number."""
+def parity(data: BenchmarkData) -> Benchmark:  # noqa: ARG001 -- these data come with scikit-learn
+    """The 1,797 digits of scikit-learn by parity; 60 / 20 / 20 % by a hash of the picture's number."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
