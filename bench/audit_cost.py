@@ -3,8 +3,9 @@
     python bench/audit_cost.py --world icons --encoder runs/clip-real --num-captions 64 --num-images 4
 
 The teacher paints the first captions of the world's training split, then every audit runs once on what it painted, or
-on a larger table of its pictures, where what is done once (loading the encoder, measuring the reference, commits) weighs
-less; reading, decoding and writing the columns count. All audits together should cost at most a quarter of the painting.
+on a larger table of its pictures, where what is done once (loading the encoder, measuring the reference, commits)
+weighs less; reading, decoding and writing the columns count. All audits together should cost at most a quarter of the
+painting.
 """
 
 import argparse

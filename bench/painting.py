@@ -2,9 +2,9 @@
 
     python bench/painting.py --num-captions 32 --num-images 4
 
-Same teacher, precision, steps, guidance and number of pictures; loading is not counted. Then how much of the time passes
-outside the model's own forward passes (transformer or U-Net, text encoder, decoder), and what guidance in a part
-of the steps saves.
+Same teacher, precision, steps, guidance and number of pictures; loading is not counted. Then how much of the time
+passes outside the model's own forward passes (transformer or U-Net, text encoder, decoder), and what guidance in a
+part of the steps saves.
 """
 
 import tempfile
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import tyro
@@ -99,10 +100,9 @@ def _generate(asked: GenerateConfig, out: Path, changes: dict[str, Any]) -> floa
 def _share_outside(asked: GenerateConfig, out: Path) -> float:
     """One minus the share of the time that passes within forward passes."""
     inside = 0.0
-    load = work.load_teacher
 
     def timed_teacher(*arguments: Any) -> Any:
-        teacher = load(*arguments)
+        teacher = load_teacher(*arguments)
         pipe = teacher._pipe
         for owner, name in (
             (getattr(pipe, "transformer", None) or pipe.unet, "forward"),
@@ -122,11 +122,8 @@ def _share_outside(asked: GenerateConfig, out: Path) -> float:
 
         return called
 
-    work.load_teacher = timed_teacher
-    try:
+    with mock.patch.object(work, "load_teacher", timed_teacher):
         seconds = _generate(asked, out, {})
-    finally:
-        work.load_teacher = load
     return 1 - inside / seconds
 
 

@@ -13,6 +13,7 @@ is there already is neither trained, painted nor judged again.
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ class _Lab:
     def curve(self, name: str, num: int, seed: int) -> list[_Score]:
         """Scores of one arm at one size along one training."""
         arm, every = ARMS[name], self.config.num_steps // self.config.num_points
-        folder = self.config.out / f"{num}-captions" / name.replace(" ", "-") / f"seed-{seed}"
+        folder = self.config.out / f"{num}-captions" / _plain(name) / f"seed-{seed}"
         vae = find_teacher(self.config.teacher, download=False) / "vae"
         method: dict[str, Any] = {"autoencoder": vae}
         if arm.align:
@@ -241,6 +242,11 @@ class _Lab:
         name = recipe or self.config.settings
         table = config_module.recipe_table(self.recipes[name], command, name)
         return config_module.build(kind, table, settings, origin="painter claims")
+
+
+def _plain(name: str) -> str:
+    """The name of an arm as the name of a folder."""
+    return re.sub(r"[^a-z]+", "-", name.lower())
 
 
 def _summarise(

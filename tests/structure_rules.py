@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 # Top to bottom: a module may import from its own group and from the groups above it.
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "console", "runtime", "run", "store", "interchange"),
+    ("errors", "storage", "config", "console", "runtime", "run", "store", "interchange"),
     ("captions",),
     ("models",),
     ("generation",),
-    ("features", "probes", "copies", "match"),
+    ("features", "probes", "copies", "match", "embedding"),
     ("audit", "learning", "evaluation"),
     ("report",),
     ("workflows", "doctor"),

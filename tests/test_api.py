@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,7 +60,9 @@ def test_the_package_offers_the_interface() -> None:
     assert set(stablerep.__all__) == {*api.__all__, "__version__"}
     for name in api.__all__:
         assert getattr(stablerep, name) is getattr(api, name)
-    with pytest.raises(AttributeError, match="no attribute 'trane'; it offers __version__, evaluate"):
+    with pytest.raises(
+        AttributeError, match="no attribute 'trane'; it offers Embedder, __version__, convert"
+    ):
         stablerep.trane  # noqa: B018
 
 
@@ -147,3 +150,28 @@ def test_train_then_measure_then_use(
     encoder = stablerep.load_encoder(summary.run)
     assert encoder(torch.rand(3, 3, 20, 20)).shape == (3, encoder.dim)
     assert capsys.readouterr() == ("", ""), "functions print nothing"
+
+
+def test_from_a_list_of_captions_to_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stablerep.write_captions(["a red apple", "a  red apple", "two dogs"], "captions.lance", split="train")
+    stablerep.generate("captions.lance", teacher="icons", num_images=2, num_inference_steps=2, batch_size=4)
+    data = {"images": ["images.lance"], "captions_per_batch": 2, "images_per_caption": 2}
+    stablerep.train("stablerep", recipe="icons", data=data, out="runs/mine", num_steps=1, compile=False)
+    features = stablerep.Embedder("runs/mine").transform([np.zeros((20, 30, 3), np.uint8)])
+    assert features.shape == (1, 192)
+    assert stablerep.embed("images.lance", "runs/mine", out="f.npy").num_images == 4
+    assert stablerep.export("runs/mine", "timm", out="exported").files == (
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    )
+    stablerep.convert("images.lance", "shared", to="webdataset")
+    assert stablerep.convert("shared", "back").num_captions == 2
+
+
+def test_texts_that_are_no_captions_are_named(tmp_path: Path) -> None:
+    for texts, message in ((["a", " "], "text 1 cannot be a caption: blank"), ([3], "not text but int")):
+        with pytest.raises(UserError, match=message):
+            stablerep.write_captions(texts, tmp_path / "c.lance")  # type: ignore[arg-type]
+    assert not (tmp_path / "c.lance").exists()

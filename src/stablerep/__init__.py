@@ -6,9 +6,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("stablerep")
 
 if TYPE_CHECKING:
-    from stablerep.api import evaluate, generate, load_encoder, train
+    from stablerep.api import (
+        Embedder,
+        convert,
+        embed,
+        evaluate,
+        export,
+        generate,
+        load_encoder,
+        train,
+        write_captions,
+    )
 
-__all__ = ["__version__", "evaluate", "generate", "load_encoder", "train"]
+__all__ = [
+    "Embedder",
+    "__version__",
+    "convert",
+    "embed",
+    "evaluate",
+    "export",
+    "generate",
+    "load_encoder",
+    "train",
+    "write_captions",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -69,10 +69,21 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "images.lance --captions captions.lance --encoder runs/clip",
         _from("audit.everything", "AuditAllConfig", "audit_all"),
     ),
+    ("audit", "bias"): Command(
+        "shares of attributes in pictures beside a target",
+        "images.lance --captions captions.lance --attributes attributes.toml "
+        "--reference icons/images.lance --encoder runs/clip",
+        _from("audit.bias", "BiasAuditConfig", "audit_bias"),
+    ),
     ("audit", "captions"): Command(
         "addresses, numbers and protected names in captions",
         "captions.lance --protected names.txt",
         _from("audit.captions", "CaptionAuditConfig", "audit_captions"),
+    ),
+    ("audit", "copies"): Command(
+        "painted pictures that repeat a real one, or each other",
+        "images.lance --reference icons/images.lance",
+        _from("audit.copies", "CopyAuditConfig", "audit_copies"),
     ),
     ("audit", "match"): Command(
         "pictures that do not show what their caption asked for",
@@ -144,6 +155,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "fidelity, realism and near-copies of painted images",
         "images.lance --world icons --judge runs/simclr",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
+    ),
+    ("embed",): Command(
+        "pictures to features, as one array",
+        "pictures --encoder runs/stablerep -o features.npy",
+        _from("embedding", "EmbedConfig", "embed"),
     ),
     ("convert",): Command(
         "image tables to folders, tars or Parquet, and back",

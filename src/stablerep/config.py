@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import tomli_w
 
 from stablerep.errors import UserError
+from stablerep.storage import location
 
 T = TypeVar("T")
 
@@ -167,7 +168,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return location(value) if isinstance(value, Path) else value
 
 
 _REQUIRED = object()

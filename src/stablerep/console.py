@@ -24,6 +24,8 @@ import rich.progress
 import rich.table
 from rich.text import Text
 
+from stablerep.storage import location
+
 _SPACE = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]+")
 _HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -198,7 +200,7 @@ def _in_words(value: Any) -> list[str]:
         return [f"{value:,}"]
     if isinstance(value, float):
         return [f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"]
-    return [str(value)]
+    return [location(value) if isinstance(value, Path) else str(value)]
 
 
 def _counts(values: Mapping[str, Any]) -> list[str]:
@@ -223,7 +225,7 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     if isinstance(value, Path):
-        return str(value)
+        return location(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -88,12 +88,17 @@ def decode_image(encoded: bytes) -> Tensor:
     with Image.open(io.BytesIO(encoded)) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
             return _decode_jpeg(encoded)
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            paper = Image.new("RGBA", rgba.size, "white")
-            rgb = Image.alpha_composite(paper, rgba).convert("RGB")
-        else:
-            rgb = image.convert("RGB")
+        return on_white(image)
+
+
+def on_white(image: Image.Image) -> Tensor:
+    """A picture as uint8 (3, H, W); what is transparent lies on white, grey becomes RGB."""
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        paper = Image.new("RGBA", rgba.size, "white")
+        rgb = Image.alpha_composite(paper, rgba).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
@@ -165,7 +170,7 @@ def _compute(
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 pictures = list(pool.map(_decode_numbered, range(start, start + len(batch)), batch))
-                parts.append(_encode(encoder, pictures, dtype))
+                parts.append(encode_pictures(encoder, pictures, dtype))
                 progress.advance(len(batch))
     finally:
         if isinstance(encoder, nn.Module):
@@ -181,16 +186,20 @@ def _compute(
 
 
 @torch.inference_mode()
-def _encode(encoder: FrozenEncoder, pictures: Sequence[Tensor], dtype: torch.dtype) -> np.ndarray:
-    """Features of one batch; pictures of different sizes go through the encoder size by size."""
+def encode_pictures(encoder: FrozenEncoder, pictures: Sequence[Tensor], dtype: torch.dtype) -> np.ndarray:
+    """Features (M, D) of one batch of pictures (3, H, W): uint8, or floats in [0, 1].
+
+    Pictures of different sizes and types go through the encoder one kind at a time.
+    """
     device = _device_of(encoder)
-    rows_of: dict[torch.Size, list[int]] = {}
+    rows_of: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
     for row, picture in enumerate(pictures):
-        rows_of.setdefault(picture.shape, []).append(row)
+        rows_of.setdefault((picture.shape, picture.dtype), []).append(row)
     order: list[int] = []
     parts = []
     for rows in rows_of.values():
-        pixels = torch.stack([pictures[row] for row in rows]).to(device).float() / 255
+        pixels = torch.stack([pictures[row] for row in rows]).to(device)
+        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
         with runtime.autocast(dtype, device):
             parts.append(encoder(pixels).float().cpu())
         order += rows

@@ -17,12 +17,14 @@ import torch
 
 from stablerep import config as config_module
 from stablerep.errors import UserError
+from stablerep.storage import refuse_remote
 
 _PACKAGES = ("stablerep", "torch", "torchvision", "timm", "diffusers", "transformers", "pylance", "numpy")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it into place."""
+    refuse_remote(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -113,6 +115,7 @@ class Run:
 
         Raises ``UserError`` where the folder holds something else, or a run with another configuration.
         """
+        refuse_remote(path)
         run = cls(path)
         asked = {"kind": kind, "config": config_module.to_dict(config)}
         if run.description_path.exists():

@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 
 from stablerep.errors import UserError
+from stablerep.storage import first_line, is_remote, location, refuse_credentials, writing
 
 REAL = "real"
 OK = "ok"
 
 _KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+_NOT_THERE = "was not found"
 _FIRST_WRITTEN = ("_transactions", "_versions", "data")
 
 CAPTION_SCHEMA = pa.schema(
@@ -87,13 +89,29 @@ class _Table:
         self.path = path
 
     @classmethod
+    def exists(cls, path: str | Path) -> bool:
+        """Whether anything lies at the path; ``open`` says whether it is such a table."""
+        if not is_remote(path):
+            return Path(path).exists()
+        try:
+            _open(location(path))
+        except UserError:
+            raise
+        except (ValueError, OSError) as error:
+            if _NOT_THERE in str(error):
+                return False
+            raise UserError(f"{location(path)} cannot be reached ({first_line(error)})") from error
+        return True
+
+    @classmethod
     def open(cls, path: str | Path) -> Self:
         """Open an existing table; ``UserError`` where there is none or it is of the other kind."""
+        path = location(path)
         try:
-            dataset = lance.dataset(str(path))
+            dataset = _open(path)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{path}: no {cls.noun} table could be opened there ({_first_line(error)})"
+                f"{path}: no {cls.noun} table could be opened there ({first_line(error)})"
             ) from error
         # A nullable column that an older table has not is added when rows that may need it are appended.
         missing = [
@@ -108,13 +126,15 @@ class _Table:
     @classmethod
     def open_or_create(cls, path: str | Path) -> Self:
         """Open the table, or create it empty."""
-        if "://" not in str(path) and _holds_something_else(Path(path)):
+        path = location(path)
+        refuse_credentials(path)
+        if not is_remote(path) and _holds_something_else(Path(path)):
             raise UserError(f"{path} exists and is not a table of {cls.noun}s; give another path")
         try:
-            lance.write_dataset(cls.schema.empty_table(), str(path), mode="create")
+            lance.write_dataset(cls.schema.empty_table(), path, mode="create")
         except (ValueError, OSError) as error:
             if "already exists" not in str(error):
-                raise UserError(f"cannot create the {cls.noun} table {path}: {_first_line(error)}") from error
+                raise UserError(f"cannot create the {cls.noun} table {path}: {first_line(error)}") from error
         return cls.open(path)
 
     def __len__(self) -> int:
@@ -149,7 +169,8 @@ class _Table:
 
     def note(self, name: str, value: Any) -> None:
         """Keep a value, anything that JSON can say, in the table under a name."""
-        lance.dataset(self.path).update_config({name: json.dumps(value, sort_keys=True)})
+        with writing(self.path):
+            lance.dataset(self.path).update_config({name: json.dumps(value, sort_keys=True)})
 
     def append(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> int:
         """Insert the rows whose key is not there yet in one atomic commit; say how many were new.
@@ -168,7 +189,8 @@ class _Table:
         merge = dataset.merge_insert(keys).when_not_matched_insert_all()
         # Six writers on two cores made one of them wait 11 s; the default gives up after 30 s and loses its rows.
         merge = merge.conflict_retries(1000).retry_timeout(timedelta(minutes=10))
-        return int(merge.execute(table)["num_inserted_rows"])
+        with writing(self.path):
+            return int(merge.execute(table)["num_inserted_rows"])
 
     def positions(self, where: str) -> np.ndarray:
         """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
@@ -187,10 +209,11 @@ class _Table:
         fields = [pa.field(name, values.type) for name, values in columns.items()]
         for field in fields:
             self._refuse(field, len(columns[field.name]), len(rows))
-        _add_columns(self.path, fields)
-        if len(rows):
-            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
-            _update_rows(self.path, every[rows], pa.table(dict(columns)))
+        with writing(self.path):
+            _add_columns(self.path, fields)
+            if len(rows):
+                every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+                _update_rows(self.path, every[rows], pa.table(dict(columns)))
         return self.reload()
 
     def _refuse(self, field: pa.Field, num_values: int, num_rows: int) -> None:
@@ -247,6 +270,11 @@ class ImageTable(_Table):
         rows = self.dataset.take([int(position) for position in positions], columns=["image"])
         images: list[bytes] = rows["image"].to_pylist()
         return images
+
+
+def _open(path: str) -> lance.LanceDataset:
+    refuse_credentials(path)
+    return lance.dataset(path)
 
 
 def _add_columns(path: str, fields: Sequence[pa.Field]) -> None:
@@ -328,7 +356,3 @@ def _literal(value: str | int) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split(", /")[0].splitlines()[0]

@@ -36,6 +36,8 @@ def test_flagged_captions_stay_with_their_reasons(captions: Path) -> None:
     }
     assert (findings.num_captions, findings.num_flagged, findings.num_protected_names) == (4, 2, 2)
     assert findings.by_kind == {"e-mail address": 1, "handle": 1, "protected name": 1}
+    fine = CaptionTable.open(captions).read(["text"], "captions_ok")["text"].to_pylist()
+    assert sorted(fine) == sorted([TEXTS[0], TEXTS[3]]), "the filter that paints only what is fine"
     content = json.loads(findings.path.read_text(encoding="utf-8"))
     assert {one["id"]: [place["text"] for place in one["found"]] for one in content["flagged"]} == {
         caption_id(TEXTS[1]): ["jane@example.org", "@jane"],

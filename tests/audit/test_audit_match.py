@@ -61,7 +61,7 @@ def test_levels_of_shuffled_captions_are_what_they_say(world: Path, clip: Path, 
     result = audit_match(config(world, clip, painted))
     control = result.facts["the same with shuffled captions"]
     for level in (0.5, 0.9, 0.95):
-        assert control[f"{level:g}"] == pytest.approx(1 - level, abs=0.08)
+        assert control[f"{100 * level:g} %"] == pytest.approx(1 - level, abs=0.08)
     assert result.facts["mean level (AUROC against shuffled captions)"] > 0.85
 
 
@@ -90,6 +90,20 @@ def test_the_best_of_each_caption_are_kept(world: Path, clip: Path, painted: Pat
         own = sorted((row for row in rows if row[0] == identity), key=lambda row: -row[1])
         assert [row[2] for row in own] == list(range(PER_CAPTION))
         assert [row[3] for row in own] == [True, True] + [False] * (PER_CAPTION - 2)
+
+
+def test_real_pictures_set_the_level(world: Path, clip: Path, tmp_path: Path) -> None:
+    """At 5 % false alarms on real pictures that the encoder has not seen, most wrong pictures are rejected."""
+    wrong = swapped_table(tmp_path / "images.lance", 0.2)
+    fresh = [image_row(text, 0, picture(number, 900), origin="real") for number, text in enumerate(TEXTS)]
+    write_images(tmp_path / "real.lance", fresh)
+    rules = MatchRules(reference=tmp_path / "real.lance", false_alarms=0.05)
+    result = audit_match(config(world, clip, tmp_path / "images.lance", rules=rules))
+    fine = np.array(ImageTable.open(tmp_path / "images.lance").read(["match_ok"])["match_ok"].to_pylist())
+    assert (~fine[wrong]).mean() > 0.7 and (~fine[~wrong]).mean() < 0.3
+    assert 0.5 < result.facts["level wanted"] <= 1
+    with pytest.raises(ValueError, match="min_level and reference both set the level"):
+        MatchRules(reference=tmp_path / "real.lance", min_level=0.5)
 
 
 def test_a_second_run_computes_no_vectors_and_changes_nothing(world: Path, clip: Path, painted: Path) -> None:

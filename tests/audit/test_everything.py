@@ -1,21 +1,25 @@
 """`audit all`, and what follows from its mask: training reads it, painting fills it up."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from painted_table import columns, image_row, write_captions, write_images
 from PIL import Image
 from tiny_world import TEXTS, picture
 
+from generation import tiny_pipelines
 from learning.tiny_training import data_config
 from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
 from stablerep.audit.match import MatchRules
 from stablerep.config import build
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import ViewSource, identity_of
 from stablerep.learning.methods import METHODS, train
 from stablerep.store import ImageTable, caption_id
@@ -130,3 +134,31 @@ def test_a_run_trains_on_the_mask_from_end_to_end(project: Path, tmp_path: Path)
     assert resolved["data"]["captions"] == len(TEXTS)
     assert resolved["data"]["images"] == 4 * len(TEXTS) - 1
     assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
+
+
+def test_audit_and_repaint_in_turn_until_enough_are_kept(tmp_path: Path) -> None:
+    """A painter of noise, a verdict against every image 0: the first turn fills up, the second finds nothing to do."""
+    teacher = tmp_path / "teacher"
+    tiny_pipelines.pixart(teacher)
+    write_captions(tmp_path / "captions.lance", TEXTS[:3])
+    paint = GenerateConfig(
+        captions=tmp_path / "captions.lance",
+        out=tmp_path / "images.lance",
+        teacher=str(teacher),
+        num_images=2,
+        num_inference_steps=1,
+        batch_size=3,
+        format="png",
+        device="cpu",
+        dtype="float32",
+    )
+    generate(paint)
+    table = ImageTable.open(paint.out)
+    first = table.positions("image_index = 0")
+    against = {"mine_ok": pa.array([False] * 3), "mine_reason": pa.array(["first"] * 3)}
+    table.write_columns(first, against)
+    for expected in (3, 0):
+        audit_all(config(tmp_path, only=("quality",)))
+        assert generate(dataclasses.replace(paint, repaint=True)).painted == expected
+    rows = columns(paint.out, "image_index", "keep")
+    assert sorted(rows) == [(0, False)] * 3 + [(1, True)] * 3 + [(2, True)] * 3

@@ -69,7 +69,7 @@ def test_without_a_reference_only_what_is_no_picture_is_rejected(painted: Path) 
 
 
 def test_defects_are_found_by_comparison_with_real_pictures(painted: Path, reference: Path) -> None:
-    rules = QualityRules(reference=reference)
+    rules = QualityRules(reference=reference, most_rejected=1)
     result = audit_quality(QualityConfig(images=painted, rules=rules))
     found = reasons(painted)
     assert found["a", 0] is None and found["a", 1] is None
@@ -86,6 +86,21 @@ def test_defects_are_found_by_comparison_with_real_pictures(painted: Path, refer
         "resolution",
     }
     assert {(one["caption_id"], one["image_index"]) for one in stored["worst"]} and len(stored["worst"]) == 7
+
+
+def test_what_all_pictures_of_a_painter_have_rejects_none(tmp_path: Path, reference: Path) -> None:
+    """Every picture is blurred, one is compressed too: the blur is reported, the blocks are a reason."""
+    rows = [image_row("a", index, blurred(2)(scene(index))) for index in range(9)]
+    rows.append(image_row("a", 9, compressed(4)(blurred(2)(scene(9)))))
+    write_images(tmp_path / "images.lance", rows)
+    result = audit_quality(
+        QualityConfig(images=tmp_path / "images.lance", rules=QualityRules(reference=reference))
+    )
+    assert result.facts["beyond the limit"]["blur"] >= 0.9
+    assert "blur" in result.facts["not rejected for, as it is the painter's"]
+    found = [reason for (reason,) in columns(tmp_path / "images.lance", "quality_reason")]
+    assert "blocks of compression" in (found[9] or "")
+    assert not any("blurred" in (reason or "") for reason in found) and result.num_rejected <= 3
 
 
 def test_diversity_is_that_of_the_caption(painted: Path) -> None:

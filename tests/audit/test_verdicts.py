@@ -84,8 +84,16 @@ def test_no_verdict_speaks_neither_for_nor_against() -> None:
         return pa.table({"ok": pa.array(fine, pa.bool_()), "reason": pa.array(["x"] * len(fine))})
 
     keep, why = combine({"a": verdict(None, None, True, False), "b": verdict(None, True, None, True)})
-    assert keep == [None, True, True, False]
-    assert why == [None, None, None, "a: x"]
+    assert keep.to_pylist() == [None, True, True, False]
+    assert why.to_pylist() == [None, None, None, "a: x"]
+
+
+def test_a_verdict_of_ones_own_counts(table: ImageTable) -> None:
+    mine = {"mine_ok": pa.array([False, True]), "mine_reason": pa.array(["ugly", None])}
+    table = table.write_columns([0, 1], {**mine, "lonely_ok": pa.array([False, False])})
+    kept = write_verdicts(table, np.arange(3), "quality", [None] * 3, {})
+    assert kept.rejected_by == {"mine": 1, "quality": 0}, "without a column of reasons it is no verdict"
+    assert mask(table)[:3] == [(False, "mine: ugly"), (True, None), (True, None)]
 
 
 def result(images: Path, audit: str, num_rejected: int) -> AuditResult:

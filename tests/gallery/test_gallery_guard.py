@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_gallery import ATTACK, TEXTS, picture
+from small_gallery import ATTACK, EDITED, PAINTER, TEXTS, picture
 
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.gallery import GalleryConfig, render, serve_gallery
 from stablerep.gallery.guard import Guard, is_loopback
+from stablerep.gallery.painting import Painting
+from stablerep.gallery.pairs import Lane
 from stablerep.gallery.pictures import for_browser
 from stablerep.gallery.serve import PASSWORD, checked_password, guarded
 from stablerep.gallery.session import Gallery, Wish
@@ -167,6 +169,20 @@ def test_captions_are_text_wherever_they_stand(gallery: Gallery) -> None:
     assert "&lt;img src=x onerror=" in content
     assert render.note("a", ATTACK).count("&lt;") == 1
     assert "failed: the picture is blank" in render.results(gallery, gallery.browse(Wish()), "")
+
+
+def test_pairs_and_copies_are_drawn(gallery: Gallery) -> None:
+    painter, edited = (Lane(0, name) for name in (PAINTER, EDITED))
+    rows, page, total = gallery.compare(painter, edited, 0)
+    content = render.comparison(gallery, rows, page, ("before", "after"), total)
+    assert "4 captions have pictures of both. Above and below were painted from the same noise." in content
+    assert content.count('class="sg-tile"') == 15 and content.count('class="sg-gap"') == 1
+    found, page, total = gallery.copies((), 0)
+    content = render.copies(gallery, found, page, total)
+    assert "score 0.980 · copy" in content
+    assert content.count("not in an open table") == 1
+    failed = render.paintings([Painting(ATTACK, 1, None, "the picture is blank")], 1.0, "icons")
+    assert "<img" not in failed and "the picture is blank" in failed
 
 
 def test_pictures_are_sent_as_what_they_are_or_not_at_all() -> None:

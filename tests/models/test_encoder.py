@@ -214,6 +214,18 @@ def test_damaged_files_are_refused(encoder: Encoder, tmp_path: Path) -> None:
         load_encoder(tmp_path)
 
 
+def test_a_shipped_encoder_is_found_by_its_name(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stablerep.models.encoder._shipped_root", lambda: tmp_path)
+    save_encoder(encoder, tmp_path / "icons" / "encoder")
+    save_encoder(encoder, tmp_path / "fashion")
+    for name in ("icons", "fashion"):
+        assert load_encoder(name).fingerprint == encoder.fingerprint
+    with pytest.raises(UserError, match=r"no encoder 'photos': .* the shipped encoders are: fashion, icons;"):
+        load_encoder("photos")
+
+
 def test_unknown_names_and_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.txt").write_text("no weights")
     with pytest.raises(UserError, match=r"weights.txt is no file with weights; those end in .pth"):

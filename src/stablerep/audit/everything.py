@@ -12,7 +12,8 @@ from stablerep import runtime
 from stablerep.audit.captions import CaptionAuditConfig, audit_captions, judge_images
 from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
 from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
-from stablerep.audit.record import AuditResult, audit_path, share_of
+from stablerep.audit.record import AuditResult, Example, audit_path, share_of
+from stablerep.audit.rows import read_captions
 from stablerep.audit.verdicts import Kept, renew_mask
 from stablerep.console import Console
 from stablerep.errors import UserError
@@ -106,6 +107,8 @@ class AuditSummary:
     """Audit -> why it was left out."""
     kept: Kept
     seconds: float
+    texts: Mapping[str, str]
+    """The captions of the worst pictures, by id."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("audit", "judged", "rejected", "pictures/s")
 
@@ -128,17 +131,14 @@ class AuditSummary:
         console.table("", self.HEADER, self.rows())
         for name, reason in self.skipped.items():
             console.say(f"audit {name} was left out: {reason}")
-        worst = [
-            [
-                result.audit,
-                example.text or f"caption {example.caption_id}, image {example.image_index}",
-                example.reason,
-            ]
-            for result in self.results
-            for example in [one for one in result.worst if one.reason][:_NUM_SHOWN]
-        ]
-        if worst:
-            console.table("", ("worst", "caption", "reason"), worst)
+        for result in self.results:
+            worst = [one for one in result.worst if one.reason][:_NUM_SHOWN]
+            if worst:
+                console.facts({f"worst by {result.audit}": [self._described(one) for one in worst]})
+
+    def _described(self, one: Example) -> str:
+        text = one.text or self.texts.get(one.caption_id, one.caption_id)
+        return f"“{text}”, image {one.image_index}: {one.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the part of each audit as in audit.json, by name."""
@@ -168,6 +168,8 @@ def audit_all(config: AuditAllConfig, *, console: Console = Console(quiet=True))
             results.append(found)
     if not results:
         raise UserError(f"no audit ran: {'; '.join(f'{name}: {reason}' for name, reason in skipped.items())}")
+    shown = {one.caption_id for result in results for one in result.worst}
+    captions = read_captions(config.captions, sorted(shown))
     return AuditSummary(
         images=config.images,
         path=path,
@@ -175,4 +177,5 @@ def audit_all(config: AuditAllConfig, *, console: Console = Console(quiet=True))
         skipped=skipped,
         kept=renew_mask(ImageTable.open(config.images)),
         seconds=time.monotonic() - begin,
+        texts={one: captions[one].text for one in sorted(shown)},
     )

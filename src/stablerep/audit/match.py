@@ -16,7 +16,7 @@ from stablerep.audit.verdicts import write_verdicts
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import TableImages
-from stablerep.match import MatchConfig, image_vectors, text_vectors
+from stablerep.match import ImageTextModel, MatchConfig, image_vectors, text_vectors
 from stablerep.models.joint import load_image_text
 
 NAME = "match"
@@ -35,12 +35,23 @@ class MatchRules:
     chance of 5 %. 0.95 where neither this nor ``keep_best`` is given."""
     keep_best: int | None = None
     """Keep this many pictures of each caption, those that fit it best, and reject the others."""
+    reference: Path | None = None
+    """Table of real pictures of captions in the caption table, which the encoder has not learned from: sets the level
+    so that ``false_alarms`` of them are rejected, in place of ``min_level``."""
+    reference_where: str | None = None
+    """Which of its pictures, such as "split = 'validation'"."""
+    false_alarms: float = 0.05
+    """Share of the real pictures that the level may reject."""
     num_shuffled: int = 1000
     """Captions of other groups and concepts that a picture is held against."""
 
     def __post_init__(self) -> None:
         if self.min_level is not None and not 0 <= self.min_level <= 1:
             raise ValueError(f"min_level must be in [0, 1], got {self.min_level}")
+        if self.min_level is not None and self.reference is not None:
+            raise ValueError("min_level and reference both set the level; give one of them")
+        if not 0 < self.false_alarms < 1:
+            raise ValueError(f"false_alarms must be between 0 and 1, got {self.false_alarms}")
         if self.keep_best is not None and self.keep_best < 1:
             raise ValueError(f"keep_best must be positive, got {self.keep_best}")
         if self.num_shuffled < _FEWEST:
@@ -48,7 +59,7 @@ class MatchRules:
 
     @property
     def level(self) -> float | None:
-        """The level that is asked for."""
+        """The level that is asked for, where no real pictures set it."""
         return DEFAULT_LEVEL if self.min_level is None and self.keep_best is None else self.min_level
 
 
@@ -111,8 +122,16 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
     path = audit_path(config.images, config.out)
     rows = read_rows(config.images, config.where)
     captions = read_captions(config.captions, list(set(rows.captions)))
-    matched = match_rows(config, rows, captions, path.parent / "features", console)
-    reasons = [_reason(row, matched, config.rules) for row in range(len(rows))]
+    model = load_image_text(config.encoder, runtime.pick_device(config.device), download=config.download)
+    settings = MatchConfig(
+        batch_size=config.batch_size, precision=config.precision, cache=path.parent / "features"
+    )
+    matching = Matching(model, settings, config, console)
+    matched = matching.of(rows, captions)
+    level = config.rules.level
+    if config.rules.reference is not None:
+        level = _level_of_real(config, matching)
+    reasons = [_reason(row, matched, level, config.rules.keep_best) for row in range(len(rows))]
     columns = {
         "match": pa.array(matched.match, pa.float32()),
         "match_level": pa.array(matched.level, pa.float32()),
@@ -129,12 +148,12 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
             "encoder": config.encoder,
             "mean level (AUROC against shuffled captions)": float(matched.level.mean()),
             "at or above level": {
-                f"{level:g}": float((matched.level >= level).mean()) for level in _SHOWN_LEVELS
+                _percent(level): float((matched.level >= level).mean()) for level in _SHOWN_LEVELS
             },
             "the same with shuffled captions": {
-                f"{level:g}": float((matched.control >= level).mean()) for level in _SHOWN_LEVELS
+                _percent(level): float((matched.control >= level).mean()) for level in _SHOWN_LEVELS
             },
-            "level wanted": config.rules.level,
+            "level wanted": level,
             "best of a caption kept": config.rules.keep_best,
         },
         worst=_worst(rows, captions, matched, reasons),
@@ -146,30 +165,45 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
     return result
 
 
-def match_rows(
-    config: MatchAuditConfig, rows: Rows, captions: dict[str, CaptionFacts], cache: Path, console: Console
-) -> Matched:
-    """Match, level and rank of pictures by the encoder that ``config`` names."""
-    model = load_image_text(config.encoder, runtime.pick_device(config.device), download=config.download)
-    settings = MatchConfig(batch_size=config.batch_size, precision=config.precision, cache=cache)
-    pool_ids = _pool(rows, captions, config.rules.num_shuffled)
-    pictures = image_vectors(model, TableImages(rows.table, rows.positions), settings, console=console)
-    vectors = text_vectors(model, [captions[one].text for one in [*rows.captions, *pool_ids]], settings)
-    facts = [captions[one] for one in [*rows.captions, *pool_ids]]
-    groups = _codes([fact.group for fact in facts])
-    concepts = _codes([fact.concept for fact in facts])
-    own, rest = slice(0, len(rows)), slice(len(rows), None)
-    asked = Asked(vectors[own], groups[own], concepts[own])
-    pool = Pool(vectors[rest], groups[rest], concepts[rest])
-    about = centred(pictures)
-    level = levels(about, asked, pool)
-    if not np.isfinite(level).all():
-        raise UserError(
-            f"{config.captions}: all captions are of one group or concept; nothing is there to compare with"
-        )
-    wrong = shuffled(asked, pool, runtime.numpy_generator("audit match", config.seed))
-    match: np.ndarray = (pictures * asked.vectors).sum(axis=1)
-    return Matched(match, level, ranks(match, list(rows.by_caption())), levels(about, wrong, pool))
+@dataclass(frozen=True)
+class Matching:
+    """An image-text model at work."""
+
+    model: ImageTextModel
+    settings: MatchConfig
+    config: MatchAuditConfig
+    console: Console
+
+    def of(self, rows: Rows, captions: dict[str, CaptionFacts]) -> Matched:
+        """Match, level and rank of pictures beside the captions of their table."""
+        pool_ids = _pool(rows, captions, self.config.rules.num_shuffled)
+        images = TableImages(rows.table, rows.positions)
+        pictures = image_vectors(self.model, images, self.settings, console=self.console)
+        facts = [captions[one] for one in [*rows.captions, *pool_ids]]
+        vectors = text_vectors(self.model, [fact.text for fact in facts], self.settings)
+        groups = _codes([fact.group for fact in facts])
+        concepts = _codes([fact.concept for fact in facts])
+        own, rest = slice(0, len(rows)), slice(len(rows), None)
+        asked = Asked(vectors[own], groups[own], concepts[own])
+        pool = Pool(vectors[rest], groups[rest], concepts[rest])
+        about = centred(pictures)
+        level = levels(about, asked, pool)
+        if not np.isfinite(level).all():
+            raise UserError(
+                f"{self.config.captions}: all captions are of one group or concept; nothing is there to compare with"
+            )
+        wrong = shuffled(asked, pool, runtime.numpy_generator("audit match", self.config.seed))
+        match: np.ndarray = (pictures * asked.vectors).sum(axis=1)
+        return Matched(match, level, ranks(match, list(rows.by_caption())), levels(about, wrong, pool))
+
+
+def _level_of_real(config: MatchAuditConfig, matching: Matching) -> float:
+    """The level that all but ``false_alarms`` of the real pictures reach with their own captions."""
+    rules = config.rules
+    assert rules.reference is not None
+    rows = read_rows(rules.reference, rules.reference_where)
+    captions = read_captions(config.captions, list(set(rows.captions)))
+    return float(np.quantile(matching.of(rows, captions).level, rules.false_alarms))
 
 
 def _pool(rows: Rows, captions: dict[str, CaptionFacts], size: int) -> list[str]:
@@ -197,15 +231,17 @@ def _codes(names: list[str]) -> np.ndarray:
     return codes
 
 
-def _reason(row: int, matched: Matched, rules: MatchRules) -> str | None:
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def _reason(row: int, matched: Matched, wanted: float | None, best: int | None) -> str | None:
     level, rank = float(matched.level[row]), int(matched.rank[row])
     found = []
-    if rules.level is not None and level < rules.level:
-        found.append(
-            f"fits its caption better than {level:.1%} of shuffled ones, wanted are {rules.level:.1%}"
-        )
-    if rules.keep_best is not None and rank >= rules.keep_best:
-        found.append(f"number {rank + 1} of its caption, of which the best {rules.keep_best} are kept")
+    if wanted is not None and level < wanted:
+        found.append(f"better than {level:.1%} of shuffled captions, wanted {wanted:.1%}")
+    if best is not None and rank >= best:
+        found.append(f"number {rank + 1} of its caption, the best {best} are kept")
     return "; ".join(found) or None
 
 

@@ -34,6 +34,9 @@ class QualityRules:
     """At most so many of them, drawn at random; larger ones are shrunk to the size of the pictures that are judged."""
     false_alarms: float = 0.03
     """Share of the real pictures that all limits together may reject; every measure gets an equal part."""
+    most_rejected: float = 0.25
+    """A limit that would reject a larger share of the pictures tells of the painter and not of single pictures: that
+    share is reported, and nothing is rejected for it. 1 applies every limit."""
     min_spread: float = 2.0
     """A picture whose pixels deviate less from their mean, in levels of 255, is blank."""
     min_difference: float = 1.0
@@ -82,9 +85,14 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
     rows = read_rows(config.images, config.where)
     measured = measure(TableImages(rows.table, rows.positions), console)
     limits = reference_limits(config.rules, _short_side(rows), console)
+    beyond = beyond_limits(measured, limits)
+    applied = Limits(
+        {name: limit for name, limit in limits.by_name.items() if beyond[name] <= config.rules.most_rejected},
+        limits.false_alarms,
+    )
     diversity, nearest, earlier = among_siblings(rows, measured)
     repeated = np.where(nearest < config.rules.min_difference, earlier, -1)
-    reasons = [_reason(row, measured, limits, config.rules, rows, repeated) for row in range(len(rows))]
+    reasons = [_reason(row, measured, applied, config.rules, rows, repeated) for row in range(len(rows))]
     scores = {**measured.values, "diversity": diversity, "nearest": nearest}
     columns = {
         f"{NAME}_{name}": pa.array(values, pa.float32(), from_pandas=True) for name, values in scores.items()
@@ -100,13 +108,23 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
             "rejected for": dict(Counter(kind for reason in reasons if reason for kind in _kinds(reason))),
             "reference pictures rejected": limits.false_alarms,
             "limits": limits.by_name,
+            "beyond the limit": beyond,
+            "not rejected for, as it is the painter's": [
+                name for name in beyond if name not in applied.by_name
+            ],
             "medians": {name: _median(values) for name, values in scores.items()},
         },
-        worst=_worst(rows, measured, reasons, limits),
+        worst=_worst(rows, measured, reasons, applied),
         kept=kept,
         seconds=time.monotonic() - begin,
     )
     record(path, result)
+    for name, share in beyond.items():
+        if name not in applied.by_name:
+            console.say(
+                f"{share:.0%} of the pictures lie beyond the limit of {name} that real ones set: that is how this "
+                "painter paints, and none is rejected for it"
+            )
     console.say(f"quality of {len(rows):,} pictures: {path}")
     return result
 
@@ -129,6 +147,14 @@ def reference_limits(rules: QualityRules, short_side: int, console: Console) -> 
         for row in range(len(images))
     ]
     return Limits(limits, float(np.mean(beyond)))
+
+
+def beyond_limits(measured: Measured, limits: Limits) -> dict[str, float]:
+    """The share of the pictures that lies beyond each limit."""
+    return {
+        name: float(np.mean([MEASURES[name].is_bad(float(value), limit) for value in measured.values[name]]))
+        for name, limit in limits.by_name.items()
+    }
 
 
 def _short_side(rows: Rows) -> int:

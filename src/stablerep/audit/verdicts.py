@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stablerep.store import CaptionTable, ImageTable
 
@@ -73,35 +74,30 @@ def renew_mask(table: ImageTable) -> Kept:
     while True:
         verdicts = _read(table)
         keep, why = combine(verdicts)
-        judged = np.flatnonzero([value is not None for value in keep])
-        columns = {
-            KEEP: pa.array([keep[row] for row in judged], pa.bool_()),
-            KEEP_REASON: pa.array([why[row] for row in judged], pa.string()),
-        }
+        judged = np.flatnonzero(pc.is_valid(keep).to_numpy(zero_copy_only=False))
+        columns = {KEEP: keep.take(pa.array(judged)), KEEP_REASON: why.take(pa.array(judged))}
         table = table.write_columns(judged, columns)
         newest = {name: verdict.slice(0, len(keep)) for name, verdict in _read(table).items()}
         if all(verdict.equals(verdicts.get(name)) for name, verdict in newest.items()):
             return _count(keep, verdicts)
 
 
-def combine(verdicts: Mapping[str, pa.Table]) -> tuple[list[bool | None], list[str | None]]:
-    """The mask and its reasons from the verdicts (columns ``ok`` and ``reason``) of each audit, row by row.
+def combine(verdicts: Mapping[str, pa.Table]) -> tuple[pa.Array, pa.Array]:
+    """The mask (bool) and its reasons (string) from the verdicts (columns ``ok`` and ``reason``) of each audit.
 
     The mask is null where no audit has a verdict; the reason names every audit that speaks against a picture.
     """
     num_rows = max((len(table) for table in verdicts.values()), default=0)
-    keep: list[bool | None] = [None] * num_rows
-    why: list[str | None] = [None] * num_rows
+    keep, why = pa.nulls(num_rows, pa.bool_()), pa.nulls(num_rows, pa.string())
     for name, table in verdicts.items():
-        for row, (fine, reason) in enumerate(
-            zip(table["ok"].to_pylist(), table["reason"].to_pylist(), strict=True)
-        ):
-            if fine is None:
-                continue
-            keep[row] = fine and keep[row] is not False
-            if not fine:
-                said = f"{name}: {reason or 'rejected'}"
-                why[row] = said if why[row] is None else f"{why[row]}; {said}"
+        fine = table["ok"].combine_chunks()
+        keep = pc.if_else(pc.is_valid(fine), pc.and_(fine, pc.fill_null(keep, True)), keep)
+        said = pc.binary_join_element_wise(
+            pa.scalar(f"{name}:"), pc.fill_null(table["reason"].combine_chunks(), "rejected"), " "
+        )
+        against = pc.if_else(pc.fill_null(pc.invert(fine), False), said, pa.scalar(None, pa.string()))
+        both = pc.binary_join_element_wise(why, against, "; ")  # null where one of them is
+        why = pc.coalesce(both, why, against)
     return keep, why
 
 
@@ -113,12 +109,11 @@ def _read(table: ImageTable) -> dict[str, pa.Table]:
     }
 
 
-def _count(keep: Sequence[bool | None], verdicts: Mapping[str, pa.Table]) -> Kept:
+def _count(keep: pa.Array, verdicts: Mapping[str, pa.Table]) -> Kept:
+    num_kept, num_judged = pc.sum(keep).as_py() or 0, pc.count(keep).as_py()
     return Kept(
-        num_kept=sum(value is True for value in keep),
-        num_rejected=sum(value is False for value in keep),
-        num_unknown=sum(value is None for value in keep),
-        rejected_by={
-            name: sum(fine is False for fine in table["ok"].to_pylist()) for name, table in verdicts.items()
-        },
+        num_kept=num_kept,
+        num_rejected=num_judged - num_kept,
+        num_unknown=len(keep) - num_judged,
+        rejected_by={name: pc.sum(pc.invert(table["ok"])).as_py() or 0 for name, table in verdicts.items()},
     )

@@ -3,6 +3,7 @@
 After ARO (Yuksekgonul et al. 2023), whose files are read where they are; for the worlds, pairs are made from captions.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ EXCHANGEABLE: tuple[tuple[str, ...], ...] = (
 )  # fmt: skip
 """Attributes of one kind: one of them is put in the place of another."""
 RELATIONS = ("with", "in", "on", "over", "under", "behind", "holding", "riding", "at", "near")
+_NO_THING = re.compile(r"\b(?:skin|shade|tone)\b")  # "with dark skin tone" relates nothing to anything
 _DRAWN = re.compile(r"^(?:an?|the) (?:\w+ )*?(?:picture|drawing|illustration|photo) (?:of|showing) ")
 
 
@@ -132,35 +134,53 @@ def _macro(right: np.ndarray, pairs: Pairs, draws: tuple[int, int]) -> Interval:
 
 
 def swapped_attribute(caption: str) -> tuple[str, str] | None:
-    """The caption with an attribute of another kind member in its place, and which kind; None where it names none.
+    """The caption with an attribute exchanged, and of which kind it is; None where it names none.
 
-    Two of one kind in a caption change places, as in ARO; a single one gives way to another, drawn by the caption.
+    Two of one kind in a caption change places, as in ARO; a single one gives way to another of its kind. Where several
+    kinds are named, the caption draws one. What a caption says of the picture itself ("a small picture of") stays.
     """
-    for kind in EXCHANGEABLE:
-        words = sorted(kind, key=len, reverse=True)
-        pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, words))})(?![\w-])")
-        found = list(pattern.finditer(caption))
-        named = list(dict.fromkeys(match[0] for match in found))
-        if not named or (kind[0] == "dark" and "skin tone" in caption):
-            continue
-        if len(named) >= 2:
-            exchange = {named[0]: named[1], named[1]: named[0]}
-        else:
-            others = [word for word in kind if word != named[0]]
-            draw = runtime.seed_for("attribute", caption) % len(others)
-            exchange = {named[0]: others[draw]}
-        return pattern.sub(lambda match, to=exchange: to.get(match[0], match[0]), caption), kind[0]
-    return None
+    frame, said = _framed(caption)
+    changed = [found for kind in EXCHANGEABLE if (found := _exchange_one(said, kind)) is not None]
+    if not changed:
+        return None
+    text, kind = changed[runtime.seed_for("attribute", caption) % len(changed)]
+    return frame + text, kind
+
+
+def _exchange_one(said: str, kind: tuple[str, ...]) -> tuple[str, str] | None:
+    """One kind of attribute exchanged in a text, if it can be."""
+    if kind[0] == "dark" and "skin" in said:
+        return None
+    words = sorted(kind, key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, words))})(?![\w-])")
+    named = list(dict.fromkeys(match[0] for match in pattern.finditer(said)))
+    if not named or f"{named[0]} and {named[-1]}" in said:  # black and white is white and black
+        return None
+    if len(named) >= 2:
+        exchange = {named[0]: named[1], named[1]: named[0]}
+    else:
+        others = [word for word in kind if word != named[0]]
+        exchange = {named[0]: others[runtime.seed_for("other", said) % len(others)]}
+    return pattern.sub(functools.partial(_exchanged, exchange), said), kind[0]
+
+
+def _framed(caption: str) -> tuple[str, str]:
+    """What a caption says of the picture itself, and what it says of what is shown."""
+    frame = _DRAWN.match(caption)
+    return (frame[0], caption[frame.end() :]) if frame else ("", caption)
+
+
+def _exchanged(exchange: Mapping[str, str], match: re.Match[str]) -> str:
+    return exchange.get(match[0], match[0])
 
 
 def swapped_relation(caption: str) -> tuple[str, str] | None:
     """The caption with the two sides of its first relation exchanged, and the relation; None where it has none."""
-    frame = _DRAWN.match(caption)
-    before, said = (frame[0], caption[frame.end() :]) if frame else ("", caption)
+    before, said = _framed(caption)
     said, comma, rest = said.partition(",")
     for relation in RELATIONS:
         left, found, right = said.partition(f" {relation} ")
-        if found and left.strip() and right.strip() and left != right:
+        if found and left.strip() and right.strip() and left != right and not _NO_THING.search(right):
             return f"{before}{right} {relation} {left}{comma}{rest}", relation
     return None
 

@@ -13,7 +13,7 @@ from stablerep.evaluation.benchmarks import BenchmarkData
 from stablerep.evaluation.scores import Kind, Measurement
 from stablerep.features import FrozenEncoder, extract
 from stablerep.match import MatchConfig
-from stablerep.models.joint import ImageText, load_image_text
+from stablerep.models.joint import ImageText, NoTextTowerError, load_image_text
 
 NOTHING = "nothing"
 
@@ -43,6 +43,8 @@ class Tools:
     seed: int
     num_bootstrap: int
     console: Console
+    download: bool = False
+    """Whether weights that are only named may be fetched."""
 
     def features(self, encoder: FrozenEncoder, images: Sequence[bytes]) -> np.ndarray:
         """Features (M, D) of encoded images, computed once."""
@@ -57,11 +59,12 @@ class Tools:
 
     def joint(self, subject: Subject) -> ImageText:
         """The image-text model of a run; ``NotMeasurableError`` where it has none."""
-        if subject.path is None or not (subject.path / "text").is_dir():
-            raise NotMeasurableError(
-                f"{subject.name} has no text tower; `train clip` and `train stablerep-plus` make one"
-            )
-        return load_image_text(subject.path, runtime.pick_device(self.device))
+        if subject.path is None:
+            raise NotMeasurableError(f"{subject.name} has no text tower")
+        try:
+            return load_image_text(subject.path, runtime.pick_device(self.device), download=self.download)
+        except NoTextTowerError as error:
+            raise NotMeasurableError(str(error)) from error
 
     @property
     def matching(self) -> MatchConfig:
@@ -79,6 +82,8 @@ class Classified:
     chosen_on: str = NOTHING
     validation_accuracy: float | None = None
     note: str = ""
+    used: Mapping[str, Any] = field(default_factory=dict)
+    """What was settled for this benchmark, where the settings leave it open; it stands in the scores with them."""
     official: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Test -> a number that official code selects on the test itself."""
 

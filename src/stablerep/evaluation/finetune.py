@@ -245,7 +245,7 @@ class _Training:
                 logits = self.model.head(self.model.encoder.backbone(views))
             loss = -(targets * logits.float().log_softmax(1)).sum(1).mean()
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
 
     def _mixed(self, views: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,8 @@ class EvaluateConfig:
             ("benchmarks", self.benchmarks, _every_benchmark(self)),
             ("protocols", self.protocols, tuple(PROTOCOLS)),
         ):
-            wrong = [item for item in asked if item not in known and not item.startswith(TORCHVISION)]
+            any_of_torchvision = TORCHVISION if name == "benchmarks" else " "
+            wrong = [item for item in asked if item not in known and not item.startswith(any_of_torchvision)]
             if wrong or not asked:
                 raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(wrong) or 'none'}")
         if min(self.num_bootstrap, self.batch_size) < 1:
@@ -172,6 +173,7 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
         seed=config.seed,
         num_bootstrap=config.num_bootstrap,
         console=console,
+        download=config.download,
     )
     found = _Found()
     for name in config.benchmarks:
@@ -344,7 +346,7 @@ def _records(measured: Sequence[_Result], benchmark: Benchmark, config: Evaluate
                 validation_accuracy=result.classified.validation_accuracy,
                 note=result.classified.note,
                 metric=benchmark.metric,
-                settings=result.settings,
+                settings={**result.settings, **result.classified.used},
                 official=result.classified.official.get(test, {}),
             )
 

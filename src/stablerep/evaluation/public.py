@@ -70,9 +70,15 @@ def _shared_out(name: str, dataset: Any, metric: Metric) -> Benchmark:
     test, rest = held_out(labels, _HELD_OUT, f"{name} test")
     validation, train = (rest[part] for part in held_out(labels[rest], 0.25, name))
     classes = _classes(dataset)
-    parts = (_split(name, dataset, rows) for rows in (train, validation))
-    tests = {"a fifth of each class": _split(name, dataset, test)}
-    return Benchmark(name, classes, *parts, tests, metric, tuple(map(in_words, classes)))
+    return Benchmark(
+        name,
+        classes,
+        _split(name, dataset, train),
+        _split(name, dataset, validation),
+        {"a fifth of each class": _split(name, dataset, test)},
+        metric,
+        tuple(map(in_words, classes)),
+    )
 
 
 def held_out(labels: np.ndarray, share: float | int, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +102,7 @@ def _open(name: str, wanted: str, options: Mapping[str, Any], data: BenchmarkDat
         raise MissingDataError(
             f"benchmark {name}: no folder was given; name that of {wanted} with --datasets"
         )
-    more = {"loader": Path} if "loader" in known else {}
+    more: dict[str, Any] = {"loader": Path} if "loader" in known else {}
     if data.download and "download" in known:
         more["download"] = True
     try:

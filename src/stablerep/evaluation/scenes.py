@@ -133,6 +133,7 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
     """A plain, shaded, chequered or noisy ground (H, W, 3)."""
     one, other = rng.integers(0, 256, (2, 3))
     kind = int(rng.integers(4))
+    share: np.ndarray
     across = np.linspace(0, 1, _SIDE)[:, None, None] * np.ones((1, _SIDE, 1))
     if kind == 0:
         share = np.zeros((_SIDE, _SIDE, 1))

@@ -20,7 +20,9 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "flowers": ("a photo of a {}, a type of flower.",),
     "pets": ("a photo of a {}, a type of pet.",),
     "food101": ("a photo of {}, a type of food.",),
-    "fairface": ("a photo of a {} person.", "a photo of the face of a {} person."),
+    "fairface-race": ("a photo of a {} person.", "a photo of the face of a {} person."),
+    "fairface-gender": ("a photo of a {} person.", "a photo of the face of a {} person."),
+    "fairface-age": ("a photo of a person aged {}.",),
 }
 """Templates by benchmark; those of public data sets are CLIP's."""
 ANY = ("a photo of a {}.",)
@@ -45,7 +47,7 @@ class ZeroShot:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The templates that were asked for; where none were, those used are in the note."""
+        """The templates that were asked for; where none were, those of the benchmark take their place in the scores."""
         return {"templates": list(self.config.templates)}
 
     def measure(self, subject: Subject, data: Benchmark, tools: Tools) -> Classified:
@@ -59,4 +61,4 @@ class ZeroShot:
         for name, split in data.tests.items():
             vectors = image_vectors(model, split.images, tools.matching, console=tools.console)
             predicted[name] = (vectors @ weights.T).argmax(1)
-        return Classified(predicted=predicted, note=f"templates: {'; '.join(templates)}")
+        return Classified(predicted=predicted, used={"templates": list(templates)})

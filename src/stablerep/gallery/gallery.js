@@ -173,6 +173,15 @@
   const current = () => document.querySelector(".sg-box[open]") ? box.dataset.place : document.activeElement?.dataset?.place;
   document.addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    const tab = event.target.closest?.("[role=tab]");
+    if (tab && /^Arrow(Left|Right)$/.test(event.key)) {
+      const tabs = [...tab.parentElement.querySelectorAll("[role=tab]")].filter(other => other.offsetParent !== null);
+      const next = tabs[(tabs.indexOf(tab) + (event.key === "ArrowRight" ? 1 : tabs.length - 1)) % tabs.length];
+      next.focus();
+      next.click();
+      event.preventDefault();
+      return;
+    }
     const place = current();
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const isOpen = Boolean(box?.open);
@@ -211,19 +220,22 @@
 
   // -- parts of the page -----------------------------------------------------------------------------
   const header = ({ element }) => {
-    const dark = element.querySelector("[data-tool=dark]");
     const set = isDark => {
       document.body.classList.toggle("dark", isDark);
-      dark.setAttribute("aria-pressed", String(isDark));
+      element.querySelector("[data-tool=dark]").setAttribute("aria-pressed", String(isDark));
     };
     const saved = localStorage.getItem("stablerep-dark");
+    const isDark = () => document.body.classList.contains("dark");
     set(saved === null ? matchMedia("(prefers-color-scheme: dark)").matches : saved === "yes");
-    dark.addEventListener("click", () => {
-      const isDark = !document.body.classList.contains("dark");
-      localStorage.setItem("stablerep-dark", isDark ? "yes" : "no");
-      set(isDark);
+    new MutationObserver(() => { if (element.querySelector("[data-tool=dark]").getAttribute("aria-pressed") !== String(isDark())) set(isDark()); })
+      .observe(element, { attributes: true, subtree: true, childList: true });  // the head is written anew on a visit
+    element.addEventListener("click", event => {
+      const tool = event.target.closest("[data-tool]")?.dataset.tool;
+      if (tool === "keys") showKeys();
+      if (tool !== "dark") return;
+      set(!isDark());
+      localStorage.setItem("stablerep-dark", isDark() ? "yes" : "no");
     });
-    element.querySelector("[data-tool=keys]").addEventListener("click", showKeys);
     document.documentElement.lang = "en";
   };
 
@@ -339,7 +351,7 @@
       const numFilters = Object.keys(filters).length;
       const views = make("fieldset", { className: "sg-views" }, make("legend", { textContent: "Show" }),
         ...["captions", "pictures"].map(name => make("label", {}, make("input", { type: "radio", name: "sg-view", value: name, checked: value.view === name, onchange: () => tell({ view: name }) }), make("span", { textContent: name }))));
-      const sorts = [["*table", value.like ? "best match" : "order of the table"], ...value.columns.map(column => [column.name, column.name.replaceAll("_", " ")])];
+      const sorts = [["*table", value.like ? "best match" : "table order"], ...value.columns.map(column => [column.name, column.name.replaceAll("_", " ")])];
       const order = make("div", { className: "sg-order" }, select("Sort by", sorts, value.sort, sort => tell({ sort })),
         select("Order", [["up", "ascending"], ["down", "descending"]], value.descending ? "down" : "up", way => tell({ descending: way === "down" })));
       const clear = make("button", { type: "button", className: "sg-clear", disabled: !numFilters, onclick: () => tell({ filters: {} }) },

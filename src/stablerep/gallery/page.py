@@ -54,11 +54,11 @@ def lay_out(gallery: Gallery) -> Any:
     with gr.Blocks(
         title=f"{gallery.main.name} · stablerep gallery", analytics_enabled=False, fill_width=True
     ) as page:
-        _part("header", render.header(gallery))
+        head = _part("header", render.header(gallery))
         wish = gr.State(Wish())
         with gr.Tabs(elem_id="sg-tabs"):
             with gr.Tab("Browse", id="browse"):
-                _browse_tab(gallery, wish, page)
+                _browse_tab(gallery, wish, page, head)
             with gr.Tab("Compare", id="compare") as tab:
                 _compare_tab(gallery, tab)
             with gr.Tab("Copies", id="copies") as tab:
@@ -76,11 +76,16 @@ def _part(name: str, value: Any = None, **more: Any) -> Any:
     import gradio as gr
 
     is_html = isinstance(value, str)
+    # The script of the page may come after its parts.
+    start = (
+        "const part = {element, trigger, props, server, watch}; const events = ['chosen', 'turned', 'resembles'];"
+        f"(function start() {{ if (window.stablerepGallery) window.stablerepGallery.{name}(part);"
+        " else setTimeout(start, 20); })();"
+    )
     return gr.HTML(
         value,
         html_template="${value}" if is_html else f'<div class="sg-{name}"></div>',
-        js_on_load=f"window.stablerepGallery.{name}"
-        "({element, trigger, props, server, watch}); // 'chosen' 'turned' 'resembles'",
+        js_on_load=start,
         apply_default_css=False,
         elem_id=f"sg-{name}-part",
         **more,
@@ -90,7 +95,7 @@ def _part(name: str, value: Any = None, **more: Any) -> Any:
 # -- browse ------------------------------------------------------------------------------------------
 
 
-def _browse_tab(gallery: Gallery, wish: Any, page: Any) -> None:
+def _browse_tab(gallery: Gallery, wish: Any, page: Any, head: Any) -> None:
     import gradio as gr
 
     with gr.Row(elem_id="sg-searchbar", equal_height=True):
@@ -127,7 +132,7 @@ def _browse_tab(gallery: Gallery, wish: Any, page: Any) -> None:
 
     def opened(asked: Wish) -> tuple[Any, ...]:
         gallery.refresh()
-        return show(asked)
+        return *show(asked), render.header(gallery)
 
     # A request is never dropped because another one is under way: the last change is the one that counts.
     quiet = {**_QUIET, "outputs": outputs}
@@ -137,7 +142,7 @@ def _browse_tab(gallery: Gallery, wish: Any, page: Any) -> None:
     results.turned(paged, [wish], **quiet)
     results.resembles(liked, [wish], **quiet)
     picker.resembles(liked, [wish], **quiet)
-    page.load(opened, [wish], **quiet)
+    page.load(opened, [wish], **{**quiet, "outputs": [*outputs, head]})
 
 
 def _show(gallery: Gallery, asked: Wish) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.gallery.pictures import open_picture
 
-Projection = Literal["umap", "t-sne", "pca"]
+Projection = Literal["t-sne", "umap", "pca"]
 MOST_POINTS = 2000
 TILE = 32
 """Side in pixels of a picture in the atlas."""
@@ -38,7 +38,7 @@ class Map:
 
 
 def projections() -> tuple[Projection, ...]:
-    """The projections that are installed; UMAP is the best of them and an extra."""
+    """The projections that are installed; UMAP is not the first, since it compiles itself when it is first asked."""
     every: tuple[Projection, ...] = get_args(Projection)
     return tuple(name for name in every if name != "umap" or importlib.util.find_spec("umap") is not None)
 
@@ -63,9 +63,7 @@ def project(rows: np.ndarray, vectors: np.ndarray, how: Projection, num_chosen: 
         raise UserError("a map needs at least two pictures that can be read; choose more of them")
     how = how if len(rows) >= _FEWEST else "pca"
     if how not in projections():
-        raise UserError(
-            "umap-learn is not installed; pip install 'stablerep[gallery]', or choose t-SNE or PCA"
-        )
+        raise UserError("umap-learn is not installed; pip install umap-learn, or choose t-SNE or PCA")
     places = {"umap": _umap, "t-sne": _tsne, "pca": _pca}[how](vectors)
     low, high = np.percentile(places, [0.5, 99.5], axis=0)
     scaled = np.clip((places - low) / np.maximum(high - low, 1e-12), 0, 1)

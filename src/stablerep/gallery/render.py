@@ -55,11 +55,11 @@ def tiles(gallery: Gallery, table: int, rows: np.ndarray, notes: Sequence[str] =
     for number, (row, mark) in enumerate(zip(rows.tolist(), marks, strict=True)):
         has_picture = bool(index.has_picture[row])
         src = f"/gallery/picture/{table}/{row}?side={_SIDE}&v={index.token}" if has_picture else None
-        origin = index.origins[index.origin[row]]
-        label = f"image {index.image_index[row]} of {index.text(index.caption[row])}, {origin}"
-        label += f", marked {mark}" if mark else ""
         reason = "" if has_picture else _reason(gallery, Place(table, row))
         note = notes[number] if notes else ""
+        name = f"image {index.image_index[row]} of {index.text(index.caption[row])}"
+        said = (name, index.origins[index.origin[row]], reason, note, f"marked {mark}" if mark else "")
+        label = ", ".join(part for part in said if part)
         made.append(Tile(f"{table}/{row}", src, label, mark, reason, note))
     return made
 

@@ -1,5 +1,6 @@
 """The command: open the tables, serve the page until it is stopped."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ def _listen(application: Any, config: GalleryConfig, console: Console) -> None:
     shown = f"[{config.host}]" if ":" in config.host else config.host
     console.say(f"open http://{shown}:{port} in a browser; Ctrl-C ends the gallery")
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2))
-    server.run(sockets=[socket])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once more after it has closed
+        server.run(sockets=[socket])
 
 
 def _bound(config: GalleryConfig) -> Any:
@@ -147,6 +149,7 @@ def _bound(config: GalleryConfig) -> Any:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
+        listener.listen()  # whoever comes before the server is up waits, and is not turned away
     except OSError as error:
         listener.close()
         raise UserError(

@@ -24,7 +24,8 @@ class Vectors:
         self.index = index
         self.looker = looker
         names = block_names(index.table.dataset, len(index), looker.fingerprint)
-        self._files = [folder / f"{name}.npy" for name in names]
+        self.files = [folder / f"{name}.npy" for name in names]
+        """One file for each block of rows."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
@@ -33,7 +34,7 @@ class Vectors:
     @property
     def num_missing(self) -> int:
         """Rows that no vector is there for yet."""
-        return sum(len(self._rows(block)) for block, file in enumerate(self._files) if not file.exists())
+        return sum(len(self._rows(block)) for block, file in enumerate(self.files) if not file.exists())
 
     def start(self) -> None:
         """Compute what is missing in a thread of its own."""
@@ -55,7 +56,7 @@ class Vectors:
 
     def compute(self) -> None:
         """Compute the blocks that are missing, in order."""
-        for block, file in enumerate(self._files):
+        for block, file in enumerate(self.files):
             if file.exists():
                 continue
             vectors = self._look(self._rows(block))
@@ -66,7 +67,7 @@ class Vectors:
     def scores(self, vector: np.ndarray, space: Space) -> np.ndarray:
         """Cosine of each row's vector with this one, (M,) float32; minus infinity where there is none (yet)."""
         scores = np.full(len(self.index), -np.inf, dtype=np.float32)
-        for block, file in enumerate(self._files):
+        for block, file in enumerate(self.files):
             if not file.exists():
                 continue
             known = _load(file)
@@ -80,7 +81,7 @@ class Vectors:
         parts: dict[int, np.ndarray] = {}
         for block in np.unique(rows // BLOCK):
             here = rows[rows // BLOCK == block]
-            file = self._files[block]
+            file = self.files[block]
             found = _load(file)[here - block * BLOCK] if file.exists() else self._look(here)
             if found is None:
                 raise UserError("the gallery is closing")

@@ -126,8 +126,8 @@ class TextSide:
             for stream in self.streams:
                 vectors, weights = zip(*(_all_of(one, stream.name) for one in chunk), strict=True)
                 _add(sums, stream.name, moment(torch.cat(vectors), torch.cat(weights)))
-        for name, vectors in self._unconditional().items():
-            _add(sums, name, moment(vectors, torch.ones(len(vectors))))
+        for name, some in self._unconditional().items():
+            _add(sums, name, moment(some, torch.ones(len(some))))
         return sums
 
     def _unconditional(self) -> dict[StreamName, Tensor]:
@@ -236,7 +236,7 @@ def _all_of(prompt: PromptVectors, stream: StreamName) -> tuple[Tensor, Tensor]:
     if stream == "pooled":
         assert prompt.pooled is not None
         return prompt.pooled, torch.ones(1)
-    rows, weights = [], []
+    rows, weights = list[int](), list[float]()
     for stretch in prompt.stretches:
         num = stretch.end - stretch.start - len(stretch.ids)
         rows += range(stretch.start, stretch.end)

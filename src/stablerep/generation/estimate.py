@@ -40,7 +40,7 @@ def estimate(config: GenerateConfig, device: str, num_devices: int) -> Estimate:
     origin: str | None = None
     table: ImageTable | None = None
     done: DoneKeys | Set[Key] = frozenset()
-    if config.out.exists():
+    if ImageTable.exists(config.out):
         table = ImageTable.open(config.out)
         origin = refuse_other_settings(table, settings)
         done = DoneKeys(table, origin) if origin else done

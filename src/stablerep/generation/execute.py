@@ -67,17 +67,24 @@ def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSu
     """
     # Imported here because diffusers takes seconds, which a command line that only prints its help should not pay.
     from stablerep.generation.estimate import estimate
+    from stablerep.generation.ray_engine import paint_with_ray
     from stablerep.generation.work import paint_share
 
     devices = local_devices(config.device)
     if config.dry_run:
         summary = _foreseen(config, estimate(config, devices[0], len(devices)))
+    elif config.engine == "ray":
+        summary = _summary(config, [paint_with_ray(config, console)])
     elif len(devices) == 1:
         outcome = paint_share(dataclasses.replace(config, device=devices[0]), console=console)
         summary = _summary(config, [outcome])
     else:
         summary = _summary(config, paint_on(devices, config, console))
     console.say(_in_words(summary))
+    if summary.truncated:
+        console.say(
+            f"{summary.truncated} prompts are longer than the teacher reads; only their beginning counted"
+        )
     return summary
 
 

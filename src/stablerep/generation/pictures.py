@@ -76,6 +76,12 @@ def stored_size(width: int, height: int, size: int | None) -> tuple[int, int]:
     return max(1, round(width * target / short)), max(1, round(height * target / short))
 
 
+def encode_painted(painted: Painted, config: GenerateConfig) -> list[Encoded | None]:
+    """The pictures of a batch, encoded; None for a failure."""
+    judged = zip(painted.pictures, painted.reasons, strict=True)
+    return [encode_picture(picture, config) if reason is None else None for picture, reason in judged]
+
+
 def encode_picture(picture: Tensor, config: GenerateConfig) -> Encoded:
     """Resize (3, H, W) uint8 to ``config.size`` with an antialiased bicubic filter, and encode it."""
     image = Image.fromarray(picture.movedim(0, -1).contiguous().numpy())

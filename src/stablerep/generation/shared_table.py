@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 from stablerep.config import differing_fields
 from stablerep.errors import UserError
-from stablerep.generation.pictures import Painted, encode_picture
+from stablerep.generation.pictures import Encoded, Painted, encode_painted
 from stablerep.generation.plan import Key, PlanItem
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.teacher import origin_name
@@ -135,7 +135,21 @@ class Writer:
 
     def put(self, items: Sequence[PlanItem], painted: Painted) -> None:
         """Hand over a painted batch; waits where the thread is several batches behind, and raises what it raised."""
-        self._waiting.append(self._thread.submit(self._store, items, painted))
+        self._submit(items, lambda: encode_painted(painted, self._config), painted.reasons)
+
+    def put_encoded(
+        self, items: Sequence[PlanItem], pictures: Sequence[Encoded | None], reasons: Sequence[str | None]
+    ) -> None:
+        """As ``put``, with pictures that a worker elsewhere has encoded."""
+        self._submit(items, lambda: pictures, reasons)
+
+    def _submit(
+        self,
+        items: Sequence[PlanItem],
+        encode: Callable[[], Sequence[Encoded | None]],
+        reasons: Sequence[str | None],
+    ) -> None:
+        self._waiting.append(self._thread.submit(self._store, items, encode, reasons))
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > _MOST_WAITING):
             self._waiting.pop(0).result()
 
@@ -152,14 +166,18 @@ class Writer:
         finally:
             self._thread.shutdown()
 
-    def _store(self, items: Sequence[PlanItem], painted: Painted) -> None:
-        pictures = zip(items, painted.pictures, painted.reasons, strict=True)
-        self._rows += [self._row(item, picture, reason) for item, picture, reason in pictures]
+    def _store(
+        self,
+        items: Sequence[PlanItem],
+        encode: Callable[[], Sequence[Encoded | None]],
+        reasons: Sequence[str | None],
+    ) -> None:
+        self._rows += map(self._row, items, encode(), reasons)
         waited = time.monotonic() - self._last_commit
         if len(self._rows) >= _MOST_ROWS or waited >= self._config.commit_seconds:
             self._commit()
 
-    def _row(self, item: PlanItem, picture: Any, reason: str | None) -> dict[str, Any]:
+    def _row(self, item: PlanItem, picture: Encoded | None, reason: str | None) -> dict[str, Any]:
         row: dict[str, Any] = {
             "origin": self._origin,
             "caption_id": item.caption_id,
@@ -170,9 +188,8 @@ class Writer:
             "reason": reason,
             **self._facts[item.caption_id],
         }
-        if reason is None:
-            encoded = encode_picture(picture, self._config)
-            row |= {"image": encoded.data, "width": encoded.width, "height": encoded.height}
+        if picture is not None:
+            row |= {"image": picture.data, "width": picture.width, "height": picture.height}
         return row
 
     def _commit(self) -> None:

@@ -52,7 +52,10 @@ def paint_share(
     asked = images_asked(table, origin, items, config)
     missing = num_missing(items, asked, done)
     there = num_asked(items, asked) - missing
-    console.say(_plan_in_words(origin, teacher, len(items), (there, missing), config))
+    console.say(
+        f"{origin}: {plan_in_words(teacher)}; {len(items)} captions x {config.num_images} images, "
+        f"{there} {'kept' if config.repaint else 'there already'}, {missing} to paint"
+    )
     tally, begin = Tally(), time.monotonic()
     while missing:
         with (
@@ -65,10 +68,6 @@ def paint_share(
         asked = images_asked(table, origin, items, config)
         missing = num_missing(items, asked, done)
     seconds = time.monotonic() - begin
-    if teacher.num_truncated:
-        console.say(
-            f"{teacher.num_truncated} prompts are longer than the teacher reads; only their beginning counted"
-        )
     return Outcome(origin, len(items), there, tally, seconds, teacher.num_truncated)
 
 
@@ -76,7 +75,7 @@ class _Worker:
     def __init__(
         self, teacher: Teacher, config: GenerateConfig, done: DoneKeys, writer: Writer, progress: Progress
     ) -> None:
-        self._conditionings = _Conditionings(teacher)
+        self._conditionings = Conditionings(teacher)
         self._teacher = teacher
         self._config = config
         self._done = done
@@ -116,7 +115,7 @@ class _Worker:
         return True
 
 
-class _Conditionings:
+class Conditionings:
     """Conditionings of the prompts at hand, each encoded once while it is in use."""
 
     def __init__(self, teacher: Teacher) -> None:
@@ -124,6 +123,7 @@ class _Conditionings:
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
 
     def of(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """One conditioning per prompt, in their order."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
         self._kept |= zip(new, self._teacher.encode(new), strict=True)
         for prompt in prompts:
@@ -135,13 +135,10 @@ class _Conditionings:
         return [self._kept[prompt] for prompt in prompts]
 
 
-def _plan_in_words(
-    origin: str, teacher: Teacher, num_captions: int, counts: tuple[int, int], config: GenerateConfig
-) -> str:
+def plan_in_words(teacher: Teacher) -> str:
+    """How a teacher paints, in a few words."""
     settings = teacher.settings
-    there, missing = counts
     return (
-        f"{origin}: {settings['num_inference_steps']} steps of {settings['scheduler']['class']}, guidance "
-        f"{settings['guidance_scale']}, {settings['dtype']} on {settings['device']}; {num_captions} captions x "
-        f"{config.num_images} images, {there} {'kept' if config.repaint else 'there already'}, {missing} to paint"
+        f"{settings['num_inference_steps']} steps of {settings['scheduler']['class']}, guidance "
+        f"{settings['guidance_scale']}, {settings['dtype']} on {settings['device']}"
     )

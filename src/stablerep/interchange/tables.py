@@ -72,16 +72,28 @@ class Tables:
         for batch in scanner.to_batches():
             yield pa.Table.from_batches([batch])
 
-    def by_caption(self) -> Iterator[pa.Table]:
-        """All rows, caption by caption in the order of their ids, within one by origin and image index."""
+    def by_caption(self) -> Iterator[tuple[pa.Table, dict[str, Any] | None]]:
+        """The rows of one caption after the other, in the order of their ids, each with its caption where it is known.
+
+        Within a caption rows are ordered by origin and image index. Several captions are read at once.
+        """
         keys = self.images.read(["caption_id", "origin", "image_index"])
         ids = keys["caption_id"].to_numpy().astype("S32")
         origins = np.unique(keys["origin"].to_numpy().astype(str), return_inverse=True)[1]
         order = np.lexsort([keys["image_index"].to_numpy(), origins, ids])
-        ends = [*(np.flatnonzero(ids[order][1:] != ids[order][:-1]) + 1).tolist(), len(order)]
-        for start, end in itertools.pairwise([0, *ends]):
-            if end > start:
-                yield self.images.dataset.take(order[start:end].tolist())
+        ends = (np.flatnonzero(ids[order][1:] != ids[order][:-1]) + 1).tolist() if len(order) else []
+        bounds = [0, *ends, len(order)]
+        first = 0
+        while first < len(bounds) - 1 and len(order):
+            last = first + 1
+            while last < len(bounds) - 1 and bounds[last + 1] - bounds[first] <= _BATCH:
+                last += 1
+            rows = self.images.dataset.take(order[bounds[first] : bounds[last]].tolist())
+            captions = self.caption_rows(rows["caption_id"].to_pylist())
+            for start, end in itertools.pairwise(bounds[first : last + 1]):
+                own = rows.slice(start - bounds[first], end - start)
+                yield own, captions.get(own["caption_id"][0].as_py())
+            first = last
 
     def caption_rows(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The captions with these ids that are there, by id, with all columns."""

@@ -64,8 +64,8 @@ class WebDataset:
         archives = _Archives(folder, options.shard_bytes)
         num_marked = 0
         try:
-            for rows in tables.by_caption():
-                num_marked += _write_sample(tables, rows, archives, options)
+            for rows, caption in tables.by_caption():
+                num_marked += _write_sample(rows, caption, archives, options)
                 advance(len(rows))
         finally:
             archives.close()
@@ -183,10 +183,10 @@ def _forget(tar: tarfile.TarFile) -> None:
     tar.members = []  # type: ignore[attr-defined]
 
 
-def _write_sample(tables: Tables, rows: pa.Table, archives: _Archives, options: Options) -> int:
-    identity = rows["caption_id"][0].as_py()
-    key = safe_name(identity).replace(".", "-")
-    caption = tables.caption_rows([identity]).get(identity)
+def _write_sample(
+    rows: pa.Table, caption: dict[str, Any] | None, archives: _Archives, options: Options
+) -> int:
+    key = safe_name(rows["caption_id"][0].as_py()).replace(".", "-")
     members: dict[str, bytes] = {}
     described = []
     num_marked = 0

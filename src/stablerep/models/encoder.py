@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,12 @@ def load_encoder(
 
 def shipped_encoders() -> list[str]:
     """Names of the encoders that ship with the package."""
-    root = resources.files("stablerep") / "assets" / "encoders"
+    root = _shipped_root()
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+
+
+def _shipped_root() -> Traversable:
+    return resources.files("stablerep") / "assets" / "encoders"
 
 
 def _vision_transformer(config: EncoderConfig) -> Any:
@@ -260,7 +265,7 @@ def find_folder(name_or_path: str | Path) -> Path | None:
     """
     path = Path(name_or_path)
     if str(name_or_path) in shipped_encoders():
-        path = Path(str(resources.files("stablerep") / "assets" / "encoders" / str(name_or_path)))
+        path = Path(str(_shipped_root() / str(name_or_path)))
     for folder in (path, path / "encoder", path.parent if path.name == WEIGHTS else path):
         if (folder / DESCRIPTION).is_file():
             return folder

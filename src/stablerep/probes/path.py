@@ -14,8 +14,11 @@ from torch import Tensor
 from stablerep.probes.base import standardisation
 from stablerep.probes.settings import PathConfig
 
-_BLOCK = 2**22  # logits computed at a time
-_MEMORY = 10
+_BLOCK = {
+    "cpu": 2**18,
+    "cuda": 2**26,
+}  # logits computed at a time: what a cache holds, what a GPU is busy with
+_MEMORY = 20
 _ARMIJO = 1e-4
 _ROUNDING = 1e-6
 _HALVINGS = 25
@@ -63,7 +66,9 @@ def solve_path(
     of the constant alters by a known amount. The problem is solved in the principal axes of the standardised features,
     with the root curvature of each axis at an even prediction (Böhning 1992) as preconditioner.
     """
-    problem = _Problem(features, targets, num_classes, torch.device(device))
+    place = torch.device(device)
+    place = torch.device("cpu") if place.type == "mps" else place  # which has no float64 to add up losses
+    problem = _Problem(features, targets, num_classes, place)
     size = config.together or (1 if problem.device.type == "cpu" else len(constants))
     start: _State | None = None
     for begin in range(0, len(constants), size):
@@ -119,7 +124,7 @@ class _Problem:
         flat = weight.reshape(num_axes, -1)
         gradient = torch.zeros_like(flat)
         losses = torch.zeros(num_constants, dtype=torch.float64, device=self.device)
-        step = max(1, _BLOCK // flat.shape[1])
+        step = max(1, _BLOCK.get(self.device.type, 2**22) // flat.shape[1])
         for begin in range(0, self.num_examples, step):
             inputs = self.inputs[begin : begin + step]
             logits = (inputs @ flat).view(len(inputs), num_constants, num_classes)
@@ -177,6 +182,8 @@ class _State:
     pairs: list[tuple[Tensor, Tensor]]
     iterations: Tensor
     solved: Tensor
+    before: Tensor | None = None
+    """Where the search before this one ended (R, C)."""
 
     @classmethod
     def at(cls, problem: _Problem, l2: Tensor, weight: Tensor | None = None) -> "_State":
@@ -189,8 +196,16 @@ class _State:
         return cls(l2, penalty, weights, loss, gradient, [], none, none.bool())
 
     def moved_to(self, problem: _Problem, l2: Tensor) -> "_State":
-        """The search for further constants, from where this one ended for its last constant."""
+        """The search for further constants, from where this one ended for its last constant.
+
+        Solutions lie on a smooth curve: where going on as far as the last step went is lower, it begins there.
+        """
         state = _State.at(problem, l2, self.weight[:, -1])
+        if self.before is not None:
+            further = _State.at(problem, l2, 2 * self.weight[:, -1] - self.before)
+            if bool((further.loss < state.loss).all()):
+                state = further
+        state.before = self.weight[:, -1]
         change = state.penalty - self.penalty[:, -1:]
         state.pairs = [(step[:, -1:], turn[:, -1:] + change * step[:, -1:]) for step, turn in self.pairs]
         return state

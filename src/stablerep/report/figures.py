@@ -82,6 +82,15 @@ class Whisker:
     high: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The values of one measure, of pictures that were found fine and of those that were rejected."""
+
+    name: str
+    fine: np.ndarray
+    rejected: np.ndarray
+
+
 def training_figure(curves: Sequence[Curve], name: str) -> ResponsiveFigure:
     """Loss above, learning rate below, against pictures seen; ``name`` keeps the figure's ids apart from others."""
     described = f"Training curves of {', '.join(curve.name for curve in curves)}: loss and learning rate."
@@ -93,6 +102,15 @@ def score_figure(whiskers: Sequence[Whisker], chance: float, name: str) -> Respo
     rows = list(dict.fromkeys(whisker.row for whisker in whiskers))
     described = f"Scores with 95 % intervals of {', '.join(rows)}; the table holds the same numbers."
     return _responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
+
+
+def histogram_figure(panels: Sequence[Panel], name: str) -> ResponsiveFigure:
+    """One histogram per measure, the rejected pictures on top of the others; values beyond the outermost 0.5 % of all
+    pictures are counted at the ends."""
+    described = (
+        f"Histograms of {', '.join(panel.name for panel in panels)} over the pictures, kept and rejected."
+    )
+    return _responsive(name, described, lambda width: _draw_histograms(panels, width))
 
 
 def series_key(figure: str, index: int, *, marker: bool = False) -> str:
@@ -169,6 +187,26 @@ def _draw_scores(whiskers: Sequence[Whisker], rows: Sequence[str], chance: float
         axes.tick_params(axis="y", labelcolor=_INK, pad=8)
     axes.grid(axis="x", linewidth=0.8)
     axes.set_axisbelow(True)
+    return figure
+
+
+def _draw_histograms(panels: Sequence[Panel], width: int) -> Figure:
+    columns = min(len(panels), 3 if width == _WIDE else 2)
+    num_rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(width / 72, (num_rows * 118 + 12) / 72), layout="constrained")
+    grid = figure.subplots(num_rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        values = np.concatenate([panel.fine, panel.rejected])
+        low, high = np.quantile(values, [0.005, 0.995])
+        edges = np.linspace(low, high if high > low else low + 1, 25)
+        parts = [np.clip(part, edges[0], edges[-1]) for part in (panel.fine, panel.rejected)]
+        axes.hist(parts, edges, stacked=True, color=[_series_colour(0), _series_colour(1)])
+        axes.set_title(panel.name, color=_MUTED)
+        axes.set_yticks([])
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     return figure
 
 

@@ -5,9 +5,11 @@ from importlib import resources
 
 import jinja2
 
+from stablerep.report.audits import Audits
 from stablerep.report.fidelity import Fidelity
 from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
+from stablerep.report.measurements import MeasurementRow
 from stablerep.report.neighbours import Neighbours
 from stablerep.report.pictures import MOST_REAL, Grid
 from stablerep.report.scores import ScoreTable, percent
@@ -47,8 +49,10 @@ class Page:
     methods: tuple[MethodSettings, ...]
     grids: tuple[Grid, ...]
     fidelity: tuple[Fidelity, ...]
+    audits: tuple[Audits, ...]
     training: tuple[TrainingPlot, ...]
     scores: tuple[ScoreTable, ...]
+    measurements: tuple[MeasurementRow, ...]
     neighbours: Neighbours
     shortcomings: tuple[Shortcomings, ...]
     provenance: Comparison

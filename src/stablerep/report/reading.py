@@ -82,7 +82,10 @@ class Project:
         """The caption rows of all tables that match a filter, each caption once."""
         rows: dict[str, dict[str, Any]] = {}
         for table in self.captions:
-            for row in table.read(table.schema.names, where).to_pylist():
+            there = [
+                name for name in table.schema.names if name in table.dataset.schema.names
+            ]  # older tables
+            for row in table.read(there, where).to_pylist():
                 rows.setdefault(row["id"], row)
         return list(rows.values())
 

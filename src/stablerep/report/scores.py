@@ -9,12 +9,20 @@ import numpy as np
 
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
-from stablerep.evaluation.scores import Outcome, Record, Scores
+from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
 from stablerep.report.figures import ResponsiveFigure, Whisker, chance_key, score_figure, series_key
 from stablerep.report.reading import Project, read_json
 from stablerep.report.settings import grouped
 
-PROTOCOLS = {"linear": "linear probe", "knn": "k-NN"}
+PROTOCOLS = {
+    "linear": "linear probe",
+    "knn": "k-NN",
+    "logistic": "logistic regression, 45 constants",
+    "sgd": "linear probe by SGD",
+    "sgd-bn": "linear probe by SGD, batch norm",
+    "fine-tune": "fine-tuned",
+    "zero-shot": "zero-shot",
+}
 _MAIN_TEST = "held-out style"
 _FEWEST_PICTURES = 5
 _NUM_WORST = 5
@@ -31,6 +39,7 @@ class Measured:
     left_out: dict[str, int]
     """Benchmark -> pictures whose class no training picture has."""
     outcomes: tuple[Outcome, ...]
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,7 @@ def _read(folder: Path) -> Measured:
             skipped=dict(stored["skipped"]),
             left_out={name: sizes["num_left_out"] for name, sizes in stored["benchmarks"].items()},
             outcomes=Scores.read(folder).outcomes if kept else (),
+            measurements=tuple(Measurement.read(found) for found in stored.get("measurements", ())),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} does not hold scores ({error!r}); run `stablerep evaluate` again") from error

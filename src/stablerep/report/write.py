@@ -10,11 +10,13 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from stablerep.console import Console
+from stablerep.report.audits import read_audits
 from stablerep.report.credits import find_credits
 from stablerep.report.fidelity import read_fidelity
 from stablerep.report.figures import Curve, series_key, training_figure
 from stablerep.report.findings import find, subject_of
 from stablerep.report.html import Page, Teacher, TrainingPlot, render
+from stablerep.report.measurements import measurement_rows
 from stablerep.report.neighbours import NeighbourConfig, find_neighbours
 from stablerep.report.pictures import Painting, caption_grid, count_paintings
 from stablerep.report.reading import Project, RunFolder, open_project
@@ -83,8 +85,10 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
             caption_grid(project, painting, config.num_captions, config.seed) for painting in paintings
         ),
         fidelity=tuple(fidelity),
+        audits=tuple(read_audits(project)),
         training=tuple(_training_plots(project)),
         scores=tuple(score_tables(measured)),
+        measurements=tuple(measurement_rows(measured)),
         neighbours=neighbours,
         shortcomings=tuple(find_shortcomings(project, paintings, fidelity, measuring)),
         provenance=provenance(project),

@@ -1,9 +1,10 @@
 """``stablerep edit``: remove, replace or rebalance concepts of a teacher, and measure what else moved."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,24 @@ from stablerep.generation.concepts import ConceptEdit, mentions, read_edits, rea
 from stablerep.generation.edit_targets import TextSide
 from stablerep.generation.edited_folder import RECORD, read_edit, read_record, write_edited, write_record
 from stablerep.generation.editor import Editor, EditSettings
-from stablerep.generation.folders import check_folder, content_hashes, find_teacher, teacher_name
+from stablerep.generation.folders import (
+    check_folder,
+    content_hashes,
+    find_teacher,
+    read_defaults,
+    teacher_name,
+)
 from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
 from stablerep.store import CaptionTable, in_style
 from stablerep.workflows.edit_audit import AuditConfig, AuditRequest, audit_edit
 from stablerep.workflows.edit_balance import Balance, BalanceConfig, Balancer
-from stablerep.workflows.edit_judges import Judge
+from stablerep.workflows.edit_judges import Judge, open_judge
 from stablerep.workflows.edit_scores import EditAudit
 
 _MOST_CONTEXTS = 200
+
+_Opener = Callable[[], Judge]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +130,13 @@ def edit(config: EditConfig, *, console: Console = Console(quiet=True)) -> EditS
     check_folder(parent)
     texts = _texts(config, edits)
     record = _record(config, edits, parent, texts)
+    judge = functools.cache(lambda: _open_judge(config, console))
     if _is_there(config.out, record):
         console.say(f"{config.out} holds this edit already")
     else:
-        _make(config, edits, parent, (texts, record), console)
+        _make(config, edits, parent, (texts, record), judge, console)
     stored = read_record(config.out)
-    found = _audit(config, edits, console)
+    found = _audit(config, edits, judge, console)
     if found is not None:
         write_record(config.out, stored | {"audit": found.to_json()})
     return EditSummary(
@@ -152,6 +162,12 @@ def _check(config: EditConfig, edits: Sequence[ConceptEdit]) -> None:
     unknown = set(given) - {one.concept for one in edits if one.kind == "rebalance"}
     if unknown:
         raise UserError(f"--alphas name {sorted(unknown)[0]!r}, which is not rebalanced")
+    for one in edits:
+        strange = set(given.get(one.concept, {})) - set(one.shares)
+        if strange:
+            raise UserError(
+                f"--alphas: {sorted(strange)[0]!r} is no attribute of the rebalance of {one.concept!r}"
+            )
     needs_judge = any(one.kind == "rebalance" and one.concept not in given for one in edits)
     if (needs_judge or config.verify_captions is not None) and config.judge is None:
         raise UserError("a rebalance or an audit needs a judge of the pictures; give --judge RUN")
@@ -172,13 +188,14 @@ def _texts(config: EditConfig, edits: Sequence[ConceptEdit]) -> _Texts:
     rng = runtime.numpy_generator("edit captions", config.seed)
     shuffled = [texts[number] for number in rng.permutation(len(texts))]
     drawn = without(shuffled, concepts)[: config.num_preserved]
-    return _Texts(
-        contexts={
-            concept: [text for text in shuffled if mentions(text, concept)][:_MOST_CONTEXTS]
-            for concept in concepts
-        },
-        preserved=list(dict.fromkeys([*_given(config.preserve), *drawn])),
-    )
+    contexts, decided = dict[str, list[str]](), list[str]()
+    for one in edits:
+        naming = [text for text in shuffled if mentions(text, one.concept)]
+        free = without(naming, list(one.shares))
+        contexts[one.concept] = free[:_MOST_CONTEXTS]
+        # Who asks for a woman doctor has chosen: rebalancing doctors is not about that.
+        decided += [text for text in naming if text not in free][:_MOST_CONTEXTS]
+    return _Texts(contexts, list(dict.fromkeys([*_given(config.preserve), *decided, *drawn])))
 
 
 def _given(preserve: Sequence[str]) -> list[str]:
@@ -211,6 +228,9 @@ def _record(config: EditConfig, edits: Sequence[ConceptEdit], parent: Path, text
         "edits": rows,
         "settings": {**dataclasses.asdict(config.settings), "templates": list(config.settings.templates)},
         "num_preserved": len(texts.preserved),
+        # As the prompts are asked: in these styles, and against this negative prompt.
+        "styles": list(read_defaults(parent).styles if config.paint.styles is None else config.paint.styles),
+        "negative_prompt": config.paint.negative_prompt,
         "texts": hashlib.sha256(all_texts.encode()).hexdigest()[:12],
     }
     earlier = read_edit(parent)
@@ -222,6 +242,8 @@ def _record(config: EditConfig, edits: Sequence[ConceptEdit], parent: Path, text
 def _is_there(out: Path, record: Mapping[str, Any]) -> bool:
     """Whether the folder holds this edit; ``UserError`` where it holds another one."""
     if not (out / RECORD).exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists and is no edited teacher; give another output folder")
         return False
     there = read_edit(out) or {}
     differences = differing_fields(_asked(there), _asked(record))
@@ -248,6 +270,7 @@ def _make(
     edits: Sequence[ConceptEdit],
     parent: Path,
     known: tuple[_Texts, dict[str, Any]],
+    judge: _Opener,
     console: Console,
 ) -> None:
     texts, record = known
@@ -262,7 +285,7 @@ def _make(
     ]
     console.say(f"reading {len(preserved)} texts to preserve and the prompts of {len(edits)} edits")
     editor = Editor(side, edits, texts.contexts, preserved, config.settings, styles)
-    balances = _balances(config, edits, editor, console)
+    balances = _balances(config, edits, editor, judge, console)
     for row in record["edits"]:
         if row["concept"] in balances:
             row["alphas"] = dict(balances[row["concept"]].alphas)
@@ -273,18 +296,20 @@ def _make(
 
 
 def _balances(
-    config: EditConfig, edits: Sequence[ConceptEdit], editor: Editor, console: Console
+    config: EditConfig, edits: Sequence[ConceptEdit], editor: Editor, judge: _Opener, console: Console
 ) -> dict[str, Balance]:
     given = dict(map(read_numbers, config.alphas))
     wanted = [one for one in edits if one.kind == "rebalance" and one.concept not in given]
     if not wanted:
         return {}
     painter = load_teacher(config.teacher, config.paint)
-    balancer = Balancer(editor, painter, _judge(config, console), config.balance, config.seed)
+    balancer = Balancer(editor, painter, judge(), config.balance, config.seed)
     return balancer.find(wanted, given, console)
 
 
-def _audit(config: EditConfig, edits: Sequence[ConceptEdit], console: Console) -> EditAudit | None:
+def _audit(
+    config: EditConfig, edits: Sequence[ConceptEdit], judge: _Opener, console: Console
+) -> EditAudit | None:
     if config.verify_captions is None or config.judge is None:
         return None
     request = AuditRequest(
@@ -296,11 +321,12 @@ def _audit(config: EditConfig, edits: Sequence[ConceptEdit], console: Console) -
         world=config.world,
         paint=config.paint,
         sizes=config.audit,
+        prompt=config.balance.prompt,
         seed=config.seed,
     )
-    return audit_edit(request, _judge(config, console), console)
+    return audit_edit(request, judge(), console)
 
 
-def _judge(config: EditConfig, console: Console) -> Judge:
-    assert config.judge is not None
-    return Judge(config.judge, config.world, config.paint.device, console)
+def _open_judge(config: EditConfig, console: Console) -> Judge:
+    assert config.judge is not None  # see _check
+    return open_judge(config.judge, config.world, config.paint.device, console)

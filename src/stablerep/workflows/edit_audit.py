@@ -34,6 +34,9 @@ from stablerep.workflows.edit_scores import (
     paired,
 )
 
+_Two = tuple[np.ndarray, np.ndarray]
+"""Before and after."""
+
 FOLDER = "audit"
 SHEET = "before-after.png"
 _SHOWN = 6
@@ -50,6 +53,8 @@ class AuditConfig:
     """Captions that name an edited concept, for each edit."""
     num_preserved: int = 50
     """Captions that name none, each of another concept."""
+    num_distractors: int = 100
+    """Further captions that a picture may fit better; they are not painted."""
     where: str | None = None
     """Only captions that match this filter."""
     search_copies: bool = True
@@ -76,16 +81,18 @@ class AuditRequest:
     world: Path | None
     paint: PaintConfig
     sizes: AuditConfig
+    prompt: str
+    """What is asked for to measure a rebalance, with {} where the concept goes."""
     seed: int
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """Texts by edited concept, texts of what took a concept's place, and preserved texts; rows to paint."""
+    """Captions by edited concept, captions that stay, captions that only compete, and the rows to paint."""
 
     edited: dict[str, list[str]]
-    targets: dict[str, list[str]]
     preserved: list[str]
+    distractors: list[str]
     rows: list[dict[str, Any]]
 
 
@@ -108,21 +115,22 @@ def audit_edit(request: AuditRequest, judge: Judge, console: Console) -> EditAud
     asked = _choose(request, judge)
     pairs = _paint(request, asked, console)
     vectors = judge.vectors(pairs.before), judge.vectors(pairs.after)
-    classes = [*asked.edited.values(), *asked.targets.values(), *([text] for text in asked.preserved)]
-    described = judge.captions(classes)
-    own = _own_class(pairs.texts, classes)
-    ranks = [Ranks.among(judge.similarities(part, described), own) for part in vectors]
-    is_edited = own < len(asked.edited)
+    phrases = [*asked.edited, *(edit.target for edit in request.edits if edit.kind == "replace")]
+    classes = np.concatenate([judge.phrases(phrases), judge.captions([*asked.preserved, *asked.distractors])])
+    own = _own_class(pairs.texts, asked, len(phrases))
+    ranks = [Ranks.among(judge.similarities(part, classes), own) for part in vectors]
+    is_edited = own < len(phrases)
     _draw(request.child / SHEET, pairs, asked)
     moved = [_moved(pairs, vectors, np.flatnonzero(rows)) for rows in (is_edited, ~is_edited)]
     return EditAudit(
         judge=str(request.judge),
         judge_fingerprint=judge.fingerprint,
-        num_classes=int(described.known.sum()),
+        num_classes=len(classes),
         num_images=request.sizes.num_images,
         num_failed=pairs.num_failed,
         edited=tuple(
-            _concept(request, edit, asked, (pairs, vectors, own, ranks), judge) for edit in request.edits
+            _concept(request, edit, tuple(asked.edited[edit.concept]), (phrases, vectors, own, ranks), judge)
+            for edit in request.edits
         ),
         preserved=_preserved(request, pairs.texts[~is_edited], [part.rank[~is_edited] for part in ranks]),
         moved_edited=moved[0],
@@ -136,50 +144,52 @@ def _choose(request: AuditRequest, judge: Judge) -> _Asked:
     """Captions at random but for the seed: some that name each concept, and others, each of another concept."""
     table = CaptionTable.open(request.captions)
     try:
-        rows = table.read(table.schema.names, request.sizes.where).sort_by("id").to_pylist()
+        there = [name for name in table.schema.names if name in table.dataset.schema.names]
+        rows = table.read(there, request.sizes.where).sort_by("id").to_pylist()
     except (ValueError, OSError) as error:
         raise UserError(
             f"--audit.where {request.sizes.where!r} cannot be used on {request.captions}: {error}"
         ) from error
     rng = runtime.numpy_generator("audit captions", request.seed)
     shuffled = {rows[number]["text"]: rows[number] for number in rng.permutation(len(rows))}
-    texts, concepts = list(shuffled), [edit.concept for edit in request.edits]
-    edited, targets = {}, {}
+    texts, edited = list(shuffled), dict[str, list[str]]()
     for edit in request.edits:
-        own = [text for text in texts if mentions(text, edit.concept)]
-        own = [text for text in without(own, list(edit.shares)) if judge.has(text)]
-        edited[edit.concept] = own[: request.sizes.num_edited]
+        if edit.kind == "rebalance":  # most captions say more, and so leave no choice
+            text = request.prompt.replace("{}", edit.concept)
+            shuffled.setdefault(text, _caption(text))
+            edited[edit.concept] = [text]
+            continue
+        own = [text for text in texts if mentions(text, edit.concept) and judge.has(text)]
         if not own:
             raise UserError(
                 f"{request.captions}: no caption that can be judged names {edit.concept!r}; "
                 "give --verify-captions with some"
             )
-        if edit.kind == "replace":
-            others = [
-                text for text in without(texts, concepts) if mentions(text, edit.target) and judge.has(text)
-            ]
-            targets[edit.concept] = others[: request.sizes.num_edited]
-    taken = {text for part in targets.values() for text in part}
-    avoided = [*concepts, *(edit.target for edit in request.edits if edit.kind == "replace")]
-    preserved = _distinct(
-        [shuffled[text] for text in without(texts, avoided) if text not in taken],
-        request.sizes.num_preserved,
+        edited[edit.concept] = own[: request.sizes.num_edited]
+    avoided = [*edited, *(edit.target for edit in request.edits if edit.kind == "replace")]
+    others = _distinct(
+        [shuffled[text] for text in without(texts, avoided)],
+        request.sizes.num_preserved + request.sizes.num_distractors,
         judge,
     )
-    if not preserved:
+    if not others:
         raise UserError(
             f"{request.captions}: no caption is left that should stay as it is; give more captions"
         )
-    chosen = [*dict.fromkeys(text for part in edited.values() for text in part), *preserved]
-    targets = {concept: part for concept, part in targets.items() if part}
-    return _Asked(edited, targets, preserved, [shuffled[text] for text in chosen])
+    preserved = others[: request.sizes.num_preserved]
+    chosen = dict.fromkeys([*(text for part in edited.values() for text in part), *preserved])
+    return _Asked(edited, preserved, others[len(preserved) :], [shuffled[text] for text in chosen])
+
+
+def _caption(text: str) -> dict[str, Any]:
+    return {"id": caption_id(text), "text": text, "source": "edit", "group": text}
 
 
 def _distinct(rows: Sequence[Mapping[str, Any]], most: int, judge: Judge) -> list[str]:
     """The first captions, one for each concept, that the judge can tell."""
     chosen: dict[str, str] = {}
     for row in rows:
-        concept = row["concept"] or row["id"]
+        concept = row.get("concept") or row["id"]
         if concept not in chosen and len(chosen) < most and judge.has(row["text"]):
             chosen[concept] = row["text"]
     return list(chosen.values())
@@ -240,31 +250,33 @@ def _matched(
     )
 
 
-def _own_class(texts: np.ndarray, classes: Sequence[Sequence[str]]) -> np.ndarray:
-    number = {text: index for index, part in reversed(list(enumerate(classes))) for text in part}
+def _own_class(texts: np.ndarray, asked: _Asked, num_phrases: int) -> np.ndarray:
+    """The class (M,) that each picture should fit: of its edited concept, else of its caption."""
+    number = {text: num_phrases + index for index, text in enumerate(asked.preserved)}
+    number |= {
+        text: index for index, part in reversed(list(enumerate(asked.edited.values()))) for text in part
+    }
     return np.array([number[text] for text in texts])
 
 
 def _concept(
     request: AuditRequest,
     edit: ConceptEdit,
-    asked: _Asked,
-    measured: tuple[_Pairs, tuple[np.ndarray, np.ndarray], np.ndarray, list[Ranks]],
+    captions: tuple[str, ...],
+    measured: tuple[list[str], _Two, np.ndarray, list[Ranks]],
     judge: Judge,
 ) -> EditedConcept:
-    _, vectors, own, ranks = measured
-    rows = np.flatnonzero(own == list(asked.edited).index(edit.concept))
+    phrases, vectors, own, ranks = measured
+    rows = np.flatnonzero(own == phrases.index(edit.concept))
     is_right = [part.rank[rows] == 1 for part in ranks]
     numbers = np.arange(len(rows))  # few captions: the interval is over pictures
-    before, after = paired(*is_right, numbers, request.sizes.num_bootstrap, request.seed)
+    before, after = paired(is_right[0], is_right[1], numbers, request.sizes.num_bootstrap, request.seed)
     as_target: list[float | None] = [None, None]
-    if edit.concept in asked.targets:
-        target = len(asked.edited) + list(asked.targets).index(edit.concept)
-        as_target = [float((part.best[rows] == target).mean()) for part in ranks]
+    if edit.kind == "replace":
+        as_target = [float((part.best[rows] == phrases.index(edit.target)).mean()) for part in ranks]
     shares: list[dict[str, float]] = [{}, {}]
     if edit.kind == "rebalance":
-        classes = judge.phrases(list(edit.shares))
-        named = [judge.similarities(part[rows], classes).argmax(axis=1) for part in vectors]
+        named = [judge.named(part[rows], list(edit.shares)) for part in vectors]
         shares = [
             {name: float((part == number).mean()) for number, name in enumerate(edit.shares)}
             for part in named
@@ -272,7 +284,7 @@ def _concept(
     return EditedConcept(
         concept=edit.concept,
         kind=edit.kind,
-        captions=tuple(asked.edited[edit.concept]),
+        captions=captions,
         num_pictures=len(rows),
         before=before.interval("top1"),
         after=after.interval("top1"),
@@ -284,6 +296,7 @@ def _concept(
         shares_before=shares[0],
         shares_after=shares[1],
         wanted=dict(edit.shares),
+        judge_accuracy=judge.accuracy(list(edit.shares)) if edit.shares else None,
     )
 
 
@@ -300,7 +313,7 @@ def _preserved(request: AuditRequest, texts: np.ndarray, ranks: Sequence[np.ndar
     )
 
 
-def _moved(pairs: _Pairs, vectors: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> Moved:
+def _moved(pairs: _Pairs, vectors: _Two, rows: np.ndarray) -> Moved:
     images = [pairs.before[row] for row in rows], [pairs.after[row] for row in rows]
     return how_far(images, (vectors[0][rows], vectors[1][rows]), pairs.texts[rows].astype(str))
 

@@ -19,7 +19,9 @@ from stablerep.generation.pipelines import DiffusersTeacher
 from stablerep.generation.settings import GenerateConfig
 from stablerep.runtime import seed_for
 from stablerep.store import in_style
-from stablerep.workflows.edit_judges import Described, Judge
+from stablerep.workflows.edit_judges import Judge
+
+_SLOW = 0.8  # a round that leaves more of what was lacking than this was too careful
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +30,11 @@ class BalanceConfig:
 
     num_images: int = 96
     """Pictures painted of each concept in a round."""
-    rounds: int = 8
+    rounds: int = 10
     """Edits that are tried at most."""
-    step: float = 1.0
-    """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim."""
+    step: float = 2.0
+    """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim,
+    doubled where it hardly moves."""
     tolerance: float = 0.03
     """Done when no share is further from its aim."""
     prompt: str = "a {}"
@@ -76,7 +79,7 @@ class Balancer:
         """
         side = TextSide(self._painter)
         original = weights_of(side)
-        searches = [_Search(edit, self._classes(edit), self._config.step) for edit in edits]
+        searches = [_Search(edit, self._config.step) for edit in edits]
         try:
             for number in range(self._config.rounds + 1):
                 alphas = {**given, **{search.edit.concept: search.alphas for search in searches}}
@@ -84,21 +87,12 @@ class Balancer:
                 for search in searches:
                     if not search.is_done(self._config.tolerance):
                         search.learn(self._shares(search))
-                        console.say(f"round {number}: {search}")
+                        console.say(f"round {number} of {self._config.rounds}: {search}")
                 if all(search.is_done(self._config.tolerance) for search in searches):
                     break
         finally:
             apply(side, {}, original)
         return {search.edit.concept: search.balance() for search in searches}
-
-    def _classes(self, edit: ConceptEdit) -> Described:
-        described = self._judge.phrases(list(edit.shares))
-        if not described.known.all():
-            name = list(edit.shares)[int(np.flatnonzero(~described.known)[0])]
-            raise UserError(
-                f"the judge's world has no real picture of {name!r}; name the attribute otherwise"
-            )
-        return described
 
     def _shares(self, search: "_Search") -> dict[str, float]:
         """Paint the concept and count how often each attribute fits best."""
@@ -124,16 +118,15 @@ class Balancer:
             images += [encode_picture(picture, GenerateConfig(format="png")).data for picture in good]
         if not images:
             raise UserError(f"the teacher paints nothing for {text!r} that could be judged")
-        named = self._judge.similarities(self._judge.vectors(images), search.classes).argmax(axis=1)
+        named = self._judge.named(self._judge.vectors(images), list(search.edit.shares))
         return {name: float((named == number).mean()) for number, name in enumerate(search.edit.shares)}
 
 
 class _Search:
     """The strengths of one concept, moved by what its shares lack."""
 
-    def __init__(self, edit: ConceptEdit, classes: Described, step: float) -> None:
+    def __init__(self, edit: ConceptEdit, step: float) -> None:
         self.edit = edit
-        self.classes = classes
         self.alphas = dict.fromkeys(edit.shares, 0.0)
         self._step = step
         self._tried: list[Balance] = []
@@ -159,6 +152,8 @@ class _Search:
         lacking = np.array([self.edit.shares[name] - share for name, share in shares.items()])
         if float(lacking @ self._lacking) < 0:
             self._step /= 2
+        elif len(self._tried) > 1 and np.abs(lacking).max() > _SLOW * np.abs(self._lacking).max():
+            self._step *= 2
         self._lacking = lacking
         moved = np.array(list(self.alphas.values())) + self._step * lacking
         self.alphas = dict(zip(self.alphas, (moved - moved.mean()).tolist(), strict=True))

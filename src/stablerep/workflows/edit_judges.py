@@ -1,168 +1,233 @@
 """Who says what a picture shows: an image-text run by the words, any other encoder by real pictures of them.
 
-Shapes: M pictures, C classes, E width of the vectors.
+Shapes: M pictures, C classes, E width of the vectors, R real pictures.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import pyarrow.compute as pc
 
 from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import TableImages, extract
+from stablerep.features import FrozenEncoder, TableImages, extract
 from stablerep.generation.concepts import mentions
 from stablerep.match import MatchConfig, image_vectors, text_vectors
 from stablerep.models.encoder import load_encoder
-from stablerep.models.joint import load_image_text
+from stablerep.models.joint import ImageText, load_image_text
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
 
-_MOST_PICTURES = 400
-"""Real pictures that describe one class, the first in the order of the table."""
+_SHRINKAGE = 0.1
+"""Share of the identity in the covariance within classes. On real icons of the validation split a supervised encoder
+names 19 % of 60 classes rightly with 0.1, 18 % with 0.5 or 0.01, and 14 % without a covariance."""
 
 
-@dataclass(frozen=True)
-class Described:
-    """C classes by one vector or more: vectors (V, E), and the class (V,) of each.
-
-    A class without a vector is one that could not be described.
-    """
-
-    vectors: np.ndarray
-    owner: np.ndarray
-    num_classes: int
-
-    @property
-    def known(self) -> np.ndarray:
-        """Which classes (C,) have a vector."""
-        known: np.ndarray = np.isin(np.arange(self.num_classes), self.owner)
-        return known
-
-
-class Judge:
-    """Holds pictures against classes. A class is a list of texts: its captions, or phrases that captions contain.
-
-    ``world`` holds the real pictures that an encoder without words needs. Raises ``UserError`` where it is missing.
-    """
-
-    def __init__(self, run: Path, world: Path | None, device: str, console: Console) -> None:
-        place = runtime.pick_device(device)
-        self._console = console
-        self._model = load_image_text(run, place) if (run / "text").is_dir() else None
-        self._encoder = None if self._model is not None else load_encoder(run, place)
-        self._world = None
-        if self._encoder is not None:
-            if world is None:
-                raise UserError(
-                    f"judge {run} knows no words; give --world with real pictures, or an image-text run"
-                )
-            self._world = _World(world)
+class Judge(Protocol):
+    """Holds pictures against classes, each given by the texts of captions or by a phrase that captions contain."""
 
     @property
     def fingerprint(self) -> str:
         """Identity of the encoder that judges."""
-        fingerprint: str = (self._model or self._encoder).fingerprint  # type: ignore[union-attr]
-        return fingerprint
 
     def has(self, text: str) -> bool:
-        """Whether a caption can be a class: an encoder without words needs real pictures of it."""
-        return self._world is None or bool(self._world.of_captions([text]))
+        """Whether a caption can be a class."""
 
     def vectors(self, images: Sequence[bytes]) -> np.ndarray:
-        """Unit vectors (M, E) of pictures."""
-        if self._model is not None:
-            return image_vectors(self._model, images, MatchConfig(), console=self._console)
-        assert self._encoder is not None
-        return extract(self._encoder, images, console=self._console)
+        """Vectors (M, E) of pictures."""
 
-    def captions(self, classes: Sequence[Sequence[str]]) -> Described:
-        """Classes given by their captions: a picture fits one as well as it fits the best of its captions."""
-        texts = [text for part in classes for text in part]
-        owner = np.repeat(np.arange(len(classes)), [len(part) for part in classes])
-        if self._model is not None:
-            return Described(text_vectors(self._model, texts, MatchConfig()), owner, len(classes))
-        assert self._world is not None
-        return self._by_pictures([self._world.of_captions([text]) for text in texts], owner, len(classes))
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (C, E) of captions, one class each."""
 
-    def phrases(self, phrases: Sequence[str]) -> Described:
-        """Classes given by a word or phrase: pictures whose caption names this one and none of the others."""
-        owner = np.arange(len(phrases))
-        if self._model is not None:
-            return Described(text_vectors(self._model, phrases, MatchConfig()), owner, len(phrases))
-        assert self._world is not None
-        others = [[other for other in phrases if other != phrase] for phrase in phrases]
-        found = [self._world.that_mention(*pair) for pair in zip(phrases, others, strict=True)]
-        return self._by_pictures(found, owner, len(phrases))
+    def phrases(self, phrases: Sequence[str]) -> np.ndarray:
+        """Vectors (C, E) of words or phrases: whatever is called so, and by none of the other phrases."""
 
-    def _by_pictures(self, found: Sequence[Sequence[int]], owner: np.ndarray, num_classes: int) -> Described:
-        """Mean vectors of real pictures; what there is no picture of has no vector."""
-        assert self._world is not None
-        parts = [rows for rows in found if rows]
-        if not parts:
-            raise UserError("the judge's world has no real picture of anything that is asked for")
-        vectors = self.vectors(self._world.pictures([row for rows in parts for row in rows]))
-        ends = np.cumsum([len(rows) for rows in parts])[:-1]
-        means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends)])
-        return Described(means, owner[[bool(rows) for rows in found]], num_classes)
+    def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """How well each picture fits each class (M, C)."""
 
-    def similarities(self, vectors: np.ndarray, described: Described) -> np.ndarray:
-        """How well each picture fits each class (M, C); minus infinity for classes that are not known.
+    def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """Which of the phrases (M,) each picture fits best."""
 
-        Features of an encoder without words are taken relative to the mean over the classes: what all pictures share,
-        such as white paper, does not count.
-        """
-        classes = described.vectors
-        if self._model is None:
-            centre = classes.mean(axis=0)
-            vectors, classes = _unit(vectors - centre), _unit(classes - centre)
-        one_by_one = vectors @ classes.T
-        similarity = np.full((len(vectors), described.num_classes), -np.inf)
-        for column, number in enumerate(described.owner):
-            similarity[:, number] = np.maximum(similarity[:, number], one_by_one[:, column])
-        return similarity
+    def accuracy(self, phrases: Sequence[str]) -> float | None:
+        """Mean per phrase of the real validation pictures that ``named`` names rightly; None where there are none."""
 
 
-class _World:
-    """Real pictures by what their captions say."""
+def open_judge(run: Path, world: Path | None, device: str, console: Console) -> Judge:
+    """The judge of a run: by its words if it has any, else by the real pictures of ``world``.
 
-    def __init__(self, folder: Path) -> None:
-        self._table = ImageTable.open(folder / "images.lance")
-        rows = self._table.read(["origin", "caption_id", "status"])  # row i is at position i
-        good = pc.and_(pc.equal(rows["origin"], REAL), pc.equal(rows["status"], OK)).to_numpy()
-        captions = CaptionTable.open(folder / "captions.lance").read(["id", "text", "concept"]).to_pylist()
+    Raises ``UserError`` where neither is there.
+    """
+    place = runtime.pick_device(device)
+    if (run / "text").is_dir():
+        return WordJudge(load_image_text(run, place), console)
+    if world is None:
+        raise UserError(f"judge {run} knows no words; give --world with real pictures, or an image-text run")
+    return PictureJudge(load_encoder(run, place), world, console)
+
+
+@dataclass(frozen=True)
+class WordJudge:
+    """An image-text model: cosines of pictures and words."""
+
+    model: ImageText
+    console: Console
+
+    @property
+    def fingerprint(self) -> str:
+        return self.model.fingerprint
+
+    def has(self, text: str) -> bool:
+        """Any text will do."""
+        return bool(text)
+
+    def vectors(self, images: Sequence[bytes]) -> np.ndarray:
+        """Unit vectors (M, E)."""
+        return image_vectors(self.model, images, MatchConfig(), console=self.console)
+
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (C, E)."""
+        return text_vectors(self.model, texts, MatchConfig())
+
+    def phrases(self, phrases: Sequence[str]) -> np.ndarray:
+        """Unit vectors (C, E) of "a X"."""
+        return self.captions([f"a {phrase}" for phrase in phrases])
+
+    def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Cosines (M, C)."""
+        cosines: np.ndarray = vectors @ classes.T
+        return cosines
+
+    def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """The phrase (M,) with the largest cosine."""
+        best: np.ndarray = self.similarities(vectors, self.phrases(phrases)).argmax(axis=1)
+        return best
+
+    def accuracy(self, phrases: Sequence[str]) -> None:
+        """No real pictures are at hand."""
+
+
+class PictureJudge:
+    """An encoder without words: classes are means of real pictures, compared where the encoder tells classes apart.
+
+    Features are whitened by their covariance within the labels of the world, as in linear discriminant analysis: a
+    direction in which pictures of one label differ anyway, such as colour, says little. Real pictures of the test split
+    are left alone.
+    """
+
+    def __init__(self, encoder: FrozenEncoder, world: Path, console: Console) -> None:
+        self._encoder = encoder
+        self._console = console
+        table = ImageTable.open(world / "images.lance")
+        rows = table.read(["origin", "caption_id", "status", "split", "label"])
+        origin, caption, status, split, label = (
+            np.array(rows[name].to_pylist(), dtype=object) for name in rows.column_names
+        )
+        good = np.flatnonzero((origin == REAL) & (status == OK) & (split != "test"))
+        captions = CaptionTable.open(world / "captions.lance").read(["id", "text", "concept"]).to_pylist()
         concept_of = {row["id"]: row["concept"] or row["id"] for row in captions}
         text_of = {row["id"]: row["text"] for row in captions}
         self._concept_of_text = {row["text"]: concept_of[row["id"]] for row in captions}
-        self._of_concept: dict[str, list[int]] = {}
-        self._texts: dict[int, str] = {}
-        for position in np.flatnonzero(good):
-            caption = rows["caption_id"][int(position)].as_py()
-            self._of_concept.setdefault(concept_of.get(caption, caption), []).append(int(position))
-            self._texts[int(position)] = text_of.get(caption, "")
+        self._texts = [text_of.get(one, "") for one in caption[good]]
+        self._is_training = split[good] == "train"
+        self._rows: dict[str, list[int]] = {}
+        for number, one in enumerate(caption[good]):
+            self._rows.setdefault(concept_of.get(one, one), []).append(number)
+        features = extract(encoder, TableImages(table, good), console=console)
+        self._centre, self._whitening = features.mean(axis=0), _whitening(features, label[good])
+        self._real = (features - self._centre) @ self._whitening
 
-    def of_captions(self, texts: Sequence[str]) -> list[int]:
-        """Positions of the pictures that show what one of the captions says, in whatever words."""
-        concepts = dict.fromkeys(self._concept_of_text.get(text, "") for text in texts)
-        return [row for concept in concepts for row in self._of_concept.get(concept, ())][:_MOST_PICTURES]
+    @property
+    def fingerprint(self) -> str:
+        return self._encoder.fingerprint
 
-    def that_mention(self, phrase: str, others: Sequence[str]) -> list[int]:
-        """Positions of pictures whose caption names the phrase and none of the others."""
-        found = [
-            row
-            for row, text in self._texts.items()
-            if mentions(text, phrase) and not any(mentions(text, other) for other in others)
-        ]
-        return found[:_MOST_PICTURES]
+    def has(self, text: str) -> bool:
+        """Whether the world has a picture of what the caption says, in whatever words."""
+        return self._concept_of_text.get(text, "") in self._rows
 
-    def pictures(self, positions: Sequence[int]) -> TableImages:
-        """Their encoded bytes."""
-        return TableImages(self._table, positions)
+    def vectors(self, images: Sequence[bytes]) -> np.ndarray:
+        """Whitened features (M, E)."""
+        features = extract(self._encoder, images, console=self._console)
+        whitened: np.ndarray = (features - self._centre) @ self._whitening
+        return whitened
+
+    def captions(self, texts: Sequence[str]) -> np.ndarray:
+        """Means (C, E) of the real pictures of each caption; ``UserError`` for one without any."""
+        return np.stack(
+            [self._mean(self._rows.get(self._concept_of_text.get(one, ""), []), one) for one in texts]
+        )
+
+    def phrases(self, phrases: Sequence[str]) -> np.ndarray:
+        """Means (C, E) of the real pictures whose caption names one phrase and no other; ``UserError`` for none."""
+        rows = self._rows_naming(phrases)
+        return np.stack([self._mean(some, phrase) for some, phrase in zip(rows, phrases, strict=True)])
+
+    def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Cosines (M, C) around the mean of all real pictures: what all share, as white paper, does not count."""
+        cosines: np.ndarray = _unit(vectors) @ _unit(classes).T
+        return cosines
+
+    def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """The phrase (M,) by linear discriminants between the real pictures of the phrases alone.
+
+        What tells a woman from a man is among what the labels of the world do not care for, so the covariance within
+        labels would hide it.
+        """
+        return self._discriminate(vectors, [np.array(rows) for rows in self._rows_naming(phrases)], phrases)
+
+    def accuracy(self, phrases: Sequence[str]) -> float | None:
+        """Trained on the training split, measured on the rest, mean over the phrases that the rest shows."""
+        rows = [np.array(some, dtype=np.int64) for some in self._rows_naming(phrases)]
+        learned = [some[self._is_training[some]] for some in rows]
+        held_out = [some[~self._is_training[some]] for some in rows]
+        if not all(map(len, learned)) or not all(map(len, held_out)):
+            return None
+        named = [self._discriminate(self._real[some], learned, phrases) for some in held_out]
+        return float(np.mean([(part == number).mean() for number, part in enumerate(named)]))
+
+    def _discriminate(
+        self, vectors: np.ndarray, rows: Sequence[np.ndarray], phrases: Sequence[str]
+    ) -> np.ndarray:
+        means = np.stack([self._mean(list(some), phrase) for some, phrase in zip(rows, phrases, strict=True)])
+        every = np.concatenate(rows)
+        index = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
+        whitening = _whitening(self._real[every], index)
+        distances = ((vectors @ whitening)[:, None] - (means @ whitening)[None]) ** 2
+        nearest: np.ndarray = distances.sum(axis=2).argmin(axis=1)
+        return nearest
+
+    def _rows_naming(self, phrases: Sequence[str]) -> list[list[int]]:
+        """For each phrase the pictures whose caption names it and none of the others."""
+        found: list[list[int]] = [[] for _ in phrases]
+        for number, text in enumerate(self._texts):
+            naming = [place for place, phrase in enumerate(phrases) if mentions(text, phrase)]
+            if len(naming) == 1:
+                found[naming[0]].append(number)
+        return found
+
+    def _mean(self, rows: Sequence[int], name: str) -> np.ndarray:
+        if not rows:
+            raise UserError(
+                f"the judge's world has no real picture of {name!r}; name it otherwise, or give another judge"
+            )
+        mean: np.ndarray = self._real[list(rows)].mean(axis=0)
+        return mean
+
+
+def _whitening(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The matrix (E, E) that makes the covariance within labels round."""
+    names, index = np.unique(labels.astype(str), return_inverse=True)
+    means = np.stack([features[index == number].mean(axis=0) for number in range(len(names))])
+    rest = features - means[index]
+    covariance = rest.T.astype(np.float64) @ rest / len(rest)
+    size = len(covariance)
+    round_one = np.eye(size) * np.trace(covariance) / size
+    values, axes = np.linalg.eigh((1 - _SHRINKAGE) * covariance + _SHRINKAGE * round_one)
+    whitening: np.ndarray = (axes / np.sqrt(np.maximum(values, 1e-12))).astype(np.float32)
+    return whitening
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.maximum(length, 1e-12)
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit

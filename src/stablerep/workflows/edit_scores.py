@@ -39,6 +39,8 @@ class EditedConcept:
     """Rebalance: share of pictures by the attribute that fits best."""
     shares_after: Mapping[str, float]
     wanted: Mapping[str, float]
+    judge_accuracy: float | None
+    """Rebalance: mean per attribute of the real validation pictures that the judge names rightly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,25 +105,20 @@ class EditAudit:
         kept = self.preserved
         rows.append(
             [
-                f"{kept.num_captions} other captions, named rightly, %",
+                f"{kept.num_captions} others, named rightly, %",
                 kept.before.in_percent(),
                 kept.after.in_percent(),
                 kept.change.in_percent(sign=True),
             ]
         )
-        for name, moved in (("edited", self.moved_edited), ("other", self.moved_preserved)):
-            what = f"{name} captions: pictures moved, % of another seed: pixels, features"
-            rows.append([what, "", "", f"{100 * moved.pixel_ratio:.1f}, {100 * moved.feature_ratio:.1f}"])
-        if self.near_copies is not None:
-            copies = self.near_copies
+        for name, moved in (("edited", self.moved_edited), ("others", self.moved_preserved)):
             rows.append(
-                [
-                    "near-copies of training pictures, %",
-                    copies.before.in_percent(),
-                    copies.after.in_percent(),
-                    "",
-                ]
+                [f"{name}: pixels moved, % of another seed", "", "", f"{100 * moved.pixel_ratio:.1f}"]
             )
+            rows.append([f"{name}: features moved, %", "", "", f"{100 * moved.feature_ratio:.1f}"])
+        if self.near_copies is not None:
+            shares = self.near_copies.before.in_percent(), self.near_copies.after.in_percent()
+            rows.append(["near-copies, %", *shares, ""])
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -131,21 +128,18 @@ class EditAudit:
 
 
 def _concept_rows(one: EditedConcept) -> list[list[str]]:
-    fall = "" if one.fall is None else f"fell by {one.fall.in_percent()}"
-    rows = [[f"{one.concept}, named rightly, %", one.before.in_percent(), one.after.in_percent(), fall]]
-    rows.append([f"{one.concept}, median rank", f"{one.rank_before:g}", f"{one.rank_after:g}", ""])
+    fell = "" if one.fall is None else f"{-100 * one.fall.value:+.0f} % of it"
+    rows = [[f"{one.concept}: named rightly, %", one.before.in_percent(), one.after.in_percent(), fell]]
+    rows.append([f"{one.concept}: median rank", f"{one.rank_before:g}", f"{one.rank_after:g}", ""])
     if one.as_target_before is not None and one.as_target_after is not None:
-        what = f"{one.concept}, named as what took its place, %"
-        rows.append([what, f"{100 * one.as_target_before:.1f}", f"{100 * one.as_target_after:.1f}", ""])
-    for name, wanted in one.wanted.items():
-        shares = (one.shares_before[name], one.shares_after[name])
+        shares = one.as_target_before, one.as_target_after
         rows.append(
-            [
-                f"{one.concept}: {name}, %",
-                *(f"{100 * share:.1f}" for share in shares),
-                f"wanted {100 * wanted:g}",
-            ]
+            [f"{one.concept}: named as its target, %", *(f"{100 * share:.1f}" for share in shares), ""]
         )
+    for name, wanted in one.wanted.items():
+        shares = one.shares_before[name], one.shares_after[name]
+        percent = (f"{100 * share:.1f}" for share in shares)
+        rows.append([f"{one.concept}: {name}, %", *percent, f"wanted {100 * wanted:g}"])
     return rows
 
 

@@ -1,0 +1,187 @@
+"""Copies of seven kinds planted among real pictures: how many are found, and how often what is no copy is flagged.
+
+    python bench/copies_planted.py icons/images.lance [--genuine 5000] [--planted 500] [--sheet alarms.png]
+
+The reference is the training split without a share of its groups; genuine are all other pictures, none of whose
+groups is in the reference. Pictures of different groups can be twins all the same (the left and the right hand):
+with --captions, those whose captions differ only in words of direction and skin count as one group. The sheet shows
+the false alarms, so that anyone can see what they are. Thresholds come from the reference alone.
+
+The kinds: identical; JPEG of quality 30; half size; cropped, keeping 80 % of the area at a random place, brought
+back to full size; mirrored; colour-shifted, the hue turned by 5 to 15 % of its circle, each channel times 0.7 to 1,
+plus up to 40 of 255; pasted, 60 to 85 % of the side, at a random place on a background of random colours, 1.5 times
+the size of the picture.
+"""
+
+import argparse
+import io
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from stablerep import runtime
+from stablerep.audit.copy_finder import Bank, Matches, find_matches
+from stablerep.audit.copy_thresholds import thresholds
+from stablerep.audit.copy_views import EXPLANATIONS, SIDE
+from stablerep.audit.pair_sheet import save_pairs
+from stablerep.copies import to_side
+from stablerep.features import decode_image
+from stablerep.store import OK, CaptionTable, ImageTable
+
+Kind = Callable[[Image.Image, np.random.Generator], Image.Image]
+_TWIN = re.compile(
+    r"\b(left|right)(wards?)?\b|\bfacing\b|\bwith [\w-]+ skin tone\b|\b(medium|light|dark)(-\w+)? skin tone\b"
+)
+
+
+def jpeg(picture: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Quality 30."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=30)
+    return Image.open(buffer).convert("RGB")
+
+
+def half(picture: Image.Image, _: np.random.Generator) -> Image.Image:
+    """Half the side."""
+    return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BILINEAR)
+
+
+def crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """80 % of the area."""
+    width, height = np.sqrt(0.8) * np.array(picture.size)
+    left, top = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
+    return picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+def colour(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Hue, gains and offset."""
+    hsv = np.array(picture.convert("HSV"))
+    hsv[..., 0] += np.uint8(int(rng.choice([-1, 1]) * rng.uniform(12, 38)) % 256)
+    turned = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+    shifted = turned * rng.uniform(0.7, 1, 3) + rng.uniform(0, 40)
+    return Image.fromarray(shifted.clip(0, 255).astype(np.uint8))
+
+
+def paste(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """On a background."""
+    side = picture.width * 3 // 2
+    ground = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    ground = ground.resize((side, side), Image.Resampling.BICUBIC)
+    small = int(side * rng.uniform(0.6, 0.85))
+    place = tuple(int(value) for value in rng.integers(0, side - small + 1, 2))
+    ground.paste(picture.resize((small, small), Image.Resampling.BICUBIC), (place[0], place[1]))
+    return ground
+
+
+KINDS: dict[str, Kind] = {
+    "identical": lambda picture, _: picture,
+    "JPEG of quality 30": jpeg,
+    "half size": half,
+    "cropped": crop,
+    "mirrored": lambda picture, _: ImageOps.mirror(picture),
+    "colour-shifted": colour,
+    "pasted": paste,
+}
+
+
+def planted(image: bytes, kind: str, number: int) -> bytes:
+    """An encoded picture after what the kind does to it."""
+    picture = Image.fromarray(decode_image(image).permute(1, 2, 0).numpy())
+    buffer = io.BytesIO()
+    KINDS[kind](picture, runtime.numpy_generator("planted", kind, number)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def subjects(path: Path | None, captions: list[str], groups: list[str]) -> np.ndarray:
+    """What may not be found: the group, joined with the groups of twins by their captions."""
+    if path is None:
+        return np.unique(groups, return_inverse=True)[1]
+    columns = CaptionTable.open(path).read(["id", "text"])
+    texts = dict(zip(columns["id"].to_pylist(), columns["text"].to_pylist(), strict=True))
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for caption, group in zip(captions, groups, strict=True):
+        words = " ".join(_TWIN.sub(" ", texts[caption]).split())
+        parent[root(f"text {words}")] = root(f"group {group}")
+    return np.unique([root(f"group {group}") for group in groups], return_inverse=True)[1]
+
+
+def main() -> None:
+    """Build the reference, set the thresholds, count alarms and finds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--captions", type=Path)
+    parser.add_argument("--genuine", type=int, default=5000)
+    parser.add_argument("--planted", type=int, default=500)
+    parser.add_argument("--calibration", type=int, default=1500)
+    parser.add_argument("--rate", type=float, default=0.001)
+    parser.add_argument("--sheet", type=Path)
+    options = parser.parse_args()
+    table = ImageTable.open(options.images)
+    rows = np.flatnonzero(np.array(table.read(["status"])["status"].to_pylist()) == OK)
+    columns = table.read(["split", "group", "caption_id"]).take(rows)
+    subject = subjects(options.captions, columns["caption_id"].to_pylist(), columns["group"].to_pylist())
+    images = table.take_images(rows)
+    pictures = torch.cat([to_side(images[start : start + 512], SIDE) for start in range(0, len(images), 512)])
+    is_train = np.array(columns["split"].to_pylist()) == "train"
+    order = runtime.numpy_generator("genuine subjects").permutation(subject.max() + 1)
+    is_reference = is_train & ~np.isin(subject, subject[~is_train])
+    for one in order:  # give whole subjects away until enough pictures are genuine
+        if (~is_reference).sum() >= options.genuine:
+            break
+        is_reference &= subject != one
+    reference = np.flatnonzero(is_reference)
+    genuine = runtime.numpy_generator("genuine").permutation(np.flatnonzero(~is_reference))[: options.genuine]
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    bank = Bank.build(torch.split(pictures[reference], 512), subject[reference])
+    some = runtime.numpy_generator("calibration").permutation(len(reference))[: options.calibration]
+    known = find_matches(pictures[reference[some]], bank, excluded=bank.groups[some])
+    usual = [explanation.usual_threshold for explanation in EXPLANATIONS]
+    limits = thresholds(known.score, usual, options.rate)
+    print(f"{len(reference):,} reference pictures, {len(genuine):,} genuine; thresholds "
+          + ", ".join(f"{one.name} {limit:.2f}" for one, limit in zip(EXPLANATIONS, limits, strict=True)))  # fmt: skip
+    found = find_matches(pictures[genuine], bank)
+    alarms = (found.score > limits).any(1)
+    print(f"false alarms: {alarms.sum()} of {len(genuine):,} ({alarms.mean():.3%}), by kind of alarm "
+          + ", ".join(map(str, (found.score > limits).sum(0))))  # fmt: skip
+    if options.sheet:
+        save_pairs(options.sheet, _alarm_pairs(found, limits, [images[row] for row in genuine],
+                                               [images[row] for row in reference]))  # fmt: skip
+    chosen = runtime.numpy_generator("planted").permutation(len(reference))[: options.planted]
+    for kind in KINDS:
+        copies = [planted(images[reference[row]], kind, int(row)) for row in chosen]
+        matches = find_matches(to_side(copies, SIDE), bank)
+        above = matches.score - limits
+        index = matches.index[np.arange(len(chosen)), above.argmax(1)]
+        hit, right = above.max(1) > 0, bank.groups[index] == bank.groups[chosen]
+        print(f"{kind:20} flagged {hit.mean():.1%}, with the right original {(hit & right).mean():.1%}")
+    print(f"{time.perf_counter() - begin:.0f} s, {time.process_time() - begin_cpu:.0f} s of CPU")
+
+
+def _alarm_pairs(
+    found: Matches, limits: np.ndarray, genuine: list[bytes], reference: list[bytes]
+) -> list[tuple[bytes, bytes, str]]:
+    above = found.score - limits
+    best = above.argmax(1)
+    top = np.argsort(-above.max(1), kind="stable")[:40]
+    return [
+        (genuine[row], reference[found.index[row, best[row]]],
+         f"{above[row].max():+.2f} {EXPLANATIONS[best[row]].name}")
+        for row in top
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

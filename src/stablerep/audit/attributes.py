@@ -1,0 +1,111 @@
+"""The attributes file of ``audit bias``: which values an attribute has, and how captions and pictures say them.
+
+    [attributes.gender]
+    within = '\\\\b(man|woman)\\\\b'          # captions that are looked at; all where not given
+    template = "a picture of a {}"        # for zero-shot reading by an image-text model
+    accuracy = 0.9                        # of the answers that are given; a picture that is less sure is left open
+    [attributes.gender.values]            # value = pattern in captions; its zero-shot name is the value itself
+    man = '\\\\bman\\\\b'
+    woman = '\\\\bwoman\\\\b'
+    [attributes.gender.target]            # wanted shares; where not given, those of the real pictures
+    man = 0.5
+    woman = 0.5
+    [attributes.gender.groups]            # groups of captions whose shares are compared; all together where not given
+    doctors = 'health worker'
+
+Patterns are regular expressions, found anywhere in a caption, whatever the case.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stablerep import config as config_module
+from stablerep.errors import UserError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """One attribute, as its table in the file says it."""
+
+    values: dict[str, str]
+    """Value -> pattern of the captions that state it."""
+    within: str = ""
+    """Pattern of the captions that are looked at."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Name -> pattern of the captions of a group."""
+    target: dict[str, float] = field(default_factory=dict)
+    """Value -> wanted share."""
+    template: str = "a picture of {}"
+    """Sentence for zero-shot reading."""
+    accuracy: float = 0.9
+    """Wanted accuracy of the answers that are given."""
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise ValueError("values must name at least two values")
+        if self.target and (
+            set(self.target) != set(self.values) or abs(sum(self.target.values()) - 1) > 1e-6
+        ):
+            raise ValueError("target must give a share to each of the values, one together")
+        if "{}" not in self.template:
+            raise ValueError("template must hold {} where the value goes")
+        if not 0 < self.accuracy < 1:
+            raise ValueError(f"accuracy must be in (0, 1), got {self.accuracy}")
+        for pattern in (self.within, *self.values.values(), *self.groups.values()):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+
+    @property
+    def names(self) -> list[str]:
+        """The values in the order of the file."""
+        return list(self.values)
+
+    def concerns(self, text: str) -> bool:
+        """Whether a caption is looked at."""
+        return re.search(self.within, text, re.IGNORECASE) is not None
+
+    def stated(self, text: str) -> int:
+        """Which value a caption states, -1 where none or several."""
+        found = [
+            number
+            for number, pattern in enumerate(self.values.values())
+            if re.search(pattern, text, re.IGNORECASE)
+        ]
+        return found[0] if len(found) == 1 else -1
+
+    def members(self, texts: list[str]) -> dict[str, list[bool]]:
+        """Which captions belong to each group."""
+        groups = self.groups or {"all": ""}
+        return {
+            name: [re.search(pattern, text, re.IGNORECASE) is not None for text in texts]
+            for name, pattern in groups.items()
+        }
+
+
+def read_attributes(path: Path) -> Mapping[str, Attribute]:
+    """The attributes of a file by name; ``UserError`` that says what is wrong with it and where."""
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"attributes file {path}: {error.strerror}; give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"attributes file {path}: {error}") from error
+    tables = content.get("attributes")
+    if not isinstance(tables, dict) or not tables or set(content) != {"attributes"}:
+        raise UserError(f"attributes file {path}: needs tables [attributes.NAME] and nothing else")
+    attributes = {}
+    for name, table in tables.items():
+        if not _NAME.fullmatch(name) or not isinstance(table, dict):
+            raise UserError(
+                f"attributes file {path}: {name!r} must be a table with a name of small letters and digits"
+            )
+        attributes[name] = config_module.build(Attribute, table, origin=f"{path}, [attributes.{name}]")
+    return attributes

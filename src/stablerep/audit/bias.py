@@ -1,0 +1,289 @@
+"""``stablerep audit bias``: which values of an attribute painted pictures show, beside captions and a target."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tyro.conf import Positional
+
+from stablerep import runtime
+from stablerep.audit.attributes import Attribute, read_attributes
+from stablerep.audit.bias_figure import draw_shares
+from stablerep.audit.readers import Reader, make_reader, softmax
+from stablerep.audit.record import AuditResult, audit_path, record
+from stablerep.audit.rows import CaptionFacts, Rows, read_captions, read_rows
+from stablerep.audit.shares import ShareBootstrap, amplification, around, jensen_shannon, total_variation
+from stablerep.audit.verdicts import renew_mask
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.features import TableImages, extract
+from stablerep.match import MatchConfig, image_vectors, zero_shot_weights
+from stablerep.models.encoder import load_encoder
+from stablerep.models.joint import load_image_text
+from stablerep.run import write_text
+
+NAME = "bias"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasAuditConfig:
+    """Count the values of attributes in painted pictures, for groups of captions, beside captions and a target.
+
+    The reader of an attribute is a probe on --encoder, or zero-shot with --zero-shot; it is trained and tested on real
+    pictures whose captions state the value, and abstains where it is unsure. Columns: bias_NAME, the value that each
+    picture shows, null where the reader abstains or the caption is not concerned. The keep mask stays as it is.
+    """
+
+    images: Positional[Path]
+    """Table of painted pictures (images.lance)."""
+    captions: Path
+    """Table of the captions that they were painted for."""
+    attributes: Path
+    """TOML file that names the attributes, their values and the patterns that state them."""
+    reference: Path
+    """Table of real pictures (images.lance)."""
+    reference_captions: Path | None = None
+    """Captions of the real pictures; ``captions`` where not given."""
+    encoder: str
+    """Encoder or image-text model that reads the pictures: a run or a name."""
+    zero_shot: bool = False
+    """Read by the names of the values and the image-text model, without training a probe."""
+    where: str | None = None
+    """Only the painted pictures that match this filter."""
+    reference_where: str | None = None
+    """Only the real pictures that match this filter."""
+    num_bootstrap: int = 1000
+    """Replicates of the intervals, over captions and over the reader's test pictures."""
+    batch_size: int = 256
+    """Pictures per forward pass."""
+    device: str = "auto"
+    """Where the encoder runs: auto, cpu, cuda, mps."""
+    seed: int = 0
+    """Of halves and replicates."""
+    out: Path | None = None
+    """Where to write the findings; audit.json beside the table where not given. All numbers (bias.json) and a figure
+    (bias.png) lie beside it."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_bootstrap, self.batch_size) < 1:
+            raise ValueError("num_bootstrap and batch_size must be positive")
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Painted or real pictures: features (M, D), the captions' texts and ids."""
+
+    features: np.ndarray
+    texts: list[str]
+    captions: np.ndarray
+    groups: list[str]
+
+
+def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
+    """Read, count, compare; write columns, audit.json and a figure.
+
+    Raises ``UserError`` where a file cannot be used, and where too few real or painted pictures are concerned.
+    """
+    begin = time.monotonic()
+    path = audit_path(config.images, config.out)
+    attributes = read_attributes(config.attributes)
+    rows = read_rows(config.images, config.where)
+    real_rows = read_rows(config.reference, config.reference_where)
+    real_path = config.reference_captions or config.captions
+    encoder = _load(config)
+    painted = _side(rows, read_captions(config.captions, list(set(rows.captions))), encoder, config, console)
+    real = _side(real_rows, read_captions(real_path, list(set(real_rows.captions))), encoder, config, console)
+    columns: dict[str, pa.Array] = {}
+    findings: dict[str, Any] = {}
+    for name, attribute in attributes.items():
+        zero_shot = _zero_shot(encoder, attribute, config) if config.zero_shot else None
+        reader = make_reader(
+            name, attribute, (real.features, real.texts, real.groups), zero_shot, config.seed
+        )
+        answers = reader.answers(painted.features)
+        concerned = np.array([attribute.concerns(text) for text in painted.texts])
+        columns[f"bias_{name}"] = pa.array(
+            [
+                attribute.names[answer] if ours and answer >= 0 else None
+                for answer, ours in zip(answers, concerned, strict=True)
+            ],
+            pa.string(),
+        )
+        target = _target(name, attribute, real)
+        findings[name] = {
+            "reader": _quality(reader, attribute),
+            "groups": _groups(name, attribute, painted, (answers, concerned), (reader, target, config)),
+        }
+    kept = renew_mask(rows.table.write_columns(rows.positions, columns))
+    figure = path.with_name("bias.png")
+    draw_shares(figure, findings)
+    details = path.with_name("bias.json")
+    write_text(details, json.dumps(findings, indent=2) + "\n")
+    result = AuditResult(
+        audit=NAME,
+        images=config.images,
+        num_pictures=len(rows),
+        num_rejected=0,
+        columns=tuple(columns),
+        facts={**_in_brief(findings), "figure": str(figure), "all numbers": str(details)},
+        worst=(),
+        kept=kept,
+        seconds=time.monotonic() - begin,
+    )
+    record(path, result)
+    console.say(f"{len(attributes)} attributes of {len(rows):,} pictures: {path}, {figure}")
+    return result
+
+
+def _load(config: BiasAuditConfig) -> Any:
+    device = runtime.pick_device(config.device)
+    return (
+        load_image_text(config.encoder, device) if config.zero_shot else load_encoder(config.encoder, device)
+    )
+
+
+def _side(
+    rows: Rows, facts: Mapping[str, CaptionFacts], encoder: Any, config: BiasAuditConfig, console: Console
+) -> _Side:
+    images = TableImages(rows.table, rows.positions)
+    if config.zero_shot:
+        features = image_vectors(encoder, images, MatchConfig(batch_size=config.batch_size), console=console)
+    else:
+        features = extract(encoder, images, batch_size=config.batch_size, console=console)
+    return _Side(
+        features=features,
+        texts=[facts[caption].text for caption in rows.captions],
+        captions=rows.captions,
+        groups=[facts[caption].group for caption in rows.captions],
+    )
+
+
+def _zero_shot(model: Any, attribute: Attribute, config: BiasAuditConfig) -> Any:
+    weights = zero_shot_weights(
+        model, attribute.names, [attribute.template], MatchConfig(batch_size=config.batch_size)
+    )
+    scale = float(model.logit_scale.exp())
+    return lambda vectors: softmax(scale * vectors @ weights.T)
+
+
+def _target(name: str, attribute: Attribute, real: _Side) -> np.ndarray:
+    if attribute.target:
+        return np.array([attribute.target[value] for value in attribute.names])
+    stated = np.array([attribute.stated(text) for text in real.texts if attribute.concerns(text)])
+    if not (stated >= 0).any():
+        raise UserError(f"attribute {name}: no caption of a real picture states a value; give a target")
+    return _counted(stated, len(attribute.values))
+
+
+def _counted(stated: np.ndarray, num_values: int) -> np.ndarray:
+    """Shares (C,) of what captions state, those that state nothing left out."""
+    counts = np.bincount(stated[stated >= 0], minlength=num_values)
+    shares: np.ndarray = counts / counts.sum()
+    return shares
+
+
+def _quality(reader: Reader, attribute: Attribute) -> dict[str, Any]:
+    """How the reader does on real test pictures, by value, abstentions apart."""
+    answered = reader.said >= 0
+    right = reader.said == reader.truth
+    by_value = {}
+    for number, value in enumerate(attribute.names):
+        own = answered & (reader.truth == number)
+        by_value[value] = float(right[own].mean()) if own.any() else None
+    known = [share for share in by_value.values() if share is not None]
+    return {
+        "test pictures": len(reader.truth),
+        "answered": float(answered.mean()),
+        "accuracy of answers": float(right[answered].mean()) if answered.any() else None,
+        "accuracy wanted": attribute.accuracy,
+        "accuracy by value": by_value,
+        "worst value": min(known, default=None),
+        "gap between values": max(known) - min(known) if known else None,
+    }
+
+
+def _groups(
+    name: str,
+    attribute: Attribute,
+    painted: _Side,
+    read: tuple[np.ndarray, np.ndarray],
+    against: tuple[Reader, np.ndarray, BiasAuditConfig],
+) -> dict[str, Any]:
+    """Shares of each group of captions: in the captions, in the pictures, and as the reader answers."""
+    answers, concerned = read
+    reader, target, config = against
+    if not np.isfinite(reader.level):
+        raise UserError(
+            f"attribute {name}: at no confidence is the reader right in {attribute.accuracy:.0%} of its answers; "
+            "lower accuracy in the attributes file, or give an encoder that sees it"
+        )
+    found: dict[str, Any] = {}
+    num_values = len(attribute.values)
+    for group, members in attribute.members(painted.texts).items():
+        own = concerned & np.array(members)
+        if not own.any():
+            raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
+        bootstrap = ShareBootstrap(
+            answers[own],
+            painted.captions[own],
+            (reader.truth, reader.said),
+            num_values,
+            num=config.num_bootstrap,
+            seed=config.seed,
+        )
+        stated = np.array([attribute.stated(painted.texts[row]) for row in np.flatnonzero(own)])
+        asked = _counted(stated, num_values) if (stated >= 0).any() else None
+        said = answers[own][answers[own] >= 0]
+        found[group] = {
+            "pictures": int(own.sum()),
+            "abstained": float((answers[own] < 0).mean()),
+            "shares": {
+                value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)
+            },
+            "target": dict(zip(attribute.names, target.tolist(), strict=True)),
+            **_chain(bootstrap, asked, target, _counted(said, num_values) if len(said) else None),
+            "captions": None if asked is None else dict(zip(attribute.names, asked.tolist(), strict=True)),
+        }
+    return found
+
+
+def _chain(
+    bootstrap: ShareBootstrap, asked: np.ndarray | None, target: np.ndarray, said: np.ndarray | None
+) -> dict[str, Any]:
+    """Divergence from the target, and how much each step of the chain adds to the leading value."""
+    value, replicates = bootstrap.value, bootstrap.replicates
+    steps: dict[str, Any] = {}
+    if asked is not None:
+        steps["captions to pictures"] = asdict(
+            around(amplification(asked, value), np.array([amplification(asked, one) for one in replicates]))
+        )
+    if said is not None:
+        steps["pictures to answers"] = amplification(value, said)
+    return {
+        "total variation": asdict(
+            around(
+                total_variation(value, target), np.array([total_variation(one, target) for one in replicates])
+            )
+        ),
+        "jensen_shannon": jensen_shannon(value, target),
+        "amplification": steps,
+    }
+
+
+def _in_brief(findings: Mapping[str, Any]) -> dict[str, str]:
+    """One line for the terminal per attribute and group."""
+    lines = {}
+    for name, finding in findings.items():
+        for group, found in finding["groups"].items():
+            shares = ", ".join(
+                f"{value} {100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}] % "
+                f"(target {100 * found['target'][value]:.0f})"
+                for value, one in found["shares"].items()
+            )
+            lines[f"{name} of {group}"] = f"{shares}; {100 * found['abstained']:.0f} % abstained"
+    return lines

@@ -1,0 +1,150 @@
+"""Finds the real picture that a painted one repeats: candidates by descriptor, then a decision by pixels.
+
+The score of a pair is the logarithm of how much the pictures differ in their worst places, with its sign turned, less
+half of what the query scores with the runners-up: score normalisation, as in copy detection (Pizzi et al. 2022,
+section 5.3; Douze et al. 2021). A picture that resembles everything a little must resemble its original much more.
+
+Shapes: Q painted pictures, N real ones, E explanations, S side in pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stablerep.audit.copy_alignment import Pairs, align, blurred, difference, on_grid
+from stablerep.audit.copy_index import CopyIndex
+from stablerep.audit.copy_search import Neighbours, exact_neighbours
+from stablerep.audit.copy_views import EXPLANATIONS, Explanation, ViewDescriptor, Views, thumbnails
+
+_BLOCK = 32
+_HOPELESS = 0.6  # cosine of descriptors below which no planted copy was found
+_SMALLEST = 1e-4  # difference that counts as none
+_BACKGROUND = 0.5  # share of the runners-up that is subtracted
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The real pictures as they are searched."""
+
+    descriptor: ViewDescriptor
+    descriptors: Tensor
+    """(N, D)."""
+    grids: Tensor
+    """uint8 (N, 3, G, G)."""
+    groups: np.ndarray
+    """Integers (N,): pictures of one group show one subject, and are no runners-up of one another."""
+    index: CopyIndex | None = None
+    """Where candidates are searched approximately."""
+
+    @classmethod
+    def build(
+        cls, pictures: Sequence[Tensor], groups: np.ndarray, *, exact_up_to: int | None = None
+    ) -> "Bank":
+        """Of pictures uint8 (m, 3, S, S) in parts of any size, together N; beyond ``exact_up_to`` with an index."""
+        small = torch.cat([thumbnails(part)[:, 0] for part in pictures])
+        descriptor = ViewDescriptor.fit(small)
+        descriptors = descriptor(small)
+        grids = torch.cat([on_grid(part) for part in pictures])
+        is_large = exact_up_to is not None and len(grids) > exact_up_to
+        return cls(descriptor, descriptors, grids, groups, CopyIndex.build(descriptors) if is_large else None)
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The best real picture of each of Q painted ones, for each of E explanations."""
+
+    score: np.ndarray
+    """(Q, E); the larger, the more surely a copy."""
+    index: np.ndarray
+    """Which real picture (Q, E)."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Matches"]) -> "Matches":
+        """Of consecutive painted pictures."""
+        return cls(
+            np.concatenate([part.score for part in parts]), np.concatenate([part.index for part in parts])
+        )
+
+
+def find_matches(
+    pictures: Tensor,
+    bank: Bank,
+    explanations: Sequence[Explanation] = EXPLANATIONS,
+    *,
+    excluded: np.ndarray | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Matches:
+    """Search the bank for each painted picture uint8 (Q, 3, S, S).
+
+    ``excluded`` (Q,) names for each the group that must not be found, such as that of a real picture itself.
+    """
+    parts = []
+    for start in range(0, len(pictures), _BLOCK):
+        block = pictures[start : start + _BLOCK]
+        barred = None if excluded is None else excluded[start : start + len(block)]
+        found = [_explained(block, bank, explanation, barred) for explanation in explanations]
+        parts.append(
+            Matches(np.stack([score for score, _ in found], 1), np.stack([index for _, index in found], 1))
+        )
+        advance(len(block))
+    return Matches.joined(parts)
+
+
+def _explained(
+    pictures: Tensor, bank: Bank, explanation: Explanation, barred: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    views = bank.descriptor.views(pictures, explanation)
+    if bank.index is not None and barred is None:
+        near = bank.index.neighbours(views.descriptors, explanation.num_candidates)
+    else:
+        near = exact_neighbours(
+            views.descriptors,
+            bank.descriptors,
+            explanation.num_candidates,
+            excluded=None if barred is None else lambda rows: _of_groups(barred[rows], bank.groups),
+        )
+    differences = _compare(pictures, bank, near, views, explanation)
+    differences, order = differences.sort(dim=1, stable=True)
+    index = near.index.gather(1, order).numpy()
+    logs = differences.clamp(min=_SMALLEST).log10().numpy()
+    others = bank.groups[index] != bank.groups[index[:, :1]]
+    others[:, explanation.num_aligned :] = False  # not aligned, they only seem to differ
+    background = (logs * others).sum(1) / np.maximum(others.sum(1), 1)
+    return _BACKGROUND * background - logs[:, 0], index[:, 0]
+
+
+def _of_groups(groups: np.ndarray, of_bank: np.ndarray) -> Tensor:
+    return torch.from_numpy(groups[:, None] == of_bank)
+
+
+def _compare(
+    pictures: Tensor, bank: Bank, near: Neighbours, views: Views, explanation: Explanation
+) -> Tensor:
+    """Differences (Q, K) with the candidates: where a view puts them, and moved where that is promising."""
+    differences = torch.ones(near.index.shape)
+    rows, columns = torch.nonzero(near.similarity > _HOPELESS, as_tuple=True)
+    if len(rows) == 0:
+        return differences
+    pairs = Pairs(
+        pictures=blurred(pictures)[rows],
+        real=bank.grids[near.index[rows, columns]].float() / 255,
+        placements=views.placements[near.view[rows, columns]],
+        is_mirrored=explanation.is_mirrored,
+    )
+    differences[rows, columns] = difference(pairs, is_recoloured=explanation.is_recoloured)
+    promising = differences.argsort(dim=1, stable=True)[:, : explanation.num_aligned]
+    chosen = torch.zeros(differences.shape, dtype=torch.bool).scatter_(1, promising, True)[rows, columns]
+    some = pairs.rows(torch.nonzero(chosen)[:, 0])
+    moved = Pairs(
+        some.pictures, some.real, align(some, stays_in_place=explanation.stays_in_place), some.is_mirrored
+    )
+    after = difference(moved, is_recoloured=explanation.is_recoloured)
+    rows, columns = rows[chosen], columns[chosen]
+    differences[rows, columns] = torch.minimum(differences[rows, columns], after)
+    return differences

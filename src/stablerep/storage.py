@@ -1,0 +1,72 @@
+"""Where tables lie, this machine's disks or an object store, and what can go wrong there."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from stablerep.errors import UserError
+
+# Two slashes, or the one that pathlib leaves of them; a drive letter is no scheme.
+_REMOTE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>[^/].*)")
+_SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+)
+
+
+def location(path: str | Path) -> str:
+    """Where a table lies, as its reader wants it: pathlib makes one slash of the two in ``s3://bucket/table``."""
+    remote = _REMOTE.fullmatch(str(path))
+    return f"{remote['scheme']}://{remote['rest']}" if remote else str(path)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path leads to an object store (``s3://...``) and not into the file system."""
+    return _REMOTE.fullmatch(str(path)) is not None
+
+
+def refuse_remote(path: Path) -> None:
+    """Raise where an object store was named for something that is no table."""
+    if is_remote(path):
+        raise UserError(
+            f"{location(path)}: only tables lie in object stores; give a folder of this machine here"
+        )
+
+
+def refuse_credentials(path: str) -> None:
+    """A path is written into logs, run folders and reports, where a password must never be."""
+    scheme, _, rest = path.partition("://")
+    if is_remote(path) and "@" in rest.split("/", 1)[0]:
+        raise UserError(
+            f"{scheme}://{rest.partition('@')[2]}: credentials do not belong into a path; give them as environment "
+            "variables or in the configuration file of your object store's own tools"
+        )
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """What a full disk or an object store raises in the middle of a commit, as a mistake that can be mended."""
+    from lance.commit import CommitConflictError  # loading Lance forbids to fork
+
+    try:
+        yield
+    except CommitConflictError:
+        raise
+    except OSError as error:  # Lance's have no errno
+        raise UserError(
+            f"{path} could not be written ({first_line(error)}); every row committed before is there: mend the cause, "
+            "then give the same command again"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What a library complains of, in one line, without its sources' positions and without secrets."""
+    text = (str(error) or type(error).__name__).split(", /")[0].splitlines()[0]
+    for name in _SECRETS:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    return text

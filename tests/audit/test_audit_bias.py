@@ -1,0 +1,169 @@
+"""Shares, abstention and amplification on cases whose answer is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted_table import image_row, write_captions, write_images
+from PIL import Image
+
+from stablerep.audit.attributes import read_attributes
+from stablerep.audit.bias import BiasAuditConfig, audit_bias
+from stablerep.audit.shares import (
+    ShareBootstrap,
+    abstention_level,
+    amplification,
+    confusion,
+    jensen_shannon,
+    total_variation,
+    true_shares,
+)
+from stablerep.errors import UserError
+from stablerep.features import untrained_encoder
+from stablerep.models.encoder import EncoderConfig, save_encoder
+from stablerep.store import ImageTable
+
+TINY = EncoderConfig(
+    architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=32, depth=1, num_heads=2
+)
+COLOURS = {"red": (200, 60, 60), "blue": (60, 60, 200)}
+ATTRIBUTES = """
+[attributes.paint]
+within = 'wall'
+[attributes.paint.values]
+red = '\\bred\\b'
+blue = '\\bblue\\b'
+[attributes.paint.target]
+red = 0.5
+blue = 0.5
+[attributes.paint.groups]
+houses = 'house'
+barns = 'barn'
+"""
+
+
+def wall(colour: str, seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).normal(0, 40, (16, 16, 3))
+    return Image.fromarray(np.clip(COLOURS[colour] + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Houses are painted 80 to 20 in red where captions ask half and half; barns are all as asked."""
+    folder = tmp_path_factory.mktemp("bias")
+    real = [f"a {colour} wall, number {number}" for colour in COLOURS for number in range(30)]
+    houses = [f"a {'red' if n % 2 else 'blue'} wall of house {n}" for n in range(50)]
+    barns = [f"a {'red' if n % 2 else 'blue'} wall of barn {n}" for n in range(20)]
+    write_captions(folder / "captions.lance", [*real, *houses, *barns, "a cat"])
+    write_images(
+        folder / "real.lance",
+        [image_row(text, 0, wall(text.split()[1], 1000 + n), origin="real") for n, text in enumerate(real)],
+    )
+    painted = [
+        image_row(text, k, wall("blue" if n % 5 == 0 else "red", 100 * k + n))
+        for n, text in enumerate(houses)
+        for k in range(2)
+    ]
+    painted += [image_row(text, 0, wall(text.split()[1], 5000 + n)) for n, text in enumerate(barns)]
+    painted.append(image_row("a cat", 0, wall("red", 9999)))
+    write_images(folder / "images.lance", painted)
+    (folder / "attributes.toml").write_text(ATTRIBUTES)
+    save_encoder(untrained_encoder(TINY, 0), folder / "run" / "encoder")
+    return folder
+
+
+def asked(folder: Path, **more: object) -> BiasAuditConfig:
+    settings = {
+        "images": folder / "images.lance",
+        "captions": folder / "captions.lance",
+        "attributes": folder / "attributes.toml",
+        "reference": folder / "real.lance",
+        "encoder": str(folder / "run"),
+        "num_bootstrap": 200,
+    }
+    return BiasAuditConfig(**{**settings, **more})  # type: ignore[arg-type]
+
+
+def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
+    result = audit_bias(asked(folder))
+    found = json.loads((folder / "bias.json").read_text())["paint"]
+    houses, barns = found["groups"]["houses"], found["groups"]["barns"]
+    red = houses["shares"]["red"]
+    assert red["low"] <= 0.8 <= red["high"] and red["high"] - red["low"] < 0.35
+    assert barns["shares"]["red"]["low"] <= 0.5 <= barns["shares"]["red"]["high"]
+    grown = houses["amplification"]["captions to pictures"]
+    assert grown["low"] > 0
+    assert abs(grown["value"]) == pytest.approx(abs(red["value"] - 0.5))
+    assert houses["total variation"]["value"] == pytest.approx(abs(red["value"] - 0.5))
+    assert found["reader"]["accuracy of answers"] >= 0.9
+    column = ImageTable.open(folder / "images.lance").read(["bias_paint"])["bias_paint"].to_pylist()
+    assert column[-1] is None  # the cat is not concerned
+    assert set(column[:100]) <= {"red", "blue", None}
+    assert result.columns == ("bias_paint",)
+    with Image.open(folder / "bias.png") as figure:
+        assert figure.width > 300
+
+
+def test_adjusted_shares_undo_the_errors_of_the_reader_where_raw_ones_do_not() -> None:
+    rng = np.random.default_rng(0)
+
+    def read(truth: np.ndarray) -> np.ndarray:
+        """Right in 80 % of what is 0 and 70 % of what is 1; a tenth is left open."""
+        right = rng.random(len(truth)) < np.where(truth == 0, 0.8, 0.7)
+        return np.where(rng.random(len(truth)) < 0.1, -1, np.where(right, truth, 1 - truth))
+
+    test = np.arange(800) % 2
+    said = read(test)
+    inside = 0
+    for trial in range(20):
+        truth = (rng.random(400) < 0.2).astype(int)
+        answers = read(truth)
+        estimate = ShareBootstrap(
+            answers, np.arange(400).astype(str), (test, said), 2, num=200, seed=trial
+        ).share(0)
+        inside += estimate.low <= 0.8 <= estimate.high
+        assert (answers[answers >= 0] == 0).mean() < 0.79
+    assert inside >= 17
+    sharp = confusion(test, test, 2)
+    assert true_shares(np.array([0, 0, 0, 1]), sharp)[0] == pytest.approx(0.75, abs=0.01)
+
+
+def test_what_is_answered_is_as_accurate_as_was_asked() -> None:
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(0.5, 1, 4000)
+    correct = rng.random(4000) < confidence
+    level = abstention_level(confidence, correct, 0.9)
+    fresh = rng.uniform(0.5, 1, 4000)
+    right = rng.random(4000) < fresh
+    assert 0.89 <= right[fresh >= level].mean() <= 0.95
+    assert right.mean() < 0.8
+    assert abstention_level(confidence, correct, 0.999) == float("inf")
+
+
+def test_distances_and_amplification_of_known_shares() -> None:
+    left, right = np.array([0.8, 0.2]), np.array([0.5, 0.5])
+    assert total_variation(left, right) == pytest.approx(0.3)
+    assert jensen_shannon(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == pytest.approx(1)
+    assert jensen_shannon(left, left) == pytest.approx(0)
+    assert amplification(np.array([0.6, 0.4]), left) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[attributes.a.values]\nred = 'red'\n", "at least two values"),
+        ("[attributes.a.values]\nred = '('\nblue = 'b'\n", "no regular expression"),
+        ("[attributes.a]\nvalue = 1\n", "value"),
+        ("x = 1\n", r"\[attributes.NAME\]"),
+        (
+            "[attributes.a.values]\nr = 'r'\nb = 'b'\n[attributes.a.target]\nr = 0.5\nb = 0.6\n",
+            "one together",
+        ),
+    ],
+)
+def test_mistakes_in_the_file_are_named(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "attributes.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_attributes(path)

@@ -1,0 +1,165 @@
+"""Copies planted among real icons are found, named and judged; what is no copy is left alone."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from stablerep.audit.copies import CopyAuditConfig, audit_copies
+from stablerep.audit.copy_index import CopyIndex
+from stablerep.audit.copy_search import exact_neighbours
+from stablerep.audit.copy_thresholds import tail_threshold
+from stablerep.captions.icons import icons_material
+from stablerep.store import OK, ImageTable
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **how: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def row(origin: str, index: int, image: bytes, group: str | None = None) -> dict[str, object]:
+    return {"origin": origin, "caption_id": "c", "image_index": index, "image": image, "width": 64, "height": 64,
+            "status": OK, "group": group}  # fmt: skip
+
+
+def pasted(picture: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    ground = Image.fromarray(noise).resize((96, 96), Image.Resampling.BICUBIC)
+    ground.paste(picture.resize((72, 72), Image.Resampling.BICUBIC), (9, 14))
+    return ground
+
+
+def cropped(picture: Image.Image) -> Image.Image:
+    return picture.resize((64, 64), Image.Resampling.BICUBIC, box=(2, 4, 59, 61))
+
+
+def recoloured(picture: Image.Image) -> Image.Image:
+    """The hue turned by a ninth of its circle, and less red and blue."""
+    hsv = np.array(picture.convert("HSV"))
+    hsv[..., 0] += 28
+    turned = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+    return Image.fromarray((turned * np.array([0.7, 1.0, 0.85])).astype(np.uint8))
+
+
+PLANTED = {
+    "exact": encoded,
+    "jpeg": lambda picture: encoded(picture, "JPEG", quality=30),
+    "half": lambda picture: encoded(picture.resize((32, 32), Image.Resampling.BILINEAR)),
+    "mirrored": lambda picture: encoded(ImageOps.mirror(picture)),
+    "recoloured": lambda picture: encoded(recoloured(picture)),
+    "cropped": lambda picture: encoded(cropped(picture)),
+    "pasted": lambda picture: encoded(pasted(picture)),
+}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real: 150 training drawings by one hand. Painted: a copy of each kind, 40 drawings of other groups, a twin."""
+    folder = tmp_path_factory.mktemp("copies")
+    pictures = [picture for picture in icons_material().pictures if picture.style == "noto"]
+    train = [picture for picture in pictures if picture.split == "train"][::8][:150]
+    others = [picture for picture in pictures if picture.split == "test"][::13][:40]
+    ImageTable.open_or_create(folder / "real.lance").append(
+        [row("real", number, encoded(one.draw()), one.group) for number, one in enumerate(train)]
+    )
+    painted = [make(train[20 + number].draw()) for number, make in enumerate(PLANTED.values())]
+    painted += [encoded(other.draw()) for other in others]
+    painted.append(encoded(others[5].draw(), "JPEG", quality=60))
+    ImageTable.open_or_create(folder / "images.lance").append(
+        [row("painter", number, image) for number, image in enumerate(painted)]
+    )
+    return folder
+
+
+def test_planted_copies_are_found_and_named(tables: Path) -> None:
+    config = CopyAuditConfig(
+        images=tables / "images.lance", reference=tables / "real.lance", num_calibration=20
+    )
+    result = audit_copies(config)
+    columns = [
+        "copy_score",
+        "copy_of",
+        "copy_as",
+        "copy_verdict",
+        "copy_twin",
+        "copies_ok",
+        "copies_reason",
+        "keep",
+    ]
+    found = ImageTable.open(config.images).read(columns).to_pylist()
+    planted, genuine = found[: len(PLANTED)], found[len(PLANTED) :]
+    assert [one["copy_of"] for one in planted] == [f"real/c/{20 + number}" for number in range(len(PLANTED))]
+    assert [one["copy_verdict"] for one in planted] == ["exact"] + ["near"] * 6
+    assert [one["copy_as"] for one in planted][3:] == ["mirrored", "recoloured", "cropped", "pasted"]
+    assert not any(one["copies_ok"] or one["keep"] for one in planted)
+    assert planted[3]["copies_reason"] == "near-copy (mirrored) of real/c/23"
+    assert sum(not one["copies_ok"] for one in genuine) <= 1
+    assert genuine[-1]["copy_twin"] == f"painter/c/{len(PLANTED) + 5}"
+    assert sum(one["copy_twin"] is not None for one in found) == 1
+    said = json.loads((tables / "audit.json").read_text())["audits"]["copies"]
+    assert said["num_rejected"] == result.num_rejected >= 7
+    assert said["facts"]["verdicts"]["exact"] == 1
+    with Image.open(tables / "copies.png") as sheet:
+        assert sheet.width > 900
+
+
+def test_twins_are_rejected_where_asked(tables: Path, tmp_path: Path) -> None:
+    config = CopyAuditConfig(
+        images=tables / "images.lance",
+        reference=tables / "real.lance",
+        num_calibration=1,
+        pasted=False,
+        reject_twins=True,
+        where="image_index >= 40",
+        out=tmp_path / "audit.json",
+    )
+    assert audit_copies(config).num_rejected == 0  # the picture that the twin repeats is not among them
+    config = CopyAuditConfig(**{**config.__dict__, "where": "image_index in (12, 47)"})
+    assert audit_copies(config).num_rejected == 1
+
+
+def test_exact_neighbours_are_those_of_the_whole_matrix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(37, 5, 16, generator=generator)
+    references = torch.randn(20_011, 16, generator=generator)
+    barred = torch.rand(37, len(references), generator=generator) < 0.1
+    found = exact_neighbours(queries, references, 6, excluded=lambda rows: barred[rows])
+    every = torch.einsum("qvd,nd->qvn", queries, references)
+    best, view = every.max(1)
+    expected = best.masked_fill(barred, -torch.inf).topk(6, dim=1)
+    assert torch.equal(found.index, expected.indices)
+    assert torch.allclose(found.similarity, expected.values, atol=1e-5)
+    assert torch.equal(found.view, view.gather(1, found.index))
+
+
+def test_a_threshold_is_the_quantile_of_an_exponential_tail_and_ignores_a_few_twins() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.exponential(0.2, 20_000)
+    limit = tail_threshold(scores, 1e-4)
+    assert limit == pytest.approx(0.2 * np.log(1e4), rel=0.1)
+    scores[:10] = 4.0
+    assert tail_threshold(scores, 1e-4) == pytest.approx(limit, rel=0.1)
+    assert tail_threshold(scores[:100], 1e-4) is None
+    with pytest.raises(ValueError, match="rate"):
+        tail_threshold(scores, 0.0)
+
+
+def test_the_index_finds_what_the_exact_search_finds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    references = torch.nn.functional.normalize(torch.randn(3000, 64, generator=generator), dim=1)
+    queries = references[:400, None] + 0.06 * torch.randn(400, 3, 64, generator=generator)
+    queries = torch.nn.functional.normalize(queries, dim=2)
+    exact = exact_neighbours(queries, references, 4)
+    index = CopyIndex.build(references)
+    found = index.neighbours(queries, 4)
+    assert sum(map(len, index.members)) == 3000
+    assert (found.index[:, 0] == exact.index[:, 0]).float().mean() >= 0.99
+    hit = found.index[:, 0] == exact.index[:, 0]
+    assert torch.equal(found.view[hit, 0], exact.view[hit, 0])
+    assert all(len(set(row)) == 4 for row in found.index.tolist())

@@ -1,0 +1,116 @@
+"""Probes as protocols: crops, the published metric, several classes per picture, and what the scores say."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from stablerep.console import Console
+from stablerep.evaluation.benchmarks import Benchmark, Split
+from stablerep.evaluation.classify import ProbeProtocol
+from stablerep.evaluation.contract import NotMeasurableError, Subject, Tools
+from stablerep.evaluation.crops import crop_features, rectangle
+from stablerep.evaluation.pictures import as_png
+from stablerep.evaluation.protocols import EvaluateConfig, evaluate
+from stablerep.evaluation.scores import Measurement, Scores
+from stablerep.probes import PathConfig, ProbeConfig, SgdConfig
+
+QUICK = ProbeConfig(
+    path=PathConfig(strongest_l2=1e2, weakest_l2=1e-2, num_l2=5),
+    sgd=SgdConfig(num_epochs=4, check_every=2, batch_size=32, learning_rates=(0.1, 0.5), crop_scale=(0.3, 1)),
+)
+
+
+class MeanColour:
+    fingerprint = "mean-colour"
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return images.mean((2, 3))
+
+
+SUBJECT = Subject("colour", "run", MeanColour())
+
+
+def tools(folder: Path) -> Tools:
+    return Tools(
+        cache=folder, batch_size=64, precision="float32", device="cpu", seed=0, num_bootstrap=20,
+        console=Console(quiet=True),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scored(world: Path, make_run: Callable[[str, int], Path]) -> tuple[Path, Scores]:
+    run = make_run("published", 3)
+    config = EvaluateConfig(
+        run=run, world=world, protocols=("logistic", "sgd", "sgd-bn"), num_bootstrap=50, precision="float32",
+        device="cpu", probe=QUICK,
+    )  # fmt: skip
+    return run, evaluate(config)
+
+
+def test_every_record_says_its_settings_its_choice_and_its_split(scored: tuple[Path, Scores]) -> None:
+    for record in scored[1].records:
+        assert record.metric == "mean_per_class"
+        assert record.chosen_on == "validation"
+        if record.protocol == "logistic":
+            assert record.settings["path"]["num_l2"] == 5
+            assert set(record.chosen) == {"l2"}
+            assert record.official == {}
+        else:
+            assert record.settings["sgd"]["crops"] is True
+            assert set(record.chosen) == {"learning_rate", "epoch"}
+            assert record.official["top1_maximum_on_test"] >= record.top1.value
+    raw = [record for record in scored[1].records if record.encoder == "raw pixels"]
+    assert min(record.top1.value for record in raw) > 0.8
+    assert Scores.read(scored[0]).records == scored[1].records
+
+
+def test_crops_are_a_function_of_seed_epoch_and_place(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [as_png(Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))) for _ in range(5)]
+    first, again, other = (
+        crop_features(MeanColour(), images, epoch, SgdConfig(), tools(tmp_path)) for epoch in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    alone = crop_features(
+        MeanColour(), images, 1, SgdConfig(), dataclasses.replace(tools(tmp_path), batch_size=2)
+    )
+    np.testing.assert_allclose(first, alone, atol=1e-6)
+
+
+def test_rectangles_lie_inside_and_have_the_area_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        top, left, height, width = rectangle(40, 60, (0.2, 0.5), rng)
+        assert 0 <= top <= 40 - height
+        assert 0 <= left <= 60 - width
+        assert 0.17 < height * width / 2400 < 0.55
+        assert 0.7 < width / height < 1.4
+    assert rectangle(2, 400, (0.9, 1.0), rng) == (0, 199, 2, 2)
+
+
+def several(num: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, (num, 3))
+    colours = (labels * 180 + rng.integers(0, 40, (num, 3))).astype(np.uint8)
+    labels[rng.random((num, 3)) < 0.05] = -1
+    images = [as_png(Image.new("RGB", (4, 4), tuple(map(int, colour)))) for colour in colours]
+    return Split(images, labels, [str(row) for row in range(num)])
+
+
+def test_several_classes_are_scored_by_mean_average_precision(tmp_path: Path) -> None:
+    data = Benchmark("three", tuple("rgb"), several(80, 0), several(40, 1), {"test": several(60, 2)}, "map11")
+    measured = ProbeProtocol("logistic", QUICK).measure(SUBJECT, data, tools(tmp_path))
+    assert isinstance(measured, list)
+    (found,) = measured
+    assert isinstance(found, Measurement)
+    assert found.metrics["map11"].value > 0.97
+    assert 0.3 < found.chance["map11"] < 0.8
+    assert found.chosen_on == "validation"
+    with pytest.raises(NotMeasurableError, match="`logistic` alone"):
+        ProbeProtocol("knn", QUICK).measure(SUBJECT, data, tools(tmp_path))

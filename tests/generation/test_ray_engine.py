@@ -1,0 +1,91 @@
+"""`generate --engine ray` on a real Ray of this machine: the table of the local engine, whatever dies meanwhile."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from ray_cluster import workers_below
+from some_captions import TEXTS
+
+from stablerep.errors import UserError
+from stablerep.generation.execute import generate
+from stablerep.generation.settings import GenerateConfig
+from stablerep.store import ImageTable
+
+Make = Callable[..., GenerateConfig]
+
+ray = pytest.importorskip("ray")
+
+
+def contents(path: Path) -> pa.Table:
+    """All rows and columns, in the order of their keys."""
+    table = ImageTable.open(path)
+    return table.read(table.schema.names).sort_by([("caption_id", "ascending"), ("image_index", "ascending")])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray of this machine with room for two workers, started once for the module."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_the_table_is_that_of_the_local_engine(config: Make, tmp_path: Path) -> None:
+    local = config(out=tmp_path / "local.lance")
+    generate(local)
+    shared = config(out=tmp_path / "ray.lance", engine="ray", num_workers=2)
+    summary = generate(shared)
+    assert (summary.painted, summary.failed, summary.already_there) == (2 * len(TEXTS), 0, 0)
+    assert contents(shared.out).equals(contents(local.out))
+    assert ImageTable.open(shared.out).origins() == ImageTable.open(local.out).origins()
+
+    more = generate(config(out=tmp_path / "ray.lance", num_images=3))
+    assert (more.painted, more.already_there) == (len(TEXTS), 2 * len(TEXTS)), "the local engine goes on"
+    with pytest.raises(UserError, match="num_inference_steps"):
+        generate(config(out=tmp_path / "ray.lance", engine="ray", num_workers=1, num_inference_steps=3))
+    with pytest.raises(UserError, match="unknown teacher"):
+        generate(config(out=tmp_path / "x.lance", engine="ray", num_workers=1, teacher="nobody"))
+    assert not (tmp_path / "x.lance").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_is_killed_loses_nothing(config: Make, tmp_path: Path) -> None:
+    local = config(out=tmp_path / "local.lance", num_images=12)
+    generate(local)
+    shared = config(
+        out=tmp_path / "ray.lance", num_images=12, engine="ray", num_workers=2, commit_seconds=0.0
+    )
+    killed: list[int] = []
+
+    def kill_after_first_commit() -> None:
+        while not killed:
+            time.sleep(0.02)
+            workers = workers_below(os.getpid())
+            if workers and shared.out.exists() and len(ImageTable.open(shared.out)):
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+
+    killer = threading.Thread(target=kill_after_first_commit, daemon=True)
+    killer.start()
+    summary = generate(shared)
+    killer.join(timeout=5)
+    assert killed and summary.painted == 12 * len(TEXTS)
+    assert contents(shared.out).equals(contents(local.out))
+
+
+def test_without_ray_the_remedy_is_said(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'stablerep\[ray\]'"):
+        generate(config(engine="ray"))

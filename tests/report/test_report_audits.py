@@ -1,0 +1,102 @@
+"""The audits on the page: counts, facts, histograms and the worst pictures, from the table and audit.json."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from html_page import ParsedPage
+from report_project import CAPTIONS, NASTY, ORIGIN, write_paintings, write_world
+
+from stablerep.audit.everything import AuditAllConfig, audit_all
+from stablerep.audit.quality import QualityRules
+from stablerep.errors import UserError
+from stablerep.report import ReportConfig, write_report
+from stablerep.report.audits import read_audits
+from stablerep.report.figures import Panel, histogram_figure
+from stablerep.report.neighbours import NeighbourConfig
+from stablerep.report.reading import open_project
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Path:
+    """Paintings whose pictures of one caption are alike, so that some repeat another."""
+    write_world(tmp_path / "world")
+    write_paintings(tmp_path / "images.lance")
+    audit_all(
+        AuditAllConfig(
+            images=tmp_path / "images.lance",
+            captions=tmp_path / "world" / "captions.lance",
+            quality=QualityRules(min_difference=30.0),
+        )
+    )
+    return tmp_path
+
+
+def page_of(folder: Path) -> ParsedPage:
+    config = ReportConfig(
+        folders=(folder,), out=folder / "page.html", neighbours=NeighbourConfig(num_queries=0), num_captions=1
+    )
+    return ParsedPage(write_report(config).read_text(encoding="utf-8"))
+
+
+def test_the_page_says_what_the_audits_found(audited: Path) -> None:
+    stored = json.loads((audited / "audit.json").read_text())
+    rejected = stored["audits"]["quality"]["num_rejected"]
+    assert 0 < rejected < 14
+    page = page_of(audited)
+    sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert sections[:3] == ["asked", "painted", "audits"]
+    assert f"Of 14 audited pictures in images.lance the mask keeps {14 - rejected}" in page.visible
+    assert f"{rejected} of 14 pictures" in page.visible and "0 of 14 pictures" in page.visible
+    assert "repeats image" in page.visible
+    descriptions = [attributes.get("aria-label", "") for tag, attributes in page.elements if tag == "svg"]
+    assert any("Histograms of quality spread" in text for text in descriptions)
+    assert "quality blur" in page.visible
+    shown = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+    worst = stored["audits"]["quality"]["worst"]
+    assert len(worst) == rejected
+    assert sum(text.startswith("painted picture") for text in shown) >= rejected
+
+
+def test_captions_from_outside_stay_text(audited: Path) -> None:
+    content = json.loads((audited / "audit.json").read_text())
+    content["audits"]["captions"]["worst"] = [
+        {
+            "origin": ORIGIN,
+            "caption_id": "gone",
+            "image_index": 0,
+            "text": NASTY,
+            "score": None,
+            "reason": "<b>x</b>",
+        }
+    ]
+    (audited / "audit.json").write_text(json.dumps(content))
+    page = page_of(audited)
+    assert NASTY in page.visible and "<b>x</b>" in page.visible
+    assert page.tags().isdisjoint({"script", "b"})
+
+
+def test_without_audits_there_is_no_section(tmp_path: Path) -> None:
+    write_paintings(tmp_path / "images.lance", CAPTIONS[:2])
+    page = page_of(tmp_path)
+    assert "audits" not in [attributes.get("id") for _, attributes in page.elements]
+    assert read_audits(open_project((tmp_path,), None, None, None)) == []
+
+
+def test_damaged_findings_are_named(audited: Path) -> None:
+    (audited / "audit.json").write_text('{"images": "images.lance"}')
+    with pytest.raises(UserError, match=r"audit.json does not hold audits"):
+        read_audits(open_project((audited,), None, None, None))
+
+
+def test_a_histogram_takes_any_values() -> None:
+    panels = [
+        Panel(name="equal", fine=np.ones(5), rejected=np.array([])),
+        Panel(name="wide", fine=np.array([0.0, 1e6]), rejected=np.array([-3.0])),
+        Panel(name="one", fine=np.array([]), rejected=np.array([2.0])),
+        Panel(name="more", fine=np.random.default_rng(0).normal(size=500), rejected=np.zeros(3)),
+    ]
+    figure = histogram_figure(panels, "audit-test")
+    for name in ("equal", "wide", "one", "more"):
+        assert name in figure.wide and name in figure.narrow

@@ -1,0 +1,118 @@
+"""Tables in an object store: the same rows, passing errors waited for, clear mistakes, and no secret anywhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from stablerep.captions.sources import ImportConfig, import_captions
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.storage import first_line
+from stablerep.store import OK, REAL, CaptionTable, ImageTable
+
+pytest.importorskip("moto", reason="an S3 server on loopback needs moto")
+import object_store
+
+
+def image(caption: str, index: int = 0) -> dict[str, Any]:
+    return {"origin": REAL, "caption_id": caption, "image_index": index, "image": b"picture", "status": OK}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, object_store.Faults]]:
+    with object_store.serve() as (address, faults), pytest.MonkeyPatch.context() as patch:
+        for name, value in object_store.environment(address).items():
+            patch.setenv(name, value)
+        object_store.make_bucket(address, "bucket")
+        yield address, faults
+
+
+@pytest.fixture
+def faults(server: tuple[str, object_store.Faults]) -> Iterator[object_store.Faults]:
+    yield server[1]
+    server[1].spoil = object_store.never
+
+
+@pytest.mark.usefixtures("server")
+def test_captions_are_imported_into_an_object_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "captions.txt").write_text("a cat\na dog\na cat\n")
+    config = ImportConfig(files=(tmp_path / "captions.txt",), out=Path("s3://bucket/captions.lance"))
+    assert not CaptionTable.exists(config.out)
+    summary = import_captions(config)
+    assert (summary.new, summary.duplicates) == (2, 1) and CaptionTable.exists(config.out)
+    assert CaptionTable.open(config.out).read(["text"])["text"].to_pylist() == ["a cat", "a dog"]
+    assert import_captions(config).new == 0
+    Console().show(summary)
+    Console().json(summary)
+    assert capsys.readouterr().out.count("s3://bucket/captions.lance") == 2
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["captions.txt"]
+
+
+@pytest.mark.usefixtures("server")
+def test_images_and_their_scores_live_in_an_object_store() -> None:
+    path = Path("s3://bucket/project/images.lance")
+    table = ImageTable.open_or_create(path)
+    table.append([image("a"), image("b")])
+    table.register_origin("painter-1", {"steps": 2})
+    table = table.reload()
+    assert table.path == "s3://bucket/project/images.lance" and table.take_images([1, 0]) == [b"picture"] * 2
+    table = table.write_columns([1], {"score": pa.array([0.5])})
+    assert table.append([image("b"), image("c")]) == 1
+    assert table.reload().read(["caption_id", "score"]).to_pylist() == [
+        {"caption_id": "a", "score": None},
+        {"caption_id": "b", "score": 0.5},
+        {"caption_id": "c", "score": None},
+    ]
+
+
+def test_passing_errors_of_the_store_are_waited_for(faults: object_store.Faults) -> None:
+    table = ImageTable.open_or_create("s3://bucket/flaky.lance")
+    seen: set[tuple[str, str]] = set()
+
+    def once(method: str, path: str) -> int | None:
+        if (method, path) in seen:
+            return None
+        seen.add((method, path))
+        return 503
+
+    faults.spoil = once
+    assert table.append([image("a"), image("b")]) == 2
+    assert any(status == 503 for _, _, status in faults.requests)
+    assert len(table.reload()) == 2
+
+
+def test_a_store_that_refuses_leaves_the_last_version(faults: object_store.Faults) -> None:
+    table = ImageTable.open_or_create("s3://bucket/refusing.lance")
+    assert table.append([image("a")]) == 1
+    faults.spoil = lambda method, path: 403 if method in ("PUT", "POST") and "refusing" in path else None
+    with pytest.raises(
+        UserError, match=r"s3://bucket/refusing\.lance could not be written .*committed before"
+    ):
+        table.append([image("b")])
+    faults.spoil = object_store.never
+    assert table.reload().read(["caption_id"])["caption_id"].to_pylist() == ["a"]
+    assert table.append([image("b")]) == 1
+
+
+def test_secrets_are_neither_said_nor_stored(
+    server: tuple[str, object_store.Faults], faults: object_store.Faults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ImageTable.open_or_create("s3://bucket/secret.lance")
+    table.append([image("a")])
+    table.note("note", {"by": "a test"})
+    faults.spoil = object_store.always(403)
+    with pytest.raises(UserError) as caught:
+        ImageTable.open("s3://bucket/secret.lance")
+    faults.spoil = object_store.never
+    said = "".join([str(caught.value), *capsys.readouterr()])
+    client = object_store.boto3.client("s3", endpoint_url=server[0])
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="bucket")["Contents"]]
+    stored = b"".join(client.get_object(Bucket="bucket", Key=key)["Body"].read() for key in keys)
+    for secret in (object_store.KEY, object_store.SECRET):
+        assert secret not in said and secret.encode() not in stored
+    assert first_line(OSError(f"denied: {object_store.SECRET}, /x/y.rs:3")) == "denied: ***"

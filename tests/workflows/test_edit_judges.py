@@ -1,0 +1,146 @@
+"""Judges of pictures on a world whose things differ in colour, the search for strengths, and the scores of an audit."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.features import RawPixels, untrained_encoder
+from stablerep.generation.concepts import read_edits
+from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
+from stablerep.models.joint import ImageText, save_image_text
+from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
+from stablerep.workflows.edit_balance import _Search
+from stablerep.workflows.edit_judges import PictureJudge, WordJudge, open_judge
+from stablerep.workflows.edit_scores import Ranks, fall, how_far, paired
+from workflows import tiny_drawings
+
+TINY = EncoderConfig(
+    architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=24, depth=1, num_heads=3
+)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_drawings.write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def judge(world: Path) -> PictureJudge:
+    return PictureJudge(RawPixels(4), world, QUIET)
+
+
+def drawings(*things: str) -> list[bytes]:
+    return [tiny_drawings.drawing(thing, 500 + number) for number, thing in enumerate(things)]
+
+
+def test_real_pictures_say_what_a_phrase_looks_like(judge: PictureJudge) -> None:
+    vectors = judge.vectors(drawings("cat", "dog", "sun", "dog"))
+    similarities = judge.similarities(vectors, judge.phrases(["dog", "cat", "sun"]))
+    assert similarities.argmax(axis=1).tolist() == [1, 0, 2, 0]
+    assert judge.named(vectors, ["cat", "dog", "sun"]).tolist() == [0, 1, 2, 1]
+    assert judge.accuracy(["cat", "dog"]) == 1.0
+
+
+def test_real_pictures_say_what_a_caption_looks_like(judge: PictureJudge) -> None:
+    vectors = judge.vectors(drawings("cat", "boat"))
+    classes = judge.captions(["a red boat", "a blue cat"])
+    assert judge.similarities(vectors, classes).argmax(axis=1).tolist() == [1, 0]
+
+
+def test_pictures_of_the_test_split_are_left_alone(judge: PictureJudge) -> None:
+    assert judge.has("a red cat") and judge.has("a small cat")
+    assert not judge.has("a round cat") and not judge.has("a cat")
+    with pytest.raises(UserError, match="no real picture of 'round'; name it otherwise"):
+        judge.phrases(["round", "red"])
+    with pytest.raises(UserError, match="no real picture of 'a round cat'"):
+        judge.captions(["a round cat"])
+
+
+def test_an_accuracy_needs_validation_pictures_of_every_phrase(judge: PictureJudge) -> None:
+    assert judge.accuracy(["red", "small"]) is None  # no small thing is of the training split
+
+
+def test_a_run_without_words_needs_a_world(tmp_path: Path, world: Path) -> None:
+    save_encoder(untrained_encoder(TINY), tmp_path / "encoder")
+    with pytest.raises(UserError, match="knows no words; give --world"):
+        open_judge(tmp_path, None, "cpu", QUIET)
+    assert isinstance(open_judge(tmp_path, world, "cpu", QUIET), PictureJudge)
+
+
+def test_a_run_with_words_is_asked_by_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    text = TextConfig(width=24, depth=1, num_heads=3, num_tokens=16, vocabulary=64, joint_width=8)
+    vocabulary = LearnedVocabulary(train_tokenizer(["a red cat", "a blue dog"], 64))
+    save_image_text(ImageText(Encoder(TINY), TextTower(text, vocabulary)), tmp_path)
+    judge = open_judge(tmp_path, None, "cpu", QUIET)
+    assert isinstance(judge, WordJudge)
+    vectors, classes = judge.vectors(drawings("cat", "dog")), judge.phrases(["cat", "dog"])
+    np.testing.assert_allclose(classes, judge.captions(["a cat", "a dog"]))
+    similarities = judge.similarities(vectors, classes)
+    assert similarities.shape == (2, 2) and np.abs(similarities).max() <= 1 + 1e-5
+    assert judge.named(vectors, ["cat", "dog"]).tolist() == similarities.argmax(axis=1).tolist()
+    assert judge.accuracy(["cat", "dog"]) is None and judge.has("anything")
+
+
+@pytest.mark.parametrize("slope", [0.3, 3.0, 40.0])
+def test_the_search_finds_strengths_whatever_the_response(slope: float) -> None:
+    (edit,) = read_edits([], [], ["doctor: woman=0.5,man=0.3,robot=0.2"])
+    search, offsets = _Search(edit, 1.0), np.array([-2.0, 2.0, 0.0])
+    for _ in range(60):
+        if search.is_done(0.03):
+            break
+        logits = offsets + slope * np.array(list(search.alphas.values()))
+        shares = np.exp(logits) / np.exp(logits).sum()
+        search.learn(dict(zip(edit.shares, shares.tolist(), strict=True)))
+    found = search.balance()
+    assert found.error(edit.shares) <= 0.03
+    assert sum(found.alphas.values()) == pytest.approx(0, abs=1e-9)
+    assert found.before["man"] > 0.8
+
+
+def test_the_best_try_is_kept() -> None:
+    (edit,) = read_edits([], [], ["doctor: woman=0.5,man=0.5"])
+    search = _Search(edit, 1.0)
+    for share in (0.1, 0.45, 0.9):
+        search.learn({"woman": share, "man": 1 - share})
+    best = search.balance()
+    assert best.shares["woman"] == 0.45 and best.before["woman"] == 0.1
+    assert best.alphas == {"woman": pytest.approx(0.4), "man": pytest.approx(-0.4)}
+
+
+def test_ranks_count_the_classes_that_fit_better() -> None:
+    similarities = np.array([[0.9, 0.1, 0.5], [0.2, 0.3, 0.4]])
+    ranks = Ranks.among(similarities, np.array([0, 0]))
+    assert ranks.rank.tolist() == [1, 3] and ranks.best.tolist() == [0, 2]
+
+
+def test_a_fall_is_one_minus_the_ratio_with_the_same_draws() -> None:
+    before, after = np.array([True] * 8 + [False] * 2), np.array([True] * 2 + [False] * 8)
+    found = fall(*paired(before, after, np.arange(10), 200, 0))
+    assert found is not None and found.value == pytest.approx(0.75)
+    assert 0.2 < found.low < found.value < found.high <= 1
+    same = fall(*paired(before, before, np.arange(10), 200, 0))
+    assert same is not None and (same.low, same.high) == (0, 0)
+    assert fall(*paired(~before & after, after, np.arange(10), 200, 0)) is None
+
+
+def solid(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (value,) * 3).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_how_far_is_measured_in_other_seeds() -> None:
+    before, after = [solid(0), solid(100)], [solid(50), solid(100)]
+    vectors = np.array([[0.0], [2.0]]), np.array([[1.0], [2.0]])
+    moved = how_far((before, after), vectors, np.array(["a", "a"]))
+    assert moved.pixels == pytest.approx(25 / 255)
+    assert moved.pixel_ratio == pytest.approx(0.25)
+    assert moved.feature_ratio == pytest.approx(0.25)
