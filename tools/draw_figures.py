@@ -77,7 +77,7 @@ def _among(labels: np.ndarray) -> np.ndarray:
 
 def _flow() -> Any:
     """The flow as files: boxes are what lies on disk, arrows are commands."""
-    figure, axis = _canvas(8.4, 2.1)
+    figure, axis = _canvas(8.4, 1.6)
     boxes = (
         "captions.lance",
         "images.lance",
@@ -88,6 +88,7 @@ def _flow() -> Any:
     )
     arrows = ("generate", "audit", "train", "evaluate", "report")
     places = np.linspace(0.075, 0.925, len(boxes))
+    axis.set(ylim=(0.28, 1))
     for place, text in zip(places, boxes, strict=True):
         _box(axis, place, 0.45, text, _HUES[0])
     for begin, end, text in zip(places, places[1:], arrows, strict=False):

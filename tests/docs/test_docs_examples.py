@@ -12,7 +12,15 @@ import pytest
 from pages import ROOT
 from PIL import Image
 
-from learning.tiny_training import ENCODER, NUM_CAPTIONS, SIZE, image_row, write_images
+from learning.tiny_training import (
+    ENCODER,
+    NUM_CAPTIONS,
+    SIZE,
+    caption_rows,
+    image_row,
+    write_captions,
+    write_images,
+)
 from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
 from stablerep.captions.sources import ImportConfig, import_captions
 from stablerep.config import build
@@ -108,7 +116,8 @@ def test_the_audit_rejects_grey_pictures_and_no_others(tmp_path: Path) -> None:
     audit = example("audit")
     rows = [image_row(0, 0), image_row(0, 1), image_row(1, 0, image=grey_png())]
     images = write_images(tmp_path / "images.lance", rows)
-    found = audit_all(AuditAllConfig(images=images, captions=tmp_path / "unused.lance", only=(audit.NAME,)))
+    captions = write_captions(tmp_path / "captions.lance", caption_rows())
+    found = audit_all(AuditAllConfig(images=images, captions=captions, only=(audit.NAME,)))
     assert [result.num_rejected for result in found.results] == [1]
     kept = ImageTable.open(images).read(["caption_id", "keep", "colour_reason"]).to_pylist()
     assert [row["keep"] for row in kept] == [row["caption_id"] != rows[2]["caption_id"] for row in kept]
