@@ -26,7 +26,7 @@ BENCHMARKS := $(wildcard bench/*.py)
 ICON_SOURCES := emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @lobehub/fluent-emoji-3d@1.1.0 emojilib@4.0.3
 CLIPART ?= /usr/share/openclipart/svg
 
-.PHONY: help setup quickstart test quick lint format bench world pins clean
+.PHONY: help setup quickstart test quick lint format bench docs world pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,11 @@ format: setup ## format the code and apply the safe fixes
 bench: setup ## measure speed, each beside the plain way
 	for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python "$$script"; done
 
+docs: setup ## build the documentation into site/
+	$(BIN)/python -c 'import mkdocs, mkdocstrings_handlers.python' 2>/dev/null || $(BIN)/uv pip install --python $(BIN)/python \
+		-c requirements.txt -e '.[docs]'
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
 world: setup ## build the icons corpus anew from its published sources and compare (needs npm, rsvg-convert, openclipart-svg)
 	npm install --prefix build/icons --no-save --no-audit --no-fund --ignore-scripts $(ICON_SOURCES)
 	$(BIN)/python -m tools.build_icons --npm build/icons/node_modules --clipart $(CLIPART) \
@@ -61,11 +66,15 @@ world: setup ## build the icons corpus anew from its published sources and compa
 	cmp build/icons/icons.parquet src/stablerep/data/icons.parquet
 
 pins: setup ## bring requirements.txt up to pyproject.toml (UPGRADE=--upgrade takes the newest versions)
+<<<<<<< HEAD
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(UPGRADE) \
+=======
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra tools --extra docs --universal --python-version 3.11 $(UPGRADE) \
+>>>>>>> docs
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.txt
 
 clean: ## remove caches and builds; .venv and what runs wrote stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests tools bench experiments -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml requirements.txt

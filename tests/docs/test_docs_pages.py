@@ -1,0 +1,73 @@
+"""Pages hang together: no dead link, no missing picture, every page in the navigation, and the site builds."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from pages import PAGES, ROOT, links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_link_is_dead(page: Path) -> None:
+    announced = {f"{ROOT}/docs/{target}" for target in in_navigation()}
+    dead = [
+        target
+        for target in links(page)
+        if not (page.parent / unquote(target)).exists()
+        and os.path.normpath(page.parent / target) not in announced
+    ]
+    assert dead == []
+
+
+def test_a_dead_link_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md#x) ![b](b.png) [c](https://x.y) [d](#here) `[e](f.md)`\n\n```\n[g](h.md)\n```\n"
+    )
+    assert list(links(page)) == ["there.md", "b.png"]
+
+
+def in_navigation() -> set[str]:
+    """The pages that the navigation names."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    nav = yaml.safe_load(text[text.index("\nnav:") :])["nav"]
+    found: set[str] = set()
+    ahead = list(nav)
+    while ahead:
+        for target in ahead.pop().values():
+            if isinstance(target, str):
+                found.add(target)
+            else:
+                ahead.extend(target)
+    return found
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page != ROOT / "README.md"}
+    assert pages - in_navigation() == set()
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    if not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings", "latex2mathml"))):
+        pytest.skip("the extra `docs` is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    for page in (tmp_path / "site").rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        for opening in (
+            '<script src="http',
+            '<img src="http',
+            'rel="stylesheet" href="http',
+            "$`",
+            "```math",
+        ):
+            assert opening not in html, f"{page.name}: {opening}"
+    assert "<math" in (tmp_path / "site" / "mathematics.html").read_text(encoding="utf-8")
