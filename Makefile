@@ -66,7 +66,7 @@ world: setup ## build the icons corpus anew from its published sources and compa
 	cmp build/icons/icons.parquet src/stablerep/data/icons.parquet
 
 pins: setup ## bring requirements.txt up to pyproject.toml (UPGRADE=--upgrade takes the newest versions)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra tools --extra docs --universal --python-version 3.11 $(UPGRADE) \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 $(UPGRADE) \
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.txt
 
 clean: ## remove caches and builds; .venv and what runs wrote stay

@@ -97,11 +97,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         files = write_captions(folder, arguments.num)
-        stages = {
-            "import": (import_all, files, folder / "captions.lance"),
-            "plan": (plan_all, folder / "captions.lance"),
-        }
-        for stage, (work, *given) in stages.items():
+        table = folder / "captions.lance"
+        stages: list[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
+            ("import", import_all, (files, table)),
+            ("plan", plan_all, (table,)),
+        ]
+        for stage, work, given in stages:
             result, seconds, peak = measured(work, *given)
             worst = max(worst, peak)
             print(f"{stage}: {result}; {seconds:.1f} s, peak {peak / 2**20:,.0f} MiB")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stablerep import config as config_module
-from stablerep.captions.files import fault_of
+from stablerep.captions.entries import fault_of
 from stablerep.cli import recipe_settings
 from stablerep.embedding import EmbedConfig, Embedder, EmbedSummary
 from stablerep.embedding import embed as _embed

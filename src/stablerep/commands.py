@@ -187,9 +187,14 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         _from("workflows.circle", "CircleConfig", "circle"),
     ),
     ("gallery",): Command(
-        "browse, search and mark a table of pictures in a browser",
+        "browse, search, mark a table of pictures in a browser",
         "images.lance --captions captions.lance --teacher icons",
         _from("gallery", "GalleryConfig", "serve_gallery"),
+    ),
+    ("doctor",): Command(
+        "what is wrong with tables and runs, and repairs",
+        "images.lance runs",
+        _from("doctor", "DoctorConfig", "doctor"),
     ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",

@@ -3,10 +3,13 @@
 Shapes: M images, D features, H and W pixels.
 """
 
+import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, overload
@@ -25,6 +28,21 @@ from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.run import write_atomically
 from stablerep.store import ImageTable
 
+MAX_PIXELS = 2**26
+"""The largest picture that is decoded: 192 MiB as bytes; a crafted header may promise any number."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# What PIL's decoders let through from a crafted file, beside the errors that they promise.
+_DAMAGED = (
+    EOFError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+)
 _CACHE_VERSION = "features-1"
 
 
@@ -80,12 +98,28 @@ class TableImages(Sequence[bytes]):
         return self.table.take_images([self.positions[index]])[0]
 
 
-def decode_image(encoded: bytes) -> Tensor:
-    """Encoded bytes as uint8 (3, H, W); what is transparent lies on white, grey becomes RGB.
+@contextlib.contextmanager
+def open_image(encoded: bytes) -> Iterator[Image.Image]:
+    """A picture of which only the header has been read; of untrusted origin, as all pictures are.
 
-    Raises ``OSError``, ``SyntaxError`` or ``ValueError``, as PIL does, for what cannot be decoded.
+    Raises ``OSError``, ``SyntaxError`` or ``ValueError`` for what is no picture of a known format or has more than
+    ``MAX_PIXELS`` pixels, here or while its pixels are read.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
+    try:
+        # PIL's other decoders are rarely used and old, and one of them runs an external program.
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            yield image
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels ({error})") from error
+    except _DAMAGED as error:
+        raise ValueError(f"damaged ({type(error).__name__}: {error})") from error
+
+
+def decode_image(encoded: bytes) -> Tensor:
+    """Encoded bytes as uint8 (3, H, W), the transparent on white, grey as RGB; raises as ``open_image``."""
+    with open_image(encoded) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
             return _decode_jpeg(encoded)
         return on_white(image)
@@ -103,8 +137,8 @@ def on_white(image: Image.Image) -> Tensor:
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width, from the header alone; raises as ``decode_image``."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    """Height and width, from the header alone; raises as ``open_image``."""
+    with open_image(encoded) as image:
         return image.height, image.width
 
 

@@ -10,10 +10,13 @@ import torch
 from PIL import Image, ImageOps
 
 from stablerep.audit.copies import CopyAuditConfig, audit_copies
+from stablerep.audit.copy_alignment import Pairs, blurred, difference, on_grid
 from stablerep.audit.copy_index import CopyIndex
+from stablerep.audit.copy_network import network_matches
 from stablerep.audit.copy_search import exact_neighbours
 from stablerep.audit.copy_thresholds import tail_threshold
 from stablerep.captions.icons import icons_material
+from stablerep.errors import UserError
 from stablerep.store import OK, ImageTable
 
 
@@ -163,3 +166,61 @@ def test_the_index_finds_what_the_exact_search_finds() -> None:
     hit = found.index[:, 0] == exact.index[:, 0]
     assert torch.equal(found.view[hit, 0], exact.view[hit, 0])
     assert all(len(set(row)) == 4 for row in found.index.tolist())
+
+
+class _Means(torch.nn.Module):
+    """A copy descriptor of a kind: the mean colours of 6 x 6 cells."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images, 6).flatten(1)
+
+
+def test_a_named_torchscript_file_looks_too_and_anything_else_is_refused(
+    tables: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "sscd.torchscript.pt"
+    torch.jit.script(_Means()).save(str(file))
+    config = CopyAuditConfig(
+        images=tables / "images.lance",
+        reference=tables / "real.lance",
+        reference_where="image_index < 60",
+        where="image_index < 12",
+        num_calibration=1,
+        pasted=False,
+        twins=False,
+        sscd=file,
+        out=tmp_path / "audit.json",
+    )
+    thresholds = audit_copies(config).facts["thresholds"]
+    assert list(thresholds)[-1] == "by the network" and thresholds["by the network"] == 0.35
+    file.write_bytes(b"not a network")
+    with pytest.raises(UserError, match="no TorchScript file"):
+        audit_copies(config)
+
+
+def test_scores_of_a_network_are_normalised_by_strangers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.nn.functional.normalize(torch.randn(60, 16, generator=generator), dim=1)
+    groups = np.arange(60) // 2
+    painted = real[[3]]
+    found = network_matches(painted, real, groups)
+    cosines = (painted @ real.T)[0].numpy()
+    strangers = np.sort(cosines[groups != 1])[::-1][:8]
+    assert found.index.tolist() == [[3]]
+    assert found.score[0, 0] == pytest.approx(1 - strangers.mean(), abs=1e-5)
+    without = network_matches(painted, real, groups, excluded=np.array([1]))
+    assert groups[without.index[0, 0]] != 1
+
+
+def test_no_map_of_colours_hides_a_figure() -> None:
+    """Black and white could both become white while red stays red: what is there must also be predicted back."""
+    sign = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    sign[:, 1:, 8:56, 8:16] = 30
+    figure = sign.clone()
+    figure[:, :, 24:48, 32:44] = 0
+    placements = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    for painted, real in ((figure, sign), (sign, figure)):
+        pairs = Pairs(blurred(painted), on_grid(real).float() / 255, placements, False)
+        assert difference(pairs, is_recoloured=True)[0] > 0.5
+    same = Pairs(blurred(figure), on_grid(figure.flip(1)).float() / 255, placements, False)
+    assert difference(same, is_recoloured=True)[0] < 0.05

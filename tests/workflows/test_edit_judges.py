@@ -89,11 +89,12 @@ def test_a_run_with_words_is_asked_by_them(tmp_path: Path) -> None:
     assert judge.accuracy(["cat", "dog"]) is None and judge.has("anything")
 
 
-@pytest.mark.parametrize("slope", [0.3, 3.0, 40.0])
-def test_the_search_finds_strengths_whatever_the_response(slope: float) -> None:
-    (edit,) = read_edits([], [], ["doctor: woman=0.5,man=0.3,robot=0.2"])
-    search, offsets = _Search(edit, 1.0), np.array([-2.0, 2.0, 0.0])
-    for _ in range(60):
+@pytest.mark.parametrize("slope", [0.05, 0.3, 3.0, 40.0])
+@pytest.mark.parametrize("shares", ["woman=0.5,man=0.5", "woman=0.5,man=0.3,robot=0.2"])
+def test_the_search_finds_strengths_whatever_the_response(slope: float, shares: str) -> None:
+    (edit,) = read_edits([], [], [f"doctor: {shares}"])
+    search, offsets = _Search(edit, 2.0), np.array([-2.0, 2.0, 0.0])[: len(edit.shares)]
+    for _ in range(40):
         if search.is_done(0.03):
             break
         logits = offsets + slope * np.array(list(search.alphas.values()))

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from stablerep import runtime
 from stablerep.audit.copy_finder import Bank, Matches, find_matches
+from stablerep.audit.copy_network import NETWORK, describe, load_network, network_matches
 from stablerep.audit.copy_thresholds import thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE, Explanation
 from stablerep.audit.pair_sheet import save_pairs
@@ -52,6 +53,11 @@ class CopyAuditConfig:
     """Real pictures that set the threshold: searched among those of other groups."""
     pasted: bool = True
     """Look for real pictures shrunk on a background too: some 300 places each, by far the longest part."""
+    sscd: Path | None = None
+    """TorchScript file of a copy descriptor such as SSCD, which then looks too. TorchScript runs the code that the file
+    holds: name only a file that you trust."""
+    encoder: str | None = None
+    """An encoder (run or name) whose features look too, in place of --sscd."""
     exact_up_to: int = 100_000
     """With more real pictures than this, candidates are searched in an approximate index."""
     twins: bool = True
@@ -74,6 +80,12 @@ class CopyAuditConfig:
     def explanations(self) -> tuple[Explanation, ...]:
         """What is looked for."""
         return EXPLANATIONS if self.pasted else EXPLANATIONS[:-1]
+
+    @property
+    def looked_for(self) -> tuple[Explanation, ...]:
+        """The same, and what a network finds where one is named."""
+        is_named = self.sscd is not None or self.encoder is not None
+        return (*self.explanations, NETWORK) if is_named else self.explanations
 
 
 @dataclass(frozen=True)
@@ -109,10 +121,13 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
     groups = _groups(real)
     parts = torch.split(references.small, _READ)
     bank = Bank.build(parts, groups, exact_up_to=config.exact_up_to)
-    limits = _calibrate(bank, references.small, config, console)
+    network = _Network.named(config, rows, real, groups, console)
+    limits = _calibrate(bank, references.small, network, config, console)
     with console.progress("copies", len(rows), "pictures") as progress:
         matches = find_matches(painted.small, bank, config.explanations, advance=progress.advance)
-    verdicts = _judge(matches, limits, config.explanations, painted.digests, references.digests)
+    if network is not None:
+        matches = _beside(matches, network.matches())
+    verdicts = _judge(matches, limits, config.looked_for, painted.digests, references.digests)
     twins = _twins(painted.small, limits[0]) if config.twins else np.full(len(rows), -1)
     reasons = [_reason(row, verdicts, twins, real, rows, config) for row in range(len(rows))]
     columns = {
@@ -137,16 +152,10 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
         facts={
             "real pictures searched": len(real),
             "verdicts": {name: verdicts.verdict.count(name) for name in ("exact", "near", "none")},
-            "copies by kind": {
-                one.name: sum(
-                    how == one.name and verdict != "none"
-                    for how, verdict in zip(verdicts.how, verdicts.verdict, strict=True)
-                )
-                for one in config.explanations
-            },
+            "copies by kind": _by_kind(verdicts, config),
             "pictures that repeat a painted one": int((twins >= 0).sum()) if config.twins else None,
             "thresholds": {
-                one.name: float(limit) for one, limit in zip(config.explanations, limits, strict=True)
+                one.name: float(limit) for one, limit in zip(config.looked_for, limits, strict=True)
             },
             "false alarms asked for": config.false_alarms,
             "nearest pairs": str(sheet),
@@ -193,19 +202,60 @@ def _groups(rows: Rows) -> np.ndarray:
     return codes
 
 
-def _calibrate(bank: Bank, pictures: Tensor, config: CopyAuditConfig, console: Console) -> np.ndarray:
+@dataclass(frozen=True)
+class _Network:
+    """Descriptors of painted (M, D) and real pictures (N, D) by the network that is named."""
+
+    painted: Tensor
+    real: Tensor
+    groups: np.ndarray
+
+    @classmethod
+    def named(
+        cls, config: CopyAuditConfig, rows: Rows, real: Rows, groups: np.ndarray, console: Console
+    ) -> "_Network | None":
+        network = load_network(config.sscd, config.encoder)
+        if network is None:
+            return None
+        painted, others = (
+            describe(network, TableImages(part.table, part.positions), console) for part in (rows, real)
+        )
+        return cls(painted, others, groups)
+
+    def matches(self) -> Matches:
+        return network_matches(self.painted, self.real, self.groups)
+
+    def genuine(self, some: np.ndarray) -> Matches:
+        """Of real pictures among those of other groups."""
+        return network_matches(self.real[some], self.real, self.groups, excluded=self.groups[some])
+
+
+def _beside(left: Matches, right: Matches) -> Matches:
+    """The explanations of both."""
+    return Matches(np.hstack([left.score, right.score]), np.hstack([left.index, right.index]))
+
+
+def _by_kind(verdicts: Verdicts, config: CopyAuditConfig) -> dict[str, int]:
+    pairs = list(zip(verdicts.how, verdicts.verdict, strict=True))
+    return {
+        one.name: sum(how == one.name and verdict != "none" for how, verdict in pairs)
+        for one in config.looked_for
+    }
+
+
+def _calibrate(
+    bank: Bank, pictures: Tensor, network: _Network | None, config: CopyAuditConfig, console: Console
+) -> np.ndarray:
     """The threshold of each explanation, from real pictures searched among those of other groups."""
     order = runtime.numpy_generator("audit copies", config.seed).permutation(len(bank))
     some = np.sort(order[: config.num_calibration])
     with console.progress("threshold", len(some), "pictures") as progress:
         genuine = find_matches(
-            pictures[some],
-            bank,
-            config.explanations,
-            excluded=bank.groups[some],
-            advance=progress.advance,
+            pictures[some], bank, config.explanations, excluded=bank.groups[some], advance=progress.advance
         )
-    usual = [explanation.usual_threshold for explanation in config.explanations]
+    if network is not None:
+        genuine = _beside(genuine, network.genuine(some))
+    usual = [explanation.usual_threshold for explanation in config.looked_for]
     return thresholds(genuine.score, usual, config.false_alarms)
 
 

@@ -94,18 +94,10 @@ def difference(pairs: Pairs, *, is_recoloured: bool) -> Tensor:
     real = _softened(pairs.real, pairs.placements[:, 0])
     num_points = inside.flatten(1).sum(1).clamp(min=1)
     here, there = (_centred(part, weight, num_points) for part in (patch, real))
-    energy = here.square().sum((1, 2))
+    worst = _unexplained(here, there, weight, is_recoloured=is_recoloured)
     if is_recoloured:
-        ridge = (energy / 300 + 1e-3 * num_points)[:, None, None] * torch.eye(3)
-        mixing = torch.linalg.solve(here @ here.transpose(1, 2) + ridge, here @ there.transpose(1, 2))
-        predicted = mixing.transpose(1, 2) @ here
-    else:
-        gain = (here * there).sum((1, 2)) / energy.clamp(min=1e-6 * num_points)
-        predicted = gain.clamp(0.5, 2)[:, None, None] * here
-    errors = (there - predicted).square().sum(1).view(-1, 1, GRID, GRID)
-    variance = (there.square().sum((1, 2)) / num_points).clamp(min=3 * _FLATTEST**2)
-    tiles = F.avg_pool2d(errors, _TILE).flatten(1) / F.avg_pool2d(weight, _TILE).flatten(1).clamp(min=0.3)
-    worst = tiles.topk(_WORST, dim=1).values.mean(1) / variance
+        # Also the other way round: a map that takes black and white both to white would hide a black figure.
+        worst = worst.maximum(_unexplained(there, here, weight, is_recoloured=True))
     stretched = (pairs.placements[:, 0] / pairs.placements[:, 1]).log().abs() > 0.15
     return worst.clamp(max=1).masked_fill((num_points < _LEAST_OVERLAP * GRID**2) | stretched, 1.0)
 
@@ -119,6 +111,23 @@ def _gaussian(side: int) -> Tensor:
     return torch.zeros(side, side).scatter_add_(
         1, columns, (shares / shares.sum()).expand(side, -1).contiguous()
     )
+
+
+def _unexplained(here: Tensor, there: Tensor, weight: Tensor, *, is_recoloured: bool) -> Tensor:
+    """Error of predicting centred colours ``there`` from ``here`` (B, 3, G G) in the worst tiles (B,), in variances."""
+    num_points = weight.flatten(1).sum(1).clamp(min=1)
+    energy = here.square().sum((1, 2))
+    if is_recoloured:
+        ridge = (energy / 300 + 1e-3 * num_points)[:, None, None] * torch.eye(3)
+        mixing = torch.linalg.solve(here @ here.transpose(1, 2) + ridge, here @ there.transpose(1, 2))
+        predicted = mixing.transpose(1, 2) @ here
+    else:
+        gain = (here * there).sum((1, 2)) / energy.clamp(min=1e-6 * num_points)
+        predicted = gain.clamp(0.5, 2)[:, None, None] * here
+    errors = (there - predicted).square().sum(1).view(-1, 1, GRID, GRID)
+    variance = (there.square().sum((1, 2)) / num_points).clamp(min=3 * _FLATTEST**2)
+    tiles = F.avg_pool2d(errors, _TILE).flatten(1) / F.avg_pool2d(weight, _TILE).flatten(1).clamp(min=0.3)
+    return tiles.topk(_WORST, dim=1).values.mean(1) / variance
 
 
 def _softened(real: Tensor, scale: Tensor) -> Tensor:

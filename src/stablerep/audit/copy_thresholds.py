@@ -11,12 +11,12 @@ import math
 
 import numpy as np
 
-_TAIL = 0.03
+_TAIL = 0.03  # in the last hundredth, pictures of icons that share a drawn head set the slope
 _FEWEST = 15  # pictures in the tail
 _FLOOR = 0.3  # whatever the real pictures are like, half as different as strangers is no copy
 
 
-def tail_threshold(scores: np.ndarray, rate: float) -> float | None:
+def tail_threshold(scores: np.ndarray, rate: float, floor: float = _FLOOR) -> float | None:
     """The score that a genuine picture exceeds at this rate, from scores (M,); None where M is too small to say."""
     if not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1), got {rate}")
@@ -26,8 +26,8 @@ def tail_threshold(scores: np.ndarray, rate: float) -> float | None:
     beyond = scores[scores > begin] - begin
     share = len(beyond) / len(scores)
     if len(beyond) == 0 or share <= rate:
-        return max(begin, _FLOOR)
-    return max(begin + float(np.median(beyond)) / math.log(2) * math.log(share / rate), _FLOOR)
+        return max(begin, floor)
+    return max(begin + float(np.median(beyond)) / math.log(2) * math.log(share / rate), floor)
 
 
 def thresholds(scores: np.ndarray, usual: list[float], rate: float) -> np.ndarray:

@@ -133,5 +133,5 @@ def _averages(low: float, scale: float, side: int) -> np.ndarray:
     shares = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
     weights = np.zeros((_CELLS, side))
     np.add.at(weights.T, pixels.clip(0, side - 1), shares.clip(0).T)
-    shares: np.ndarray = weights / weights.sum(1, keepdims=True)
-    return shares
+    averaged: np.ndarray = weights / weights.sum(1, keepdims=True)
+    return averaged

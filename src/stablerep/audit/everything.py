@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import tyro
 
 from stablerep import runtime
+from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.audit.captions import CaptionAuditConfig, audit_captions, judge_images
+from stablerep.audit.copies import CopyAuditConfig, audit_copies
 from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
 from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
 from stablerep.audit.record import AuditResult, Example, audit_path, share_of
@@ -39,6 +41,12 @@ class AuditAllConfig:
     """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     protected: Path | None = None
     """Of audit captions: text file of names that must not occur."""
+    reference: Path | None = None
+    """Of audit copies and bias: table of real pictures; both are left out without it."""
+    reference_where: str | None = None
+    """Which of them, such as "split = 'train'"."""
+    attributes: Path | None = None
+    """Of audit bias: TOML file of attributes; left out without it."""
     only: tuple[str, ...] = ()
     """Only these audits; all where not given."""
     match: MatchRules = field(default_factory=MatchRules)
@@ -87,10 +95,43 @@ def _captions(config: AuditAllConfig, console: Console) -> AuditResult | str:
     return judge_images(config.images, config.captions, config.out, console=console)
 
 
+def _copies(config: AuditAllConfig, console: Console) -> AuditResult | str:
+    if config.reference is None:
+        return "no real pictures were given (--reference)"
+    settings = CopyAuditConfig(
+        images=config.images,
+        reference=config.reference,
+        reference_where=config.reference_where,
+        out=config.out,
+    )
+    return audit_copies(settings, console=console)
+
+
+def _bias(config: AuditAllConfig, console: Console) -> AuditResult | str:
+    if config.attributes is None:
+        return "no attributes were given (--attributes)"
+    if config.encoder is None or config.reference is None:
+        return "it needs an encoder and real pictures (--encoder, --reference)"
+    settings = BiasAuditConfig(
+        images=config.images,
+        captions=config.captions,
+        attributes=config.attributes,
+        reference=config.reference,
+        reference_where=config.reference_where,
+        encoder=config.encoder,
+        batch_size=config.batch_size,
+        device=config.device,
+        out=config.out,
+    )
+    return audit_bias(settings, console=console)
+
+
 AUDITS: dict[str, Callable[[AuditAllConfig, Console], AuditResult | str]] = {
     "captions": _captions,
     "quality": _quality,
     "match": _match,
+    "copies": _copies,
+    "bias": _bias,
 }
 """Every audit by name: what it found, or the reason why it was left out."""
 

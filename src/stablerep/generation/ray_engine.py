@@ -7,6 +7,7 @@ in the table. A worker or node that dies costs the batches it had in hand, which
 
 import collections
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from stablerep.store import ImageTable
 
 _IN_HAND = 2  # batches per worker: one that it paints, one that waits
 _MOST_ATTEMPTS = 20
-_PATIENCE = 600.0  # seconds without any worker
+_PATIENCE = 1800.0  # seconds without any answer; a cloud may need minutes for a machine
 _OBJECT_STORE = 128 * 2**20
 
 Batch = list[PlanItem]
@@ -150,6 +151,8 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's workers give way to every other process by default; of a cluster that is started here they need not.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:
@@ -188,13 +191,11 @@ class _Crew:
         if Path(config.teacher).exists():  # a worker has another working directory
             config = dataclasses.replace(config, teacher=str(Path(config.teacher).resolve()))
         # Restarts are Ray's, retries are ours: it is the batch that must not be lost, not the call.
-        remote = ray.remote(
-            num_cpus=config.cpus_per_worker,
-            num_gpus=1 if num_gpus else 0,
-            max_restarts=-1,
-            max_task_retries=0,
-        )(Painter)
-        self._workers = [remote.remote(config) for _ in range(self.size)]
+        options = {"num_cpus": config.cpus_per_worker, "num_gpus": 1 if num_gpus else 0}
+        remote = ray.remote(**options, max_restarts=-1, max_task_retries=0)(Painter)
+        self._new_worker = functools.partial(remote.remote, config)
+        self._workers = [self._new_worker() for _ in range(self.size)]
+        self._num_replaced = 0
         self._settings: dict[str, Any] = {}
         self._in_hand: dict[Any, tuple[int, Batch | None]] = {}
         self._load = [0] * self.size
@@ -273,7 +274,8 @@ class _Crew:
             yield index, batch, answer
         if time.monotonic() - self._last_sign > _PATIENCE:
             raise UserError(
-                f"no Ray worker has answered for {_PATIENCE:.0f} s; check the cluster (`ray status`), then run again"
+                f"no Ray worker has answered for {_PATIENCE / 60:.0f} minutes; check the cluster (`ray status`), then "
+                "run again"
             )
 
     def _lost(self, index: int, batch: Batch | None, error: Exception) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
+from stablerep.features import open_image
 from stablerep.report.reading import IS_PAINTED, IS_REAL, Project, painted, quoted
 from stablerep.runtime import seed_for
 from stablerep.store import OK
@@ -122,7 +123,7 @@ def to_picture(image: bytes | None, description: str, reason: str | None = None)
 
 def data_uri(image: bytes) -> str:
     """The bytes as a data URI, made smaller where they hold more pixels than the page shows."""
-    with Image.open(io.BytesIO(image)) as opened:
+    with open_image(image) as opened:
         opened.load()
         if max(opened.size) <= _STORED_PIXELS and opened.format in _MIME_TYPES:
             mime_type = _MIME_TYPES[opened.format]

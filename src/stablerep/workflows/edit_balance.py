@@ -21,7 +21,7 @@ from stablerep.runtime import seed_for
 from stablerep.store import in_style
 from stablerep.workflows.edit_judges import Judge
 
-_SLOW = 0.8  # a round that leaves more of what was lacking than this was too careful
+_MOST = 4.0  # by which a round may change the step of the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,7 @@ class BalanceConfig:
     rounds: int = 10
     """Edits that are tried at most."""
     step: float = 2.0
-    """What is added to a strength for a share that is missing altogether; halved where a share jumps past its aim,
-    doubled where it hardly moves."""
+    """What is first added to a strength for a share that is missing altogether; later rounds follow the response."""
     tolerance: float = 0.03
     """Done when no share is further from its aim."""
     prompt: str = "a {}"
@@ -129,8 +128,8 @@ class _Search:
         self.edit = edit
         self.alphas = dict.fromkeys(edit.shares, 0.0)
         self._step = step
+        self._has_crossed = False
         self._tried: list[Balance] = []
-        self._lacking = np.zeros(len(edit.shares))
 
     def __str__(self) -> str:
         last = self._tried[-1]
@@ -150,13 +149,26 @@ class _Search:
         before = self._tried[0].shares if self._tried else shares
         self._tried.append(Balance(alphas=dict(self.alphas), shares=dict(shares), before=dict(before)))
         lacking = np.array([self.edit.shares[name] - share for name, share in shares.items()])
-        if float(lacking @ self._lacking) < 0:
-            self._step /= 2
-        elif len(self._tried) > 1 and np.abs(lacking).max() > _SLOW * np.abs(self._lacking).max():
-            self._step *= 2
-        self._lacking = lacking
+        self._step *= self._correction()
         moved = np.array(list(self.alphas.values())) + self._step * lacking
         self.alphas = dict(zip(self.alphas, (moved - moved.mean()).tolist(), strict=True))
+
+    def _correction(self) -> float:
+        """What the step should have been over what it was: a secant, held back, as shares are noisy."""
+        if len(self._tried) < 2:
+            return 1.0
+        before, last = self._tried[-2:]
+        moved = np.array([last.alphas[name] - before.alphas[name] for name in self.edit.shares])
+        gained = np.array([last.shares[name] - before.shares[name] for name in self.edit.shares])
+        gain = float(moved @ gained) / max(float(moved @ moved), 1e-12)
+        factor = float(np.clip(1 / (self._step * gain), 1 / _MOST, _MOST)) if gain > 0 else _MOST
+        wanted = np.array(list(self.edit.shares.values()))
+        lacking = [wanted - np.array(list(tried.shares.values())) for tried in (before, last)]
+        if float(lacking[0] @ lacking[1]) < 0:
+            # Past its aim: from now on it lies between, however flat the shares are on either side.
+            self._has_crossed = True
+            return min(factor, 0.5)
+        return min(factor, 1.0) if self._has_crossed else factor
 
     def balance(self) -> Balance:
         return min(self._tried, key=lambda tried: tried.error(self.edit.shares))
