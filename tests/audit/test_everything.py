@@ -98,7 +98,11 @@ def test_running_one_audit_again_keeps_the_verdicts_of_the_others(project: Path,
     before = columns(project / "images.lance", "captions_ok", "quality_ok", "keep")
     audit_all(config(project, only=("quality",)))
     assert columns(project / "images.lance", "captions_ok", "quality_ok", "keep") == before
-    assert list(json.loads((project / "audit.json").read_text())["audits"]) == ["captions", "quality", "match"]
+    assert list(json.loads((project / "audit.json").read_text())["audits"]) == [
+        "captions",
+        "quality",
+        "match",
+    ]
 
 
 def test_training_draws_only_what_the_mask_keeps(project: Path) -> None:
