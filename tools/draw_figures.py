@@ -70,7 +70,7 @@ def _targets() -> Any:
 
 def _among(labels: np.ndarray) -> np.ndarray:
     """1 where two views are positives of each other, 2 where a view meets itself, else 0."""
-    matrix = (labels[:, None] == labels).astype(float)
+    matrix: np.ndarray = (labels[:, None] == labels).astype(float)
     np.fill_diagonal(matrix, 2.0)
     return matrix
 
