@@ -125,7 +125,7 @@ def test_the_kill_benchmark_sees_a_single_bit(whole: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["stablerep", "text-to-image"])  # `make bench` has the others
 def test_the_kill_benchmark_passes(method: str) -> None:
     command = [sys.executable, str(KILL_TRAIN), method, "--num-kills", "8"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
