@@ -20,7 +20,8 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
 # The versions for which every pinned library has a wheel.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 
-BENCHMARKS := $(wildcard bench/*.py)
+# What audits cost and find needs a world and runs of the user (see each script).
+BENCHMARKS := $(filter-out bench/audit_cost.py bench/audit_match.py bench/copies_planted.py,$(wildcard bench/*.py))
 
 # Versions as in tools/build_icons/README.md; the clip art comes with the Debian package openclipart-svg.
 ICON_SOURCES := emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @lobehub/fluent-emoji-3d@1.1.0 emojilib@4.0.3

@@ -88,7 +88,13 @@ def _plain(asked: GenerateConfig) -> float:
     }
     begin = time.monotonic()
     for _, text in read_captions(asked):
-        pipeline(text, num_images_per_prompt=asked.num_images, use_resolution_binning=False, **options)
+        pipeline(
+            text,
+            num_images_per_prompt=asked.num_images,
+            use_resolution_binning=False,
+            clean_caption=False,
+            **options,
+        )
     return time.monotonic() - begin
 
 
