@@ -27,7 +27,7 @@ BENCHMARKS := $(filter-out bench/audit_cost.py bench/audit_match.py bench/copies
 ICON_SOURCES := emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @lobehub/fluent-emoji-3d@1.1.0 emojilib@4.0.3
 CLIPART ?= /usr/share/openclipart/svg
 
-.PHONY: help setup quickstart test quick lint format bench docs world pins clean
+.PHONY: help setup quickstart test quick lint format bench docs claims world pins clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +59,11 @@ docs: setup ## build the documentation into site/
 	$(BIN)/python -c 'import mkdocs, mkdocstrings_handlers.python' 2>/dev/null || $(BIN)/uv pip install --python $(BIN)/python \
 		-c requirements.txt -e '.[docs]'
 	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
+claims: setup ## the claims of StableRep on Fashion-MNIST, in a short version; goes on where it was stopped
+	$(BIN)/stablerep world fashion --out build/claims/fashion
+	$(BIN)/python experiments/claims.py --world build/claims/fashion --settings fashion --out build/claims \
+		--parts matrix --num-captions 1000 --num-steps 300 --seeds 0 1
 
 world: setup ## build the icons corpus anew from its published sources and compare (needs npm, rsvg-convert, openclipart-svg)
 	npm install --prefix build/icons --no-save --no-audit --no-fund --ignore-scripts $(ICON_SOURCES)
