@@ -85,3 +85,8 @@ def test_what_makes_no_sense_is_refused() -> None:
             PaintConfig(guidance_interval=wrong)
     with pytest.raises(UserError, match="neither a transformer nor a U-Net"):
         guide_within(object(), (0.1, 0.9), 4)
+
+
+def test_what_a_stock_pipeline_cannot_do_is_said(folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="PixArtAlphaPipeline does not paint in one step; give at least 2"):
+        painted(folders["pixart"], num_inference_steps=1)

@@ -141,5 +141,7 @@ def test_what_is_no_painter_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match=r"stablerep.json cannot be read .* `train text-to-image` exported"):
         Distillation(DistillationConfig(teacher=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="num_inference_steps must be at least 2"):
+        DistillationConfig(teacher="icons", num_inference_steps=1)
     with pytest.raises(ValueError, match="guidance_scale must be at least 1"):
         DistillationConfig(teacher="icons", guidance_scale=0.5)

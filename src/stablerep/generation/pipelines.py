@@ -192,6 +192,10 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
     if "prompt" not in parameters or "generator" not in parameters:
         raise UserError(f"teacher {folder}: {type(pipeline).__name__} does not paint from text alone")
     pipeline.scheduler = choose_scheduler(pipeline, settings.scheduler)
+    if "PixArt" in type(pipeline).__name__ and settings.num_inference_steps == 1:
+        raise UserError(  # its stock call then asks the sampler for an output that only LCM's has
+            f"teacher {folder}: {type(pipeline).__name__} does not paint in one step; give at least 2"
+        )
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
     if settings.guidance_interval is not None:

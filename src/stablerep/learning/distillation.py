@@ -30,7 +30,7 @@ class DistillationConfig:
     teacher: str
     """A painter that `train text-to-image` exported: its folder, or a shipped teacher by name."""
     num_inference_steps: int = 4
-    """Steps in which the student paints."""
+    """Steps in which the student paints, at least 2: the stock pipeline does not paint in one."""
     substeps: int = 3
     """Steps of the teacher that one step of the student replaces."""
     guidance_scale: float | None = None
@@ -44,6 +44,8 @@ class DistillationConfig:
         for name in ("num_inference_steps", "substeps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.num_inference_steps < 2:
+            raise ValueError(f"num_inference_steps must be at least 2, got {self.num_inference_steps}")
         if self.guidance_scale is not None and self.guidance_scale < 1:
             raise ValueError(f"guidance_scale must be at least 1 (none), got {self.guidance_scale}")
 
