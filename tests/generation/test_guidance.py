@@ -88,5 +88,6 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 
 def test_what_a_stock_pipeline_cannot_do_is_said(folders: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="PixArtAlphaPipeline does not paint in one step; give at least 2"):
-        painted(folders["pixart"], num_inference_steps=1)
+    with pytest.raises(UserError, match="does not paint in one step with DPMSolverMultistepScheduler; give"):
+        painted(folders["pixart"], num_inference_steps=1, scheduler="dpmsolver++")
+    assert len(painted(folders["pixart"], num_inference_steps=1, scheduler="ddim")[0]) == 3

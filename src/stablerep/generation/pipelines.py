@@ -36,6 +36,9 @@ _MASKED = (
     "negative_prompt_attention_mask",
 )
 
+# PixArt's stock call asks its sampler for the predicted picture where there is one step; these give none.
+_ONE_OUTPUT = ("DPMSolverMultistepScheduler", "PNDMScheduler", "UniPCMultistepScheduler")
+
 # What `encode_prompt` returns, for pipelines that pad every prompt to one fixed length: there a prompt can be encoded
 # once and used for all its images. Every other pipeline is given the prompts as text, batch by batch.
 CONDITIONING: dict[str, tuple[str, ...]] = {
@@ -192,9 +195,10 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
     if "prompt" not in parameters or "generator" not in parameters:
         raise UserError(f"teacher {folder}: {type(pipeline).__name__} does not paint from text alone")
     pipeline.scheduler = choose_scheduler(pipeline, settings.scheduler)
-    if "PixArt" in type(pipeline).__name__ and settings.num_inference_steps == 1:
-        raise UserError(  # its stock call then asks the sampler for an output that only LCM's has
-            f"teacher {folder}: {type(pipeline).__name__} does not paint in one step; give at least 2"
+    sampler = type(pipeline.scheduler).__name__
+    if "PixArt" in type(pipeline).__name__ and settings.num_inference_steps == 1 and sampler in _ONE_OUTPUT:
+        raise UserError(
+            f"teacher {folder}: {type(pipeline).__name__} does not paint in one step with {sampler}; give at least 2"
         )
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
