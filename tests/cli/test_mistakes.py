@@ -152,7 +152,7 @@ def test_a_pickle_among_a_teachers_weights_is_refused(desk: Path, capsys: Captur
     [
         "captions import ok.txt --out ok.txt/c.lance",
         "world icons --out ok.txt/world",
-        "generate captions.lance --teacher teacher --out ok.txt/i.lance --limit 1 --num-inference-steps 1",
+        "generate captions.lance --teacher teacher --out ok.txt/i.lance --limit 1 --num-inference-steps 2",
         f"train stablerep --data.images images.lance --out ok.txt/run {shlex.join(TINY_TRAINING)}",
         f"evaluate run --out ok.txt/scores {shlex.join(TINY_MEASURING)}",
         "report run --out ok.txt/report/index.html",
