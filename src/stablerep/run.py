@@ -65,6 +65,19 @@ def _write_utf8(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ``UserError`` that names the file where it is missing, damaged or of another kind."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); restore or remove it") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} holds a {type(value).__name__} where an object was expected; restore or remove it"
+        )
+    return value
+
+
 def provenance() -> dict[str, Any]:
     """Versions, git revision, machine and thread count: what is needed to say where a result came from."""
     versions = {}

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import re
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import diffusers
 from stablerep import config as config_module
 from stablerep.errors import UserError
 from stablerep.generation.settings import TeacherDefaults
+from stablerep.run import read_json
 
 INDEX = "model_index.json"
 DEFAULTS = "stablerep.json"
@@ -82,7 +82,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise UserError(f"{folder} is not a diffusers pipeline folder: it has no {INDEX}")
-    index = _read_json(path)
+    index = read_json(path)
     name = index.get("_class_name")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
@@ -101,7 +101,7 @@ def components(index: dict[str, Any]) -> dict[str, str]:
 def read_defaults(folder: Path) -> TeacherDefaults:
     """What the folder says of itself in ``stablerep.json``; nothing where it has none."""
     path = folder / DEFAULTS
-    return config_module.build(TeacherDefaults, _read_json(path) if path.exists() else {}, origin=str(path))
+    return config_module.build(TeacherDefaults, read_json(path) if path.exists() else {}, origin=str(path))
 
 
 def content_hashes(folder: Path) -> dict[str, str]:
@@ -131,13 +131,3 @@ def _from_hub(hub_id: str, download: bool) -> Path:
             f"teacher {hub_id!r} is neither shipped, nor a folder, nor in the hub's cache; {remedy} ({reason})"
         ) from error
     return Path(folder)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold one JSON object, got {type(value).__name__}")
-    return value

@@ -6,7 +6,6 @@ learns the one velocity that leads to the same place. It needs no guidance, whic
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from stablerep.generation.folders import find_teacher
 from stablerep.learning.method import Batch
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.models.painter import sampler
+from stablerep.run import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Distillation(TextToImage):
 
     def __init__(self, config: DistillationConfig) -> None:
         folder = find_teacher(config.teacher, download=False)
-        said = _read(folder / "stablerep.json")
+        said = read_json(folder / "stablerep.json")
         super().__init__(_painter_of(folder, said, config), [])
         self.guidance_scale = float(
             said.get("guidance_scale", 1.0) if config.guidance_scale is None else config.guidance_scale
@@ -123,7 +123,7 @@ class Distillation(TextToImage):
 
 def _painter_of(folder: Path, said: dict[str, Any], config: DistillationConfig) -> TextToImageConfig:
     """The settings of the teacher, read from its folder."""
-    transformer = _read(folder / "transformer" / "config.json")
+    transformer = read_json(folder / "transformer" / "config.json")
     try:
         settings = {
             "autoencoder": folder / "vae",
@@ -147,16 +147,6 @@ def _painter_of(folder: Path, said: dict[str, Any], config: DistillationConfig) 
         "batch_size": config.batch_size,
     }
     return config_module.build(TextToImageConfig, settings, own, origin=str(folder))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); give the folder of a painter that `train text-to-image` exported"
-        ) from error
-    return read
 
 
 def _as_column(values: Tensor) -> Tensor:

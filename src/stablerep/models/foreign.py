@@ -5,7 +5,6 @@ them; weight files in a layout that ``convert`` knows. Names without a file are 
 fetched unless ``download`` is set.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from stablerep.models import convert, weights
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.models.joint import ImageText, NoTextTowerError
 from stablerep.models.text import ClipVocabulary, LearnedVocabulary, TextConfig, TextTower, Vocabulary
+from stablerep.run import read_json
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
@@ -168,7 +168,7 @@ def _timm_by_name(name: str, file: Path | None, download: bool) -> Encoder:
 
 
 def _timm_folder(folder: Path) -> Encoder:
-    config = _read_json(folder / TIMM_CONFIG)
+    config = read_json(folder / TIMM_CONFIG)
     if "architecture" not in config:
         raise UserError(f"{folder / TIMM_CONFIG} is no timm model: it names no architecture")
     given = config.get("model_args") or {}
@@ -236,7 +236,7 @@ def _open_clip_by_name(name: str, tag: str | None, file: Path | None, download: 
 
 
 def _open_clip_folder(folder: Path) -> _OpenClip:
-    config = _read_json(folder / OPEN_CLIP_CONFIG)
+    config = read_json(folder / OPEN_CLIP_CONFIG)
     files = [folder / OPEN_CLIP_WEIGHTS, folder / "open_clip_pytorch_model.bin"]
     file = next((path for path in files if path.is_file()), None)
     if file is None or not isinstance(config.get("model_cfg"), dict):
@@ -282,7 +282,7 @@ def _open_clip_vision(source: _OpenClip) -> EncoderConfig:
     size = size[0] if isinstance(size, list | tuple) else size
     name = vision.get("timm_model_name")
     if name and name.startswith("local-dir:") and source.folder:
-        tower = _read_json(source.folder / name.removeprefix("local-dir:") / TIMM_CONFIG)
+        tower = read_json(source.folder / name.removeprefix("local-dir:") / TIMM_CONFIG)
         fields = _sizes(tower.get("model_args", {})) | {"image_size": size}
         return EncoderConfig(architecture=tower["architecture"], **fields, **colours)
     if name:
@@ -368,13 +368,3 @@ def _from_hub(hub_id: str, file: str, asked: str, download: bool) -> Path:
             "check the connection" if download else "add --download to fetch it, or give a file with @FILE"
         )
         raise UserError(f"the weights of {asked} are not in the hub's cache; {remedy}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold one JSON object, got {type(value).__name__}")
-    return value

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from stablerep.errors import UserError
 from stablerep.report.figures import Panel, ResponsiveFigure, histogram_figure, series_key
 from stablerep.report.pictures import Picture, to_picture
-from stablerep.report.reading import Project, quoted, read_json
+from stablerep.report.reading import Project, quoted
 from stablerep.report.scores import in_percent
 from stablerep.report.settings import Section, grouped, sections
+from stablerep.run import read_json
 from stablerep.store import ImageTable
 
 _FILE = "audit.json"

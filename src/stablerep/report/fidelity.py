@@ -6,9 +6,10 @@ from typing import Any
 
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
-from stablerep.report.reading import Project, read_json
+from stablerep.report.reading import Project
 from stablerep.report.scores import in_percent, percent
 from stablerep.report.settings import grouped
+from stablerep.run import read_json
 
 _FILE = "painter-scores.json"
 _NUM_WEAKEST = 5

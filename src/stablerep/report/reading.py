@@ -1,6 +1,5 @@
 """What lies on disk: which of the given folders are runs and which are projects, and the tables and runs in them."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from stablerep.errors import UserError
-from stablerep.run import Run
+from stablerep.run import Run, read_json
 from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable
 
 _PRODUCTS = ("encoder.json", "model_index.json", "config.json")
@@ -143,19 +142,6 @@ def open_project(
         captions=tuple(CaptionTable.open(path) for path in caption_paths),
         folders=tuple(folders),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ``UserError`` where the file holds something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); restore or remove it") from error
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{path} holds a {type(value).__name__} where an object was expected; restore or remove it"
-        )
-    return value
 
 
 def quoted(values: Iterable[str]) -> str:

@@ -11,8 +11,9 @@ from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
 from stablerep.report.figures import ResponsiveFigure, Whisker, chance_key, score_figure, series_key
-from stablerep.report.reading import Project, read_json
+from stablerep.report.reading import Project
 from stablerep.report.settings import grouped
+from stablerep.run import read_json
 
 PROTOCOLS = {
     "linear": "linear probe",
