@@ -210,7 +210,7 @@ def _table(config: EmbedConfig) -> tuple[Sequence[bytes], list[str]]:
     if not len(positions):
         raise UserError(f"{config.source} has no pictures that match {where!r}")
     columns = ["origin", "caption_id", "image_index"]
-    rows = table.dataset.take(positions.tolist(), columns=columns).to_pylist()
+    rows = table.take(positions, columns).to_pylist()
     return TableImages(table, positions), ["/".join(str(row[name]) for name in columns) for row in rows]
 
 
