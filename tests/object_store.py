@@ -1,14 +1,16 @@
 """A real S3 server on loopback, whose answers a test may spoil."""
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import boto3
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
+CUT, CUT_AFTER = 0, -1
 KEY, SECRET = "AKIDEXAMPLE", "s3cr3t-that-must-not-be-seen"
 
 
@@ -24,7 +26,11 @@ def always(status: int) -> Callable[[str, str], int | None]:
 
 @dataclass
 class Faults:
-    """What goes wrong: ``spoil(method, path)`` gives the status to answer with, 0 to cut the line, None to serve."""
+    """What goes wrong: ``spoil(method, path)`` says how a request is answered.
+
+    None serves it, a status is answered in its place, ``CUT`` cuts the line before anything was done, and ``CUT_AFTER``
+    once it was done: the answer is lost, and who asked cannot know. It may also take its time.
+    """
 
     spoil: Callable[[str, str], int | None] = never
     requests: list[tuple[str, str, int | None]] = field(default_factory=list)
@@ -44,11 +50,23 @@ class _Spoiled:
         if status is None:
             served: Iterable[bytes] = self._application(environment, start)
             return served
-        if status == 0:
-            environment["werkzeug.socket"].close()
-            return []
+        if status in (CUT, CUT_AFTER):
+            if status == CUT_AFTER:
+                b"".join(self._application(environment, lambda *answer: None))  # noqa: ARG005
+            environment["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionAbortedError("cut, as was asked")
         start(f"{status} Spoiled", [("Content-Type", "text/plain")])
         return [b"spoiled"]
+
+
+class _Quiet(WSGIRequestHandler):
+    """Says nothing of the lines that were cut on purpose."""
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Nowhere."""
+
+    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+        """As asked."""
 
 
 @contextlib.contextmanager
@@ -58,7 +76,7 @@ def serve() -> Iterator[tuple[str, Faults]]:
 
     faults = Faults()
     application = _Spoiled(DomainDispatcherApplication(create_backend_app), faults)
-    server = make_server("127.0.0.1", 0, application, threaded=True)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

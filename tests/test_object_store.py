@@ -1,5 +1,6 @@
 """Tables in an object store: the same rows, passing errors waited for, clear mistakes, and no secret anywhere."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,68 @@ def test_a_store_that_refuses_leaves_the_last_version(faults: object_store.Fault
     faults.spoil = object_store.never
     assert table.reload().read(["caption_id"])["caption_id"].to_pylist() == ["a"]
     assert table.append([image("b")]) == 1
+
+
+def commits(method: str, path: str) -> bool:
+    return method in ("PUT", "POST") and "/_versions/" in path
+
+
+@pytest.mark.parametrize("place", ["/data/", "/_transactions/", "/_versions/"])
+@pytest.mark.parametrize("cut", [object_store.CUT, object_store.CUT_AFTER])
+def test_a_line_that_is_cut_in_the_middle_of_a_commit_loses_and_doubles_nothing(
+    faults: object_store.Faults, place: str, cut: int
+) -> None:
+    table = ImageTable.open_or_create(f"s3://bucket/cut{place.strip('/')}{cut}.lance")
+    table.append([image("a")])
+    happened: list[str] = []
+
+    def first(method: str, path: str) -> int | None:
+        if method not in ("PUT", "POST") or place not in path or happened:
+            return None
+        happened.append(path)
+        return cut
+
+    faults.spoil = first
+    table.append([image("b"), image("c")])
+    faults.spoil = object_store.never
+    assert happened
+    assert sorted(table.reload().read(["caption_id"])["caption_id"].to_pylist()) == ["a", "b", "c"]
+    assert table.append([image("b"), image("d")]) == 1
+
+
+@pytest.mark.parametrize("answer", [500, 503, object_store.CUT])
+def test_a_store_that_stays_broken_is_given_up_and_the_last_version_stays(
+    faults: object_store.Faults, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"s3://bucket/broken{answer}.lance"
+    ImageTable.open_or_create(path).append([image("a")])
+    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "1")
+    table = ImageTable.open(path)
+    faults.spoil = lambda method, path: answer if commits(method, path) else None
+    with pytest.raises(
+        UserError, match=r"broken-?\d*\.lance could not be written .*every row committed before"
+    ):
+        table.append([image("b")])
+    with pytest.raises(UserError, match="could not be written"):
+        table.write_columns([0], {"score": pa.array([1.0])})
+    assert table.reload().read(["caption_id"])["caption_id"].to_pylist() == ["a"], "readable all the while"
+    faults.spoil = lambda method, path: answer if "broken" in path else None  # noqa: ARG005
+    with pytest.raises(UserError, match="could not be read"):
+        table.read(["caption_id", "width"])
+    faults.spoil = object_store.never
+    assert table.append([image("b")]) == 1
+    assert len(table.reload()) == 2
+
+
+def test_a_slow_store_is_waited_for(faults: object_store.Faults) -> None:
+    table = ImageTable.open_or_create("s3://bucket/slow.lance")
+
+    def slow(method: str, path: str) -> None:
+        time.sleep(2.0 if commits(method, path) else 0.1)
+
+    faults.spoil = slow
+    assert table.append([image("a"), image("b")]) == 2
+    assert table.reload().take_images([0]) == [b"picture"]
 
 
 def test_secrets_are_neither_said_nor_stored(

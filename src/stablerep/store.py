@@ -272,7 +272,8 @@ class ImageTable(_Table):
 
     def register_origin(self, origin: str, settings: Mapping[str, Any]) -> None:
         """Record the settings of a painted origin in the table itself."""
-        lance.dataset(self.path).update_config({f"origin.{origin}": json.dumps(settings, sort_keys=True)})
+        with writing(self.path):
+            lance.dataset(self.path).update_config({f"origin.{origin}": json.dumps(settings, sort_keys=True)})
 
     def keys(self, origin: str) -> set[tuple[str, int]]:
         """The (caption id, image index) of every row of an origin, failures included, read at the newest version."""

@@ -88,11 +88,20 @@ def _samples(path: Path) -> Iterator[_Sample]:
         if member.size > MAX_LINE_BYTES:
             sample.fault = f"member .{extension} is larger than {MAX_LINE_BYTES:,} bytes"
         else:
-            content = archive.extractfile(member)
-            assert content is not None  # it is a file
-            sample.members[extension.lower()] = content.read()
+            sample.members[extension.lower()] = _content(path, archive, member)
     if sample is not None:
         yield sample
+
+
+def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    try:
+        file = archive.extractfile(member)
+        assert file is not None  # it is a file
+        return file.read()
+    except tarfile.TarError as error:
+        raise UserError(
+            f"{path}: member {member.name} cannot be read ({error}); copy the archive again"
+        ) from error
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:

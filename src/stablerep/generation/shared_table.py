@@ -51,7 +51,10 @@ def claim(table: ImageTable, teacher_name: str, settings: Mapping[str, Any]) -> 
     if refuse_other_settings(table, settings) is None:
         try:
             table.register_origin(origin_name(teacher_name, settings), settings)
-        except OSError:  # two registered at the same moment: the other one did, or this was no conflict
+        except (
+            OSError,
+            UserError,
+        ):  # two registered at the same moment: the other did, or this was no conflict
             if not table.reload().origins():
                 raise
     origin = refuse_other_settings(table, settings)
