@@ -13,6 +13,7 @@ from stablerep import config as config_module
 from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.arrangement import Arrangement, GeometryConfig
 from stablerep.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
@@ -53,7 +54,7 @@ class EvaluateConfig:
     """Real data to score on; docs/guides/evaluate.md lists which protocol reads which."""
     protocols: tuple[str, ...] = ("knn", "linear")
     """How to measure: knn, linear, logistic, sgd, sgd-bn, few-shot, fine-tune, zero-shot, retrieval,
-    composition, segmentation, fairness."""
+    composition, segmentation, fairness, geometry."""
     folder: Path | None = None
     """Folder of class folders (train/CLASS/..., test/CLASS/..., perhaps val/CLASS/...), for the benchmark `folder`."""
     table: Path | None = None
@@ -92,6 +93,8 @@ class EvaluateConfig:
     """Settings of `segmentation`."""
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     """Settings of `fairness`."""
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    """Settings of `geometry`."""
     out: Path | None = None
     """Folder for scores.json and the cached features; the run folder where not given."""
 
@@ -130,6 +133,7 @@ PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
         config.fairness,
         {"linear": ProbeProtocol("linear", config.probe), "zero-shot": ZeroShot(config.zero_shot)},
     ),
+    "geometry": lambda config: Arrangement(config.geometry),
 }
 """Every protocol by its name on the command line, with the settings that it takes from the configuration."""
 
