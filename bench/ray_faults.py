@@ -141,7 +141,8 @@ def measure_speed(config: GenerateConfig) -> float:
 
     speeds = []
     for num_workers in (1, 2):
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=MEMORY, log_to_driver=False)
+        own = {"include_dashboard": False, "object_store_memory": MEMORY, "log_to_driver": False}
+        ray.init(address="local", num_cpus=2, **own)
         out = config.out.with_name(f"speed-{num_workers}.lance")
         # All workers are up before the clock starts, as each has answered once.
         summary = generate(replace(config, out=out, engine="ray", num_workers=num_workers))

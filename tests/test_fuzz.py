@@ -3,24 +3,33 @@
 import random
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzz_targets import TARGETS, damaged, sound
+from fuzz_targets import TARGETS, confined, damaged, sound
 from stablerep import features
 from stablerep.features import decode_image, image_size
 
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = {"set": 10, "table": 4}  # these write tables, which takes longer
+
+
+def quick(target: str) -> settings:
+    """As many cases as are quick; bench/fuzz.py has more."""
+    num = FEW.get(target.partition(".")[0].partition(" ")[0], 25)
+    return settings(max_examples=num, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_whatever_bytes(target: str) -> None:
-    @QUICK
+    @quick(target)
     @given(st.binary(max_size=600))
     def run(content: bytes) -> None:
-        TARGETS[target](content)
+        with confined() as outside:
+            TARGETS[target](content)
+        assert not outside
 
     run()
 
@@ -29,12 +38,25 @@ def test_whatever_bytes(target: str) -> None:
 def test_damaged_input(target: str) -> None:
     originals = sound(target)
 
-    @QUICK
+    @quick(target)
     @given(st.integers(0, 2**32), st.sampled_from(originals))
     def run(seed: int, original: bytes) -> None:
-        TARGETS[target](damaged(original, random.Random(seed)))
+        with confined() as outside:
+            TARGETS[target](damaged(original, random.Random(seed)))
+        assert not outside
 
     run()
+
+
+def test_what_is_written_outside_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "own"))
+    with confined() as outside:
+        (tmp_path / "own" / "fine").write_text("x")
+        (tmp_path / "own" / "fine").read_text()
+        (tmp_path / "escaped").write_text("x")
+        (tmp_path / "own" / "fine").rename(tmp_path / "moved")
+    assert [event.partition(" ")[0] for event in outside] == ["open", "os.rename"]
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

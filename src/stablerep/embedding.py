@@ -17,9 +17,18 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from stablerep import runtime
+from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import TableImages, decode_image, encode_pictures, extract, image_size, on_white
+from stablerep.features import (
+    Extraction,
+    TableImages,
+    decode_image,
+    encode_pictures,
+    extract_with,
+    image_size,
+    on_white,
+)
 from stablerep.interchange.layouts import IMAGE_SUFFIXES
 from stablerep.models.encoder import Encoder, load_encoder
 from stablerep.run import write_atomically, write_text
@@ -30,7 +39,7 @@ Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(EngineConfig):
     """Features of a folder of pictures or of an image table, as one array."""
 
     source: Positional[Path]
@@ -53,6 +62,7 @@ class EmbedConfig:
     """Fetch weights that are only named (timm:NAME, open_clip:NAME/TAG) from the hub."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
         if self.out.suffix != ".npy":
@@ -76,15 +86,15 @@ def embed(config: EmbedConfig, *, console: Console = Console(quiet=True)) -> Emb
     Raises ``UserError`` where there are no pictures, one cannot be read, or the encoder cannot be loaded.
     """
     images, names = _table(config) if (config.source / "_versions").is_dir() else _folder(config)
-    encoder = load_encoder(config.encoder, runtime.pick_device(config.device), download=config.download)
-    features = extract(
-        encoder,
-        images,
+    how = Extraction(
         batch_size=config.batch_size,
         precision=config.precision,
         cache=config.cache,
-        console=console,
+        engine=config,
+        device=config.device,
     )
+    encoder = load_encoder(config.encoder, how.own_device(), download=config.download)
+    features = extract_with(encoder, images, how, console=console)
     listed = config.out.with_suffix(".names.txt")
     write_atomically(config.out, lambda path: _save(path, features))
     write_text(listed, "".join(f"{name}\n" for name in names))
@@ -210,7 +220,7 @@ def _table(config: EmbedConfig) -> tuple[Sequence[bytes], list[str]]:
     if not len(positions):
         raise UserError(f"{config.source} has no pictures that match {where!r}")
     columns = ["origin", "caption_id", "image_index"]
-    rows = table.dataset.take(positions.tolist(), columns=columns).to_pylist()
+    rows = table.take(positions, columns).to_pylist()
     return TableImages(table, positions), ["/".join(str(row[name]) for name in columns) for row in rows]
 
 

@@ -4,15 +4,17 @@ Shapes: M images, D features, H and W pixels.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from stablerep import runtime
+from stablerep.cluster import EngineConfig, Task, hired
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder, EncoderConfig
@@ -153,6 +156,22 @@ def _decode_jpeg(encoded: bytes) -> Tensor:
     return pixels
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are computed."""
+
+    batch_size: int = 256
+    precision: runtime.Precision = "float32"
+    cache: Path | None = None
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    device: str = "auto"
+    """With Ray: where the workers' encoders run."""
+
+    def own_device(self) -> torch.device:
+        """Where this process needs the encoder: on its way to Ray's workers it waits in ordinary memory."""
+        return torch.device("cpu") if self.engine.engine == "ray" else runtime.pick_device(self.device)
+
+
 def extract(
     encoder: FrozenEncoder,
     images: Sequence[bytes],
@@ -168,11 +187,106 @@ def extract(
     names nor paths enter it. The encoder runs where its weights are, in evaluation mode, without gradient.
     Raises ``UserError`` for an image that cannot be decoded, features that are not finite, a damaged cache.
     """
-    dtype = runtime.pick_precision(precision, _device_of(encoder))
-    entry = None if cache is None else cache / f"{_key(encoder, images, dtype, batch_size)}.npy"
+    how = Extraction(batch_size=batch_size, precision=precision, cache=cache)
+    return extract_with(encoder, images, how, console=console)
+
+
+def extract_with(
+    encoder: FrozenEncoder, images: Sequence[bytes], how: Extraction, *, console: Console | None = None
+) -> np.ndarray:
+    """As ``extract``; with the engine ray the encoder is sent to the workers of a cluster, and then the pictures.
+
+    The batches are the same. On processors of one kind, with as many threads, so are the features to the bit; elsewhere
+    they differ by rounding.
+    """
+    console = console or Console(quiet=True)
+    if len(images) == 0:
+        raise UserError("no images to extract features from; check the table and its filter")
+    if how.engine.engine == "local":
+        dtype = runtime.pick_precision(how.precision, _device_of(encoder))
+        return _cached(encoder, images, dtype, how, lambda: _locally(encoder, images, dtype, how, console))
+    load = functools.partial(_Encoding, encoder, how.precision, how.device)
+    name = f"the batch of {how.batch_size} pictures from number {{0.start}} on".format
+    with hired(Task(load=load, name=name, device=how.device), how.engine, console) as crew:
+        dtype = crew.describe()
+        batches = _batches(images, dtype, how.batch_size)
+
+        def compute() -> list[np.ndarray]:
+            with console.progress(f"features, {crew.size} Ray workers", len(images), "images") as progress:
+                parts = {}
+                for batch, part in crew.run(batches):
+                    parts[batch.start] = part
+                    progress.advance(len(part))
+            return [parts[start] for start in sorted(parts)]
+
+        return _cached(encoder, images, dtype, how, compute)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Encoded pictures, the number of the first of them, and the number format of the forward pass."""
+
+    start: int
+    images: Sequence[bytes]
+    dtype: torch.dtype
+
+
+class _Encoding:
+    """What a worker does: decode and encode batches."""
+
+    def __init__(self, encoder: FrozenEncoder, precision: runtime.Precision, device: str) -> None:
+        self._device = runtime.pick_device(device)
+        self._encoder = encoder.to(self._device).eval() if isinstance(encoder, nn.Module) else encoder
+        self._precision = precision
+        self._pool = _decoders()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Workers on other devices would round differently."""
+        return {"device": self._device.type, "threads": torch.get_num_threads()}
+
+    @property
+    def description(self) -> torch.dtype:
+        """The number format, measured here where it is to be chosen, and then the same for all."""
+        return runtime.pick_precision(self._precision, self._device)
+
+    def __call__(self, batch: _Batch) -> np.ndarray:
+        """Features (M, D) of a batch."""
+        return _encoded(self._encoder, batch, self._pool)
+
+
+def _batches(images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> Iterator[_Batch]:
+    for start in range(0, len(images), batch_size):
+        yield _Batch(start, images[start : start + batch_size], dtype)
+
+
+def _encoded(encoder: FrozenEncoder, batch: _Batch, pool: ThreadPoolExecutor) -> np.ndarray:
+    numbers = range(batch.start, batch.start + len(batch.images))
+    return encode_pictures(encoder, list(pool.map(_decode_numbered, numbers, batch.images)), batch.dtype)
+
+
+def _decoders() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _cached(
+    encoder: FrozenEncoder,
+    images: Sequence[bytes],
+    dtype: torch.dtype,
+    how: Extraction,
+    compute: Callable[[], list[np.ndarray]],
+) -> np.ndarray:
+    """Features from the cache, or computed, judged and kept there."""
+    entry = None if how.cache is None else how.cache / f"{_key(encoder, images, dtype, how.batch_size)}.npy"
     if entry is not None and entry.exists():
         return _read(entry, len(images))
-    features = _compute(encoder, images, dtype, batch_size, console or Console(quiet=True))
+    features = np.concatenate(compute())
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise UserError(
+            f"the encoder {encoder.fingerprint} gives features that are not finite, first for image {row}; "
+            "its training diverged, or precision must be float32"
+        )
     if entry is not None:
         write_atomically(entry, lambda temporary: _write(temporary, features))
     return features
@@ -187,36 +301,22 @@ def _key(encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, ba
     return digest.hexdigest()
 
 
-def _compute(
-    encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, batch_size: int, console: Console
-) -> np.ndarray:
-    if len(images) == 0:
-        raise UserError("no images to extract features from; check the table and its filter")
+def _locally(
+    encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, how: Extraction, console: Console
+) -> list[np.ndarray]:
     was_training = isinstance(encoder, nn.Module) and encoder.training
     if isinstance(encoder, nn.Module):
         encoder.eval()
     parts = []
     try:
-        with (
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            console.progress("features", len(images), "images") as progress,
-        ):
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                pictures = list(pool.map(_decode_numbered, range(start, start + len(batch)), batch))
-                parts.append(encode_pictures(encoder, pictures, dtype))
-                progress.advance(len(batch))
+        with _decoders() as pool, console.progress("features", len(images), "images") as progress:
+            for batch in _batches(images, dtype, how.batch_size):
+                parts.append(_encoded(encoder, batch, pool))
+                progress.advance(len(batch.images))
     finally:
         if isinstance(encoder, nn.Module):
             encoder.train(was_training)
-    features = np.concatenate(parts)
-    if not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise UserError(
-            f"the encoder {encoder.fingerprint} gives features that are not finite, first for image {row}; "
-            "its training diverged, or precision must be float32"
-        )
-    return features
+    return parts
 
 
 @torch.inference_mode()

@@ -4,8 +4,6 @@ Shapes: M images or texts, C classes, P templates, E width of the joint space.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,18 +13,10 @@ from torch import Tensor, nn
 from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import extract
+from stablerep.features import Extraction, extract_with
 
-
-@dataclass(frozen=True, kw_only=True)
-class MatchConfig:
-    """How vectors are computed."""
-
-    batch_size: int = 256
-    """Images or texts that go through the model together."""
-    precision: runtime.Precision = "float32"
-    cache: Path | None = None
-    """Folder that keeps the vectors of images, by content."""
+MatchConfig = Extraction
+"""How vectors are computed; the cache and the engine are for those of images."""
 
 
 class ImageTextModel(Protocol):
@@ -66,14 +56,7 @@ def image_vectors(
     model: ImageTextModel, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
 ) -> np.ndarray:
     """Unit vectors (M, E) float32 of encoded images, row m being image m; errors as ``features.extract``."""
-    return extract(
-        _ImageSide(model),
-        images,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        cache=config.cache,
-        console=console,
-    )
+    return extract_with(_ImageSide(model), images, config, console=console)
 
 
 def text_vectors(model: ImageTextModel, texts: Sequence[str], config: MatchConfig) -> np.ndarray:

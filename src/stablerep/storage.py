@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from stablerep.errors import UserError
 
 # Two slashes, or the one that pathlib leaves of them; a drive letter is no scheme.
@@ -61,6 +63,27 @@ def writing(path: str) -> Iterator[None]:
             f"{path} could not be written ({first_line(error)}); every row committed before is there: mend the cause, "
             "then give the same command again"
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """What a damaged file or an object store raises while rows are read, as a mistake that names the table.
+
+    A filter that cannot be understood is none of these: its plain ``ValueError`` passes.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, OSError | pa.ArrowException) and not is_panic(error):
+            raise
+        raise UserError(
+            f"{path} could not be read ({first_line(error)}); `stablerep doctor` says what is left of it"
+        ) from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether Lance gave up in the middle, as it does where a damaged file names an impossible length."""
+    return type(error).__name__ == "PanicException"  # which is no Exception, and not to be imported
 
 
 def first_line(error: BaseException) -> str:

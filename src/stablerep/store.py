@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 
 from stablerep.errors import UserError
-from stablerep.storage import first_line, is_remote, location, refuse_credentials, writing
+from stablerep.storage import first_line, is_panic, is_remote, location, reading, refuse_credentials, writing
 
 REAL = "real"
 OK = "ok"
@@ -138,7 +138,8 @@ class _Table:
         return cls.open(path)
 
     def __len__(self) -> int:
-        return int(self.dataset.count_rows())
+        with reading(self.path):
+            return int(self.dataset.count_rows())
 
     @property
     def version(self) -> int:
@@ -159,7 +160,20 @@ class _Table:
 
     def read(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
         """Read whole columns of the rows that match a Lance filter such as ``split = 'train' AND status = 'ok'``."""
-        return self.dataset.to_table(columns=list(columns), filter=where)
+        with reading(self.path):
+            return self.dataset.to_table(columns=list(columns), filter=where)
+
+    def scan(self, columns: Sequence[str] | None = None, **options: Any) -> Iterator[pa.RecordBatch]:
+        """Stream columns (all where not given) in batches; ``options`` are those of Lance's scanner."""
+        with reading(self.path):
+            yield from self.dataset.scanner(columns=columns and list(columns), **options).to_batches()
+
+    def take(self, positions: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Columns (all where not given) of the rows at these positions of this version, in the order asked."""
+        with reading(self.path):
+            return self.dataset.take(
+                [int(position) for position in positions], columns=columns and list(columns)
+            )
 
     def notes(self, prefix: str) -> dict[str, Any]:
         """What was noted in the newest version of the table under names with this prefix, which is cut off."""
@@ -181,8 +195,9 @@ class _Table:
         keys = [field.name for field in self.schema if (field.metadata or {}) == _KEY]
         table = _first_of_each_key(table.cast(self.schema), keys)
         dataset = lance.dataset(self.path)
-        if _all_present(dataset, table, keys):
-            return 0
+        with reading(self.path):
+            if _all_present(dataset, table, keys):
+                return 0
         if [field for field in self.schema if field.name not in dataset.schema.names]:
             _add_columns(self.path, list(self.schema))
             dataset = lance.dataset(self.path)
@@ -194,8 +209,9 @@ class _Table:
 
     def positions(self, where: str) -> np.ndarray:
         """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
-        matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
-        every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
+        with reading(self.path):
+            matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
+            every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
         return np.flatnonzero(np.isin(every, matching))
 
     def write_columns(self, positions: Sequence[int] | np.ndarray, columns: Mapping[str, pa.Array]) -> Self:
@@ -260,21 +276,23 @@ class ImageTable(_Table):
 
     def keys(self, origin: str) -> set[tuple[str, int]]:
         """The (caption id, image index) of every row of an origin, failures included, read at the newest version."""
-        rows = lance.dataset(self.path).to_table(
-            columns=["caption_id", "image_index"], filter=f"origin = '{_quoted(origin)}'"
-        )
+        rows = self.reload().read(["caption_id", "image_index"], f"origin = '{_quoted(origin)}'")
         return set(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
 
     def take_images(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """Encoded bytes of the rows at these positions of this version, in the order asked."""
-        rows = self.dataset.take([int(position) for position in positions], columns=["image"])
-        images: list[bytes] = rows["image"].to_pylist()
+        images: list[bytes] = self.take(positions, ["image"])["image"].to_pylist()
         return images
 
 
 def _open(path: str) -> lance.LanceDataset:
     refuse_credentials(path)
-    return lance.dataset(path)
+    try:
+        return lance.dataset(path)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise OSError(f"damaged: {first_line(error)}") from error
 
 
 def _add_columns(path: str, fields: Sequence[pa.Field]) -> None:

@@ -172,6 +172,18 @@ def test_compaction_keeps_rows_columns_and_origins(project: Path) -> None:
     assert all("fragments" not in what for _, what in found(doctor(DoctorConfig(paths=(path,)))))
 
 
+def test_a_table_with_a_damaged_file_is_named_and_the_others_examined(project: Path) -> None:
+    for path in (project / "images.lance" / "data").iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"images\.lance could not be read .*stablerep doctor"):
+        ImageTable.open(project / "images.lance").positions(f"status = '{OK}'")
+    manifests = sorted((project / "captions.lance" / "_versions").glob("*.manifest"))
+    manifests[0].write_bytes(b"\xff\xff\xff\x7f" * 8 + manifests[0].read_bytes()[-16:])
+    summary = doctor(DoctorConfig(paths=(project,)))
+    assert [finding.severity for finding in summary.findings] == ["broken", "broken"]
+    assert [Path(finding.path).name for finding in summary.findings] == ["captions.lance", "images.lance"]
+
+
 def test_captions_whose_identity_is_wrong_are_named(project: Path) -> None:
     table = CaptionTable.open(project / "captions.lance")
     table.append([{"id": "1", "text": "a bird", "source": "test", "group": "g"}])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def workers_below(ancestor: int) -> list[int]:
-    """Process ids of the painters whose cluster was started by a process or its descendants."""
+    """Process ids of the workers whose cluster was started by a process or its descendants."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -19,7 +19,7 @@ def workers_below(ancestor: int) -> list[int]:
     return [
         pid
         for pid, (_, title) in parents.items()
-        if b"Painter" in title and _is_below(pid, ancestor, parents)
+        if b"ray::Worker" in title and _is_below(pid, ancestor, parents)
     ]
 
 

@@ -34,7 +34,7 @@ def cluster() -> Iterator[None]:
     """A Ray of this machine with room for two workers, started once for the module."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     quiet = {"log_to_driver": False, "logging_level": "error"}
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
     yield
     ray.shutdown()
 

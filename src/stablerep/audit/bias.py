@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional
 
-from stablerep import runtime
 from stablerep.audit.attributes import Attribute, read_attributes
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.readers import Reader, make_reader, softmax
@@ -19,10 +18,11 @@ from stablerep.audit.record import AuditResult, audit_path, record
 from stablerep.audit.rows import CaptionFacts, Rows, read_captions, read_rows
 from stablerep.audit.shares import ShareBootstrap, amplification, around, jensen_shannon, total_variation
 from stablerep.audit.verdicts import renew_mask
+from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import TableImages, extract
-from stablerep.match import MatchConfig, image_vectors, zero_shot_weights
+from stablerep.features import Extraction, TableImages, extract_with
+from stablerep.match import image_vectors, zero_shot_weights
 from stablerep.models.encoder import load_encoder
 from stablerep.models.joint import load_image_text
 from stablerep.run import write_text
@@ -31,7 +31,7 @@ NAME = "bias"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasAuditConfig:
+class BiasAuditConfig(EngineConfig):
     """Count the values of attributes in painted pictures, for groups of captions, beside captions and a target.
 
     The reader of an attribute is a probe on --encoder, or zero-shot with --zero-shot; it is trained and tested on real
@@ -70,6 +70,7 @@ class BiasAuditConfig:
     (bias.png) lie beside it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.num_bootstrap, self.batch_size) < 1:
             raise ValueError("num_bootstrap and batch_size must be positive")
 
@@ -141,20 +142,22 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
 
 
 def _load(config: BiasAuditConfig) -> Any:
-    device = runtime.pick_device(config.device)
+    device = _extraction(config).own_device()
     return (
         load_image_text(config.encoder, device) if config.zero_shot else load_encoder(config.encoder, device)
     )
+
+
+def _extraction(config: BiasAuditConfig) -> Extraction:
+    return Extraction(batch_size=config.batch_size, engine=config, device=config.device)
 
 
 def _side(
     rows: Rows, facts: Mapping[str, CaptionFacts], encoder: Any, config: BiasAuditConfig, console: Console
 ) -> _Side:
     images = TableImages(rows.table, rows.positions)
-    if config.zero_shot:
-        features = image_vectors(encoder, images, MatchConfig(batch_size=config.batch_size), console=console)
-    else:
-        features = extract(encoder, images, batch_size=config.batch_size, console=console)
+    vectors = image_vectors if config.zero_shot else extract_with
+    features = vectors(encoder, images, _extraction(config), console=console)
     return _Side(
         features=features,
         texts=[facts[caption].text for caption in rows.captions],
@@ -164,9 +167,7 @@ def _side(
 
 
 def _zero_shot(model: Any, attribute: Attribute, config: BiasAuditConfig) -> Any:
-    weights = zero_shot_weights(
-        model, attribute.names, [attribute.template], MatchConfig(batch_size=config.batch_size)
-    )
+    weights = zero_shot_weights(model, attribute.names, [attribute.template], _extraction(config))
     scale = float(model.logit_scale.exp())
     return lambda vectors: softmax(scale * vectors @ weights.T)
 

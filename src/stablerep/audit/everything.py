@@ -17,6 +17,7 @@ from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
 from stablerep.audit.record import AuditResult, Example, audit_path, share_of
 from stablerep.audit.rows import read_captions
 from stablerep.audit.verdicts import Kept, renew_mask
+from stablerep.cluster import EngineConfig, engine_fields
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.store import ImageTable
@@ -25,7 +26,7 @@ _NUM_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditAllConfig:
+class AuditAllConfig(EngineConfig):
     """Run every audit that has what it needs, renew the keep mask, and write audit.json with the worst examples.
 
     Each audit writes its own columns and verdicts; `stablerep audit NAME --help` names them.
@@ -63,6 +64,7 @@ class AuditAllConfig:
     """Where to write the findings; audit.json beside the table where not given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.only if name not in AUDITS]
         if unknown:
             raise ValueError(f"only names no audit {unknown[0]!r}; there are: {', '.join(AUDITS)}")
@@ -81,12 +83,15 @@ def _match(config: AuditAllConfig, console: Console) -> AuditResult | str:
         precision=config.precision,
         device=config.device,
         out=config.out,
+        **engine_fields(config),
     )
     return audit_match(settings, console=console)
 
 
 def _quality(config: AuditAllConfig, console: Console) -> AuditResult | str:
-    settings = QualityConfig(images=config.images, rules=config.quality, out=config.out)
+    settings = QualityConfig(
+        images=config.images, rules=config.quality, out=config.out, **engine_fields(config)
+    )
     return audit_quality(settings, console=console)
 
 
@@ -122,6 +127,7 @@ def _bias(config: AuditAllConfig, console: Console) -> AuditResult | str:
         batch_size=config.batch_size,
         device=config.device,
         out=config.out,
+        **engine_fields(config),
     )
     return audit_bias(settings, console=console)
 

@@ -13,6 +13,7 @@ from stablerep.audit.levels import Asked, Pool, centred, levels, ranks, shuffled
 from stablerep.audit.record import AuditResult, Example, audit_path, record
 from stablerep.audit.rows import CaptionFacts, Rows, read_captions, read_rows
 from stablerep.audit.verdicts import write_verdicts
+from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import TableImages
@@ -64,7 +65,7 @@ class MatchRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchAuditConfig:
+class MatchAuditConfig(EngineConfig):
     """Hold every picture against its own caption and against shuffled ones; writes match columns and the keep mask.
 
     Columns: match, the cosine of picture and caption (without its style); match_level, the share of shuffled captions
@@ -98,6 +99,7 @@ class MatchAuditConfig:
     content in features/ beside it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
 
@@ -122,10 +124,14 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
     path = audit_path(config.images, config.out)
     rows = read_rows(config.images, config.where)
     captions = read_captions(config.captions, list(set(rows.captions)))
-    model = load_image_text(config.encoder, runtime.pick_device(config.device), download=config.download)
     settings = MatchConfig(
-        batch_size=config.batch_size, precision=config.precision, cache=path.parent / "features"
+        batch_size=config.batch_size,
+        precision=config.precision,
+        cache=path.parent / "features",
+        engine=config,
+        device=config.device,
     )
+    model = load_image_text(config.encoder, settings.own_device(), download=config.download)
     matching = Matching(model, settings, config, console)
     matched = matching.of(rows, captions)
     level = config.rules.level

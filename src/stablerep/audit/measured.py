@@ -3,10 +3,12 @@
 Shapes: M pictures, D values of a thumbnail.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from stablerep.audit import measures
 from stablerep.audit.rows import Rows
+from stablerep.cluster import EngineConfig, Task, hired
 from stablerep.console import Console
 from stablerep.features import decode_image
 
@@ -57,22 +60,83 @@ class Measured:
     """Row -> why it cannot be decoded."""
 
 
-def measure(images: Sequence[bytes], console: Console, *, short_side: int | None = None) -> Measured:
+def measure(
+    images: Sequence[bytes],
+    console: Console,
+    *,
+    short_side: int | None = None,
+    engine: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
+) -> Measured:
     """Every measure of every encoded picture; larger ones are first shrunk to ``short_side`` where it is given."""
     values = {name: np.full(len(images), np.nan, dtype=np.float32) for name in MEASURES}
     thumbnails = np.zeros((len(images), measures.THUMBNAIL_DIM), dtype=np.uint8)
     undecoded: dict[int, str] = {}
-    with ThreadPoolExecutor(4) as pool, console.progress("quality", len(images), "pictures") as progress:
-        for start in range(0, len(images), _CHUNK):
-            decoded = list(pool.map(_decoded, images[start : start + _CHUNK]))
-            undecoded |= {start + row: why for row, why in enumerate(decoded) if isinstance(why, str)}
-            pictures = {start + row: one for row, one in enumerate(decoded) if not isinstance(one, str)}
-            for rows, batch in _batches(pictures, short_side):
-                for name, kind in MEASURES.items():
-                    values[name][rows] = kind.compute(batch).numpy()
-                thumbnails[rows] = measures.thumbnails(batch).round().clamp(0, 255).to(torch.uint8).numpy()
-            progress.advance(len(decoded))
+    with (
+        _measuring(short_side, engine, console) as parts,
+        console.progress("quality", len(images), "pictures") as progress,
+    ):
+        for chunk, part in parts(_chunks(images)):
+            place = slice(chunk.start, chunk.start + len(chunk.images))
+            for name, found in part.values.items():
+                values[name][place] = found
+            thumbnails[place] = part.thumbnails
+            undecoded |= {chunk.start + row: why for row, why in part.undecoded.items()}
+            progress.advance(len(chunk.images))
     return Measured(values, thumbnails, undecoded)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Encoded pictures, and the number of the first of them."""
+
+    start: int
+    images: Sequence[bytes]
+
+
+def _chunks(images: Sequence[bytes]) -> Iterator[_Chunk]:
+    for start in range(0, len(images), _CHUNK):
+        yield _Chunk(start, images[start : start + _CHUNK])
+
+
+class _Measuring:
+    """What measures a chunk, here or in a Ray worker."""
+
+    settings: Mapping[str, Any] = {}  # processors differ by rounding only
+    description = None
+
+    def __init__(self, short_side: int | None) -> None:
+        self._short_side = short_side
+        self._pool = ThreadPoolExecutor(4)
+
+    def __call__(self, chunk: _Chunk) -> Measured:
+        """Every measure of every picture of a chunk."""
+        num = len(chunk.images)
+        values = {name: np.full(num, np.nan, dtype=np.float32) for name in MEASURES}
+        thumbnails = np.zeros((num, measures.THUMBNAIL_DIM), dtype=np.uint8)
+        decoded = dict(enumerate(self._pool.map(_decoded, chunk.images)))
+        pictures = {row: one for row, one in decoded.items() if not isinstance(one, str)}
+        for rows, batch in _batches(pictures, self._short_side):
+            for name, kind in MEASURES.items():
+                values[name][rows] = kind.compute(batch).numpy()
+            thumbnails[rows] = measures.thumbnails(batch).round().clamp(0, 255).to(torch.uint8).numpy()
+        undecoded = {row: why for row, why in decoded.items() if isinstance(why, str)}
+        return Measured(values, thumbnails, undecoded)
+
+
+@contextlib.contextmanager
+def _measuring(
+    short_side: int | None, engine: EngineConfig, console: Console
+) -> Iterator[Callable[[Iterator[_Chunk]], Iterator[tuple[_Chunk, Measured]]]]:
+    """What gives each chunk with what was measured of it: one after the other, or as Ray's workers finish them."""
+    if engine.engine == "local":
+        work = _Measuring(short_side)
+        yield lambda chunks: ((chunk, work(chunk)) for chunk in chunks)
+        return
+    name = f"the chunk of {_CHUNK} pictures from number {{0.start}} on".format
+    task = Task(load=functools.partial(_Measuring, short_side), name=name, device="cpu")
+    with hired(task, engine, console) as crew:
+        crew.describe()
+        yield crew.run
 
 
 def among_siblings(rows: Rows, measured: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

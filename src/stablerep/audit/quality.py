@@ -15,6 +15,7 @@ from stablerep.audit.measured import MEASURES, Measured, among_siblings, measure
 from stablerep.audit.record import AuditResult, Example, audit_path, record
 from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import write_verdicts
+from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.features import TableImages
 
@@ -50,7 +51,7 @@ class QualityRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityConfig:
+class QualityConfig(EngineConfig):
     """Measure every picture without a learned model; writes quality_* columns and renews the keep mask.
 
     Columns: quality_spread, _clipped, _noise, _blur, _blockiness and _resolution of the picture, quality_diversity and
@@ -83,7 +84,7 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
     rows = read_rows(config.images, config.where)
-    measured = measure(TableImages(rows.table, rows.positions), console)
+    measured = measure(TableImages(rows.table, rows.positions), console, engine=config)
     limits = reference_limits(config.rules, _short_side(rows), console)
     beyond = beyond_limits(measured, limits)
     applied = Limits(

@@ -73,17 +73,11 @@ class DoctorSummary:
 
 def doctor(config: DoctorConfig, *, console: Console = _QUIET) -> DoctorSummary:
     """Examine what lies at the paths; raises ``UserError`` where that is neither a table nor a run."""
-    tables, runs = _find(config.paths)
-    findings: list[Finding] = []
+    tables, runs, findings = _find(config.paths)
     captions = [table for table in tables if isinstance(table, CaptionTable)]
     for table in tables:
         console.say(f"examining {table.path}")
-        findings += examine_files(table, config.hours)
-        if isinstance(table, CaptionTable):
-            findings += examine_captions(table)
-        else:
-            findings += examine_images(table, decode=config.decode)
-            findings += examine_together(table, captions) if captions else ()
+        findings += _as_far_as_readable(table, _examine(table, captions, config))
     for run in runs:
         console.say(f"examining {run}")
         findings += examine_run(run, config.hours)
@@ -92,6 +86,32 @@ def doctor(config: DoctorConfig, *, console: Console = _QUIET) -> DoctorSummary:
         examined=(*(table.path for table in tables), *map(str, runs)),
         findings=tuple(findings),
         done=tuple(done),
+    )
+
+
+def _examine(table: Table, captions: Sequence[CaptionTable], config: DoctorConfig) -> Iterator[Finding]:
+    yield from examine_files(table, config.hours)
+    if isinstance(table, CaptionTable):
+        yield from examine_captions(table)
+    else:
+        yield from examine_images(table, decode=config.decode)
+        yield from examine_together(table, captions) if captions else ()
+
+
+def _as_far_as_readable(table: Table, look: Iterator[Finding]) -> Iterator[Finding]:
+    """What is found before the examination meets a file that cannot be read, and then that file."""
+    try:
+        yield from look
+    except UserError as error:
+        yield _damage(table.path, error)
+
+
+def _damage(path: str, error: UserError) -> Finding:
+    return Finding(
+        path=path,
+        severity="broken",
+        what=str(error),
+        remedy="bring the damaged file back from a copy; without one, make a new table with the command that made this",
     )
 
 
@@ -105,25 +125,35 @@ def _mend(config: DoctorConfig, findings: Sequence[Finding], tables: Sequence[Ta
             yield f"{table.path}: {compact(table, config.hours)}"
 
 
-def _find(paths: Sequence[Path]) -> tuple[list[Table], list[Path]]:
-    """The tables and the runs at or below the paths."""
+def _find(paths: Sequence[Path]) -> tuple[list[Table], list[Path], list[Finding]]:
+    """The tables and the runs at or below the paths, and what is there of tables that cannot be opened."""
     tables: list[Table] = []
     runs: list[Path] = []
+    damaged: list[Finding] = []
     for path in paths:
-        before = len(tables) + len(runs)
-        if is_remote(path) or _is_table(path):
+        before = len(tables) + len(runs) + len(damaged)
+        if is_remote(path):
             tables.append(_open(path))
+        elif _is_table(path):
+            _sort_in(path, tables, damaged)
         elif is_run(path):
             runs.append(path)
         elif path.is_dir():
             for folder in sorted(entry for entry in path.rglob("*") if entry.is_dir()):
                 if _is_table(folder):
-                    tables.append(_open(folder))
+                    _sort_in(folder, tables, damaged)
                 elif is_run(folder):
                     runs.append(folder)
-        if len(tables) + len(runs) == before:
+        if len(tables) + len(runs) + len(damaged) == before:
             raise UserError(f"{location(path)}: neither a table nor a run, nor a folder that holds one")
-    return tables, runs
+    return tables, runs, damaged
+
+
+def _sort_in(path: Path, tables: list[Table], damaged: list[Finding]) -> None:
+    try:
+        tables.append(_open(path))
+    except UserError as error:
+        damaged.append(_damage(str(path), error))
 
 
 def _is_table(path: Path) -> bool:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from stablerep.doctor.finding import Finding
 from stablerep.features import decode_image, image_size
 from stablerep.generation.teacher import origin_name
-from stablerep.storage import writing
+from stablerep.storage import reading, writing
 from stablerep.store import OK, REAL, CaptionTable, ImageTable, caption_id
 
 _BATCH = 256
@@ -20,7 +20,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError)
 def examine_captions(table: CaptionTable) -> Iterator[Finding]:
     """Captions whose identity is not that of their text, and captions that are there twice."""
     wrong = 0
-    for batch in table.dataset.scanner(columns=["id", "text"]).to_batches():
+    for batch in table.scan(["id", "text"]):
         pairs = zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True)
         wrong += sum(identity != caption_id(text) for identity, text in pairs)
     if wrong:
@@ -58,7 +58,8 @@ def examine_together(images: ImageTable, captions: Sequence[CaptionTable]) -> It
 
 
 def _doubles(table: CaptionTable | ImageTable, keys: Sequence[str]) -> Iterator[Finding]:
-    rows = table.dataset.to_table(columns=list(keys), with_row_id=True)
+    with reading(table.path):
+        rows = table.dataset.to_table(columns=list(keys), with_row_id=True)
     grouped = rows.group_by(list(keys)).aggregate([("_rowid", "min"), ("_rowid", "count")])
     num_doubles = len(rows) - len(grouped)
     if not num_doubles:
@@ -146,10 +147,7 @@ def _pictures(table: ImageTable, decode: bool) -> Iterator[Finding]:
     """Rows that say ok and hold no picture: by the header of each, or by decoding it."""
     unreadable: list[dict[str, Any]] = []
     columns = ["origin", "caption_id", "image_index", "image"]
-    scanner = table.dataset.scanner(
-        columns=columns, filter=f"status = '{OK}'", with_row_id=True, batch_size=_BATCH
-    )
-    for batch in scanner.to_batches():
+    for batch in table.scan(columns, filter=f"status = '{OK}'", with_row_id=True, batch_size=_BATCH):
         for row in batch.to_pylist():
             if not _is_readable(row.pop("image"), decode):
                 unreadable.append(row)

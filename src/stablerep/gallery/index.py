@@ -164,7 +164,7 @@ class PictureIndex:
             for name in self.table.dataset.schema.names
             if name in _DETAILS or name not in IMAGE_SCHEMA.names
         ]
-        rows = self.table.dataset.take([int(position) for position in positions], columns=names).to_pylist()
+        rows = self.table.take(positions, names).to_pylist()
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
     def replace_column(self, name: str, table: ImageTable) -> None:

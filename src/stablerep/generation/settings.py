@@ -7,10 +7,11 @@ from typing import Literal, TypeVar
 import torch
 from tyro.conf import Positional
 
+from stablerep.cluster import EngineConfig
+
 SchedulerName = Literal["ddim", "dpmsolver++", "pndm", "euler", "unipc", "teacher"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 AttentionName = Literal["auto", "fused", "plain"]
-EngineName = Literal["local", "ray"]
 FormatName = Literal["jpeg", "png", "webp"]
 
 # The settings of StableRep (Tian et al. 2023) for Stable Diffusion 1.5: DDIM, 50 steps, guidance 2.
@@ -73,7 +74,7 @@ class PaintConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(PaintConfig):
+class GenerateConfig(EngineConfig, PaintConfig):
     """Paint ``num_images`` pictures for every caption; what is there already is not painted again."""
 
     captions: Positional[Path] = Path("captions.lance")
@@ -106,23 +107,14 @@ class GenerateConfig(PaintConfig):
     """With ``repaint``: the column of the table that says which pictures are kept."""
     commit_seconds: float = 10.0
     """How often finished pictures are committed; a killed process loses at most the work since."""
-    engine: EngineName = "local"
-    """Paint on the devices of this machine, or on the workers of a Ray cluster (pip install 'stablerep[ray]')."""
-    address: str | None = None
-    """Ray: address of a running cluster, such as auto or ray://host:10001; unset: one is started on this machine."""
-    num_workers: int | None = None
-    """Ray: workers, each with a teacher of its own; unset: one per GPU, or without GPUs one per cpus_per_worker."""
-    cpus_per_worker: int = 1
-    """Ray: processor cores, and threads, of a worker."""
     dry_run: bool = False
     """Say what would be painted, how long it would take and how large it would be; write nothing."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_images", "num_workers", "cpus_per_worker"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        PaintConfig.__post_init__(self)
+        EngineConfig.__post_init__(self)
+        if self.num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {self.num_images}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be within 1 to 100, got {self.quality}")
         if self.size is not None and self.size < 1:

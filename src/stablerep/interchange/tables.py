@@ -68,8 +68,7 @@ class Tables:
 
     def batches(self) -> Iterator[pa.Table]:
         """All rows with all columns, in the order of the table."""
-        scanner = self.images.dataset.scanner(batch_size=_BATCH, batch_readahead=2, fragment_readahead=1)
-        for batch in scanner.to_batches():
+        for batch in self.images.scan(batch_size=_BATCH, batch_readahead=2, fragment_readahead=1):
             yield pa.Table.from_batches([batch])
 
     def by_caption(self) -> Iterator[tuple[pa.Table, dict[str, Any] | None]]:
@@ -88,7 +87,7 @@ class Tables:
             last = first + 1
             while last < len(bounds) - 1 and bounds[last + 1] - bounds[first] <= _BATCH:
                 last += 1
-            rows = self.images.dataset.take(order[bounds[first] : bounds[last]].tolist())
+            rows = self.images.take(order[bounds[first] : bounds[last]])
             captions = self.caption_rows(rows["caption_id"].to_pylist())
             for start, end in itertools.pairwise(bounds[first : last + 1]):
                 own = rows.slice(start - bounds[first], end - start)
@@ -108,7 +107,7 @@ class Tables:
         )
         if not len(found):
             return {}
-        rows = self.captions.dataset.take([int(place) for place in found]).to_pylist()
+        rows = self.captions.take(found).to_pylist()
         return {row["id"]: row for row in rows}
 
     def write_captions(self, path: Path) -> int:
@@ -116,7 +115,7 @@ class Tables:
         if self.captions is None:
             return 0
         with pq.ParquetWriter(path, self.captions.dataset.schema) as writer:
-            for batch in self.captions.dataset.scanner(batch_size=8192).to_batches():
+            for batch in self.captions.scan(batch_size=8192):
                 writer.write_batch(batch)
         return len(self.captions)
 

@@ -1,0 +1,119 @@
+"""Work on a real Ray of this machine: the results of this process, though workers die; and its mistakes."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stablerep.cluster import EngineConfig, Task, engine_fields, hired
+from stablerep.console import Console
+from stablerep.errors import UserError
+
+RAY = EngineConfig(engine="ray", num_workers=1)
+QUIET = Console(quiet=True)
+
+
+@dataclass
+class Doubling:
+    """Doubles numbers, and does once what a file asks for."""
+
+    folder: Path
+    settings: Any = None
+    description: str = "doubles"
+
+    def __post_init__(self) -> None:
+        loads = self.folder / "loads"
+        loads.write_text(f"{loads.read_text() if loads.exists() else ''}{os.getpid()}\n")
+        self.settings = {
+            "kind": (self.folder / "kind").read_text() if (self.folder / "kind").exists() else "one"
+        }
+
+    def __call__(self, number: int) -> int:
+        if number == 3 and (self.folder / "die").exists():
+            if (self.folder / "once").exists():
+                (self.folder / "die").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 5 and (self.folder / "change").exists():
+            self.settings = {"kind": "two"}
+        if number == 7:
+            raise UserError("seven is not to be doubled")
+        return 2 * number
+
+
+@pytest.fixture(scope="module")
+def _cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    # The workers find this module where the tests are found.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    ray.init(
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        logging_level="error",
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield
+    ray.shutdown()
+
+
+def crew(folder: Path) -> Any:
+    return hired(Task(load=partial(Doubling, folder), name="number {}".format, device="cpu"), RAY, QUIET)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cluster")
+def test_jobs_of_a_worker_that_died_are_done_again_and_the_rest_is_bounded(tmp_path: Path) -> None:
+    for name in ("die", "once"):
+        (tmp_path / name).touch()
+    taken: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for number in range(7):
+            taken.append(number)
+            yield number
+
+    done: dict[int, int] = {}
+    with crew(tmp_path) as workers:
+        assert workers.describe() == "doubles"
+        for job, result in workers.run(jobs()):
+            done[job] = result
+            assert len(taken) <= len(done) + 4, "two in hand, one that looks ahead, one just finished"
+    assert done == {number: 2 * number for number in range(7)}
+    assert len((tmp_path / "loads").read_text().split()) == 2, "loaded once in each of two processes"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cluster")
+def test_what_the_work_raises_and_workers_that_differ(tmp_path: Path) -> None:
+    with crew(tmp_path) as workers, pytest.raises(UserError, match="seven is not to be doubled"):
+        workers.describe()
+        list(workers.run([7]))
+    (tmp_path / "change").touch()
+    with (
+        crew(tmp_path) as workers,
+        pytest.raises(UserError, match=r"work differently \(kind: 'one' there, 'two'"),
+    ):
+        workers.describe()
+        list(workers.run([5]))
+
+
+def test_without_ray_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'stablerep\[ray\]'"), crew(tmp_path):
+        pass
+
+
+def test_wrong_numbers_of_workers_are_refused() -> None:
+    for name in ("num_workers", "cpus_per_worker"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+            EngineConfig(**{name: 0})
+    assert EngineConfig(**engine_fields(RAY)) == RAY
