@@ -23,7 +23,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("audit", "learning", "evaluation"),
     ("report",),
     ("workflows", "doctor"),
-    ("gallery", "api", "commands", "cli", "__init__", "__main__"),
+    ("gallery", "api", "commands", "completion", "cli", "__init__", "__main__"),
 )
 LEVEL = {room: level for level, group in enumerate(GROUPS) for room in group}
 STRANGERS = {"audit", "learning", "evaluation"}

@@ -138,14 +138,13 @@ def _number(path: Path) -> int | None:
 
 def _cost(step: str, began: float, cpu: float, num_gpus: int, energy: EnergyMeter) -> Cost:
     seconds = time.monotonic() - began
-    used = (
-        num_gpus if num_gpus > 1 or torch.cuda.is_initialized() else 0
-    )  # several are held by child processes
+    # Several are held by child processes, which this one cannot ask.
+    is_used = num_gpus > 1 or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return Cost(
         step=step,
         seconds=round(seconds, 3),
         cpu_seconds=round(_cpu_seconds() - cpu, 3),
-        gpu_seconds=round(seconds * used, 3),
+        gpu_seconds=round(seconds * num_gpus, 3) if is_used else 0.0,
         joules=energy.joules,
         rank=int(os.environ.get("RANK", "0")),
     )

@@ -247,7 +247,7 @@ def _draw_trends(
         for number, (name, index) in enumerate(series.items()):
             mine = sorted((p for p in panel.points if p.series == name), key=lambda point: point.x)
             shift = (number - (len(series) - 1) / 2) * 0.012  # so that no interval hides another
-            _draw_trend(axes, mine, index, (lambda x, s=shift: x * (1 + s)) if is_log else lambda x: x)
+            _draw_trend(axes, mine, index, 1 + shift if is_log else 1.0)
         axes.set_xscale("log" if is_log else "linear")
         axes.set_xticks(places, [_thousands(x) for x in places])
         axes.minorticks_off()
@@ -261,16 +261,13 @@ def _draw_trends(
     return figure
 
 
-def _draw_trend(
-    axes: Any, points: Sequence[TrendPoint], index: int | None, moved: Callable[[float], float]
-) -> None:
+def _draw_trend(axes: Any, points: Sequence[TrendPoint], index: int | None, stretch: float) -> None:
     style = _BASELINE if index is None else {**_marker(index), "linestyle": "-", "linewidth": 1.6}
-    axes.plot([moved(point.x) for point in points], [point.value for point in points], **style)
+    axes.plot([point.x * stretch for point in points], [point.value for point in points], **style)
     for point in points:
         if point.high > point.low:
-            axes.plot(
-                [moved(point.x)] * 2, [point.low, point.high], color=style["color"], linewidth=1.2, alpha=0.7
-            )
+            x = point.x * stretch
+            axes.plot([x, x], [point.low, point.high], color=style["color"], linewidth=1.2, alpha=0.7)
 
 
 def _draw_histograms(panels: Sequence[Panel], width: int) -> Figure:
