@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from stablerep import config as config_module
-from stablerep import runtime
+from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.arrangement import Arrangement, GeometryConfig
@@ -168,6 +168,14 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
     nothing can run.
     """
     out = _out_folder(config)
+    with cost.metered("evaluate", out / cost.FILE):
+        scores = _score(config, out, console)
+        console.say(f"scores of {scores.run}: {scores.write(out)}")
+    return scores
+
+
+def _score(config: EvaluateConfig, out: Path, console: Console) -> Scores:
+    """Every benchmark, by every protocol."""
     subjects = _subjects(config)
     tools = Tools(
         cache=out / "features",
@@ -184,7 +192,7 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
         _measure_benchmark(name, subjects, config, tools, found)
     if not found.records and not found.measurements:
         raise UserError("nothing to evaluate: " + "; ".join(found.skipped.values()))
-    scores = Scores(
+    return Scores(
         run=subjects[0].name,
         path=str(config.run),
         config=config_module.to_dict(config),
@@ -196,8 +204,6 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
         outcomes=tuple(found.outcomes),
         measurements=tuple(found.measurements),
     )
-    console.say(f"scores of {scores.run}: {scores.write(out)}")
-    return scores
 
 
 def _measure_benchmark(
