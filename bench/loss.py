@@ -1,12 +1,18 @@
 """The contrastive loss block by block, beside the plain way that holds the whole matrix of similarities.
 
-    python bench/loss.py [--rows 8256] [--dim 256] [--images-per-caption 6] [--threads 1]
+    python bench/loss.py [--rows 8256] [--dim 256] [--images-per-caption 6] [--threads 1] [--ways plain blockwise]
 
 Each way runs forward and backward in a process of its own, so that its peak memory is its own. Printed are the
-best of three CPU times, the memory above what was there before, and how far value and gradient differ.
+best of three CPU times, the memory above what was there after a small warm-up, and how far value and gradient differ.
+The third way is ``SupConLoss`` of pytorch-metric-learning (Khosla et al. 2020: the mean over a row's positives, as ours
+is for equal weights), which `pip install pytorch-metric-learning` brings.
+
+Sizes of which the plain way needs more memory than there is: ``--ways blockwise``; what plain would need grows with the
+square of the rows.
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import resource
 import time
@@ -48,7 +54,15 @@ def blockwise(features: Tensor, labels: Tensor) -> Tensor:
     return multi_positive_contrastive(features, labels, TEMPERATURE)
 
 
-WAYS: dict[str, Loss] = {"plain": plain, "blockwise": blockwise}
+def metric_learning(features: Tensor, labels: Tensor) -> Tensor:
+    """The loss of pytorch-metric-learning, which normalises by itself."""
+    from pytorch_metric_learning.losses import SupConLoss
+
+    value: Tensor = SupConLoss(temperature=TEMPERATURE)(features, labels)
+    return value
+
+
+WAYS: dict[str, Loss] = {"plain": plain, "blockwise": blockwise, "metric-learning": metric_learning}
 
 
 def measure(way: str, options: argparse.Namespace) -> Measured:
@@ -57,6 +71,7 @@ def measure(way: str, options: argparse.Namespace) -> Measured:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(options.rows, options.dim, generator=generator).requires_grad_()
     labels = torch.arange(options.rows) // options.images_per_caption
+    WAYS[way](features[:64], labels[:64]).backward()  # type: ignore[no-untyped-call]  # libraries load what they need
     before = _peak_megabytes()
     seconds = float("inf")
     for _ in range(3):
@@ -85,19 +100,27 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256, help="D, width of the projection")
     parser.add_argument("--images-per-caption", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
-    found = {}
-    for way in WAYS:
+    if importlib.util.find_spec("pytorch_metric_learning") is None and "metric-learning" in options.ways:
+        print("metric-learning is left out: pip install pytorch-metric-learning")
+        options.ways.remove("metric-learning")
+    found: dict[str, Measured] = {}
+    for way in options.ways:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[way] = pool.apply(measure, (way, options))
         result = found[way]
-        print(f"{way:10} {result.seconds:8.3f} s {result.megabytes:8.0f} MB  loss {result.value:.6f}")
-    one, other = found["plain"], found["blockwise"]
-    difference = float((one.gradient - other.gradient).abs().max() / one.gradient.abs().max())
-    print(
-        f"{options.rows} rows of {options.dim} on {options.threads} thread(s): blockwise takes "
-        f"1/{one.seconds / other.seconds:.1f} of the time; gradients differ by {difference:.1e} of the largest"
-    )
+        print(f"{way:15} {result.seconds:8.3f} s {result.megabytes:8.0f} MB  loss {result.value:.6f}")
+    ours = found.get("blockwise")
+    for way, other in found.items():
+        if ours is None or way == "blockwise":
+            continue
+        difference = float((other.gradient - ours.gradient).abs().max() / other.gradient.abs().max())
+        print(
+            f"{options.rows} rows of {options.dim} on {options.threads} thread(s), beside {way}: blockwise takes "
+            f"1/{other.seconds / ours.seconds:.1f} of the time and 1/{other.megabytes / ours.megabytes:.1f} of the "
+            f"memory; gradients differ by {difference:.1e} of the largest"
+        )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from stablerep.evaluation.scores import Scores, summarise
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.methods import METHODS, train
 from stablerep.run import provenance, write_text
+from stablerep.store import ImageTable
 from stablerep.workflows.compare import CompareConfig, Comparison, compare
 
 RIVALS = ("simclr:real", "clip:real")
@@ -43,7 +44,7 @@ class Claims:
     """Recipe of the world: icons or fashion."""
     out: Path
     parts: tuple[str, ...] = ("matrix",)
-    """Of matrix, sizes, images, guidance, mix, kept, headline."""
+    """Of matrix, reference, sizes, images, guidance, mix, kept, headline."""
     num_captions: int = 2000
     """Captions of all parts but `sizes` and `headline`."""
     sizes: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
@@ -85,7 +86,8 @@ def main(config: Claims) -> None:
         for cell in PARTS[part](config):
             console.say(f"{part}: {cell.value}")
             found = _measure(config, part, cell, console)
-            points.append({"value": cell.value, "rows": found.to_json()["rows"]})
+            plain = found.to_json()
+            points.append({"value": cell.value, "rows": plain["rows"], "measurements": plain["measurements"]})
         content: dict[str, Any] = {
             "part": part,
             "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
@@ -101,7 +103,7 @@ def main(config: Claims) -> None:
 def _measure(config: Claims, part: str, cell: Cell, console: Console) -> Comparison:
     folder = config.out / part / str(cell.value)
     recipe = folder / "recipe.toml"
-    measuring = {"evaluate": {"num_train": config.num_train}}
+    measuring = {"evaluate": {"num_train": config.num_train, "protocols": ["knn", "linear", "geometry"]}}
     write_text(recipe, tomli_w.dumps({"extends": config.settings, **cell.changes, **measuring}))
     return compare(
         CompareConfig(
@@ -126,6 +128,15 @@ def _matrix(config: Claims) -> Iterator[Cell]:
     """Every learner on the same captions: one real picture each, or K painted ones, or both."""
     arms = (*RIVALS, *PAINTED, "stablerep-plus:both", "supervised:real")
     yield _cell(config, "same captions", arms)
+
+
+def _reference(config: Claims) -> Iterator[Cell]:
+    """The rivals on all real pictures that the teacher learned from, which no learner of the matrix sees."""
+    captions = ImageTable.open(config.world / "images.lance").read(["caption_id"], "split = 'train'")
+    changes = {"train": {method: {"data": {"where": "split = 'train'"}} for method in LEARNERS}}
+    cell = _cell(config, "all real", (*RIVALS, "supervised:real"))
+    num = len(set(captions["caption_id"].to_pylist()))
+    yield dataclasses.replace(cell, num_captions=(num,), changes=changes)
 
 
 def _sizes(config: Claims) -> Iterator[Cell]:
@@ -207,6 +218,7 @@ def _headline(config: Claims) -> Iterator[Cell]:
 
 PARTS: dict[str, Callable[[Claims], Iterator[Cell]]] = {
     "matrix": _matrix,
+    "reference": _reference,
     "sizes": _sizes,
     "images": _images,
     "guidance": _guidance,

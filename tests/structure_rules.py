@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # Top to bottom: a module may import from its own group and from the groups above it.
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("errors", "storage", "config", "console", "cluster", "runtime", "run", "store", "interchange"),
+    ("errors", "storage", "config", "console", "cluster", "runtime", "cost", "run", "store", "interchange"),
     ("captions",),
     ("models",),
     ("generation",),
@@ -23,7 +23,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("audit", "learning", "evaluation"),
     ("report",),
     ("workflows", "doctor"),
-    ("gallery", "api", "commands", "cli", "__init__", "__main__"),
+    ("gallery", "api", "commands", "completion", "cli", "__init__", "__main__"),
 )
 LEVEL = {room: level for level, group in enumerate(GROUPS) for room in group}
 STRANGERS = {"audit", "learning", "evaluation"}

@@ -196,6 +196,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "images.lance runs",
         _from("doctor", "DoctorConfig", "doctor"),
     ),
+    ("completion",): Command(
+        "a script: the tab key completes commands and options",
+        "bash",
+        _from("completion", "CompletionConfig", "completion"),
+    ),
     ("report",): Command(
         "one self-contained HTML page from files on disk",
         "quickstart",

@@ -101,6 +101,11 @@ class Console:
         else:
             self.facts(_fields(summary))
 
+    def lines(self, text: str) -> None:
+        """Text of several lines on stdout, as it is."""
+        for line in text.splitlines():
+            print(plain(line))
+
     def facts(self, values: Mapping[str, Any]) -> None:
         """Named values on stdout, one to a line; those that are None or empty are left out."""
         lines = {plain(name).replace("_", " "): _in_words(value) for name, value in values.items()}

@@ -92,7 +92,10 @@ def test_copies_stand_beside_their_originals(gallery: Gallery) -> None:
     assert gallery.copies(("no such verdict",), 0)[2] == 0
 
 
-@pytest.mark.parametrize("how", [name for name in projections() if name != "umap"])
+# UMAP compiles itself at its first map.
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=pytest.mark.slow if how == "umap" else ()) for how in projections()]
+)
 def test_alike_pictures_lie_together(gallery: Gallery, how: Projection) -> None:
     drawn, atlas = gallery.draw_map(Wish(), how)
     assert len(drawn.rows) == 19 and drawn.how == how

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from html_page import ParsedPage
 from report_project import write_project
+from report_trends import write_circle, write_compared
 
 from stablerep.report import ReportConfig, write_report
+from stablerep.report.neighbours import NeighbourConfig
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,12 @@ def written(project: Path) -> Path:
 @pytest.fixture(scope="session")
 def page(written: Path) -> ParsedPage:
     return ParsedPage(written.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def compared_and_turned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on a comparison and a circle."""
+    folder = tmp_path_factory.mktemp("compared")
+    folders = (write_compared(folder / "compare"), write_circle(folder / "circle"))
+    search = NeighbourConfig(num_queries=0)
+    return write_report(ReportConfig(folders=folders, out=folder / "index.html", neighbours=search))

@@ -1,65 +1,92 @@
-"""The page in a real browser: at no width does it overflow, and the figure that fits is the one that shows."""
+"""The page in a real browser: it fits a phone, a tablet and a desk, light and dark, on screen and on paper."""
 
-import html
-import json
-import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
-    "--virtual-time-budget=4000",
-)  # fmt: skip
-MEASURE = """<script>addEventListener("load", () => {
-  const shown = [...document.querySelectorAll(".plot .wide, .plot .narrow")].filter(e => e.getClientRects().length);
-  const broken = [...document.images].filter(i => !i.naturalWidth).length;
-  parent.postMessage({width: innerWidth, content: document.documentElement.scrollWidth, broken,
-    images: document.images.length, plots: [...new Set(shown.map(e => e.className))]}, "*");
-})</script></body>"""
-FRAME = """<!doctype html><body><script>
-addEventListener("message", event => { document.title = JSON.stringify(event.data) })
-</script><iframe src="PAGE" style="width: WIDTHpx; height: 900px; border: 0"></iframe></body>"""
+from browser import chromium, serious_faults
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium or Chrome is installed to render the report"
+WIDTHS = (360, 768, 1440)
+OVERFLOW = """[...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll > *, svg")
+  && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 120))"""
+PLOTS = """[...new Set([...document.querySelectorAll(".plot .wide, .plot .narrow")]
+  .filter(e => e.getClientRects().length).map(e => e.className))]"""
+BROKEN = "[...document.images].filter(image => !image.naturalWidth).length"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(
+    browser: Any, request: pytest.FixtureRequest, written: Path, compared_and_turned: Path
+) -> Iterator[Any]:
+    """A page of the width and the colours that the test asks for; nothing may be complained of, nothing asked for."""
+    width, colours, which = request.param
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=colours)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda said: wrong.append(said.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or wrong.append(asked.url))
+    page.goto((written if which == "project" else compared_and_turned).as_uri())
+    yield page
+    context.close()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [(width, "light", which) for width in WIDTHS for which in ("project", "comparison")],
+    indirect=True,
+    ids=str,
 )
+def test_the_page_fits_its_window(opened: Any) -> None:
+    width = opened.viewport_size["width"]
+    assert opened.evaluate("document.documentElement.scrollWidth") == width
+    assert opened.evaluate(OVERFLOW) == []
+    assert opened.evaluate(PLOTS) == ["narrow" if width < 700 else "wide"]
+    assert opened.evaluate(BROKEN) == 0
+    assert opened.evaluate("document.images.length") > 20
+    opened.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert opened.evaluate(OVERFLOW) == []
 
 
-def measured(page: Path, width: int, folder: Path) -> dict[str, object]:
-    """What the page says of itself in a frame of this width; windows themselves cannot be narrower than 500 px."""
-    instrumented = folder / "instrumented.html"
-    instrumented.write_text(page.read_text(encoding="utf-8").replace("</body>", MEASURE), encoding="utf-8")
-    frame = folder / "frame.html"
-    frame.write_text(FRAME.replace("PAGE", instrumented.name).replace("WIDTH", str(width)), encoding="utf-8")
-    assert BROWSER is not None
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", frame.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(.*?)</title>", done.stdout)
-    assert title is not None, done.stderr
-    result: dict[str, object] = json.loads(html.unescape(title[1]))
-    return result
-
-
-@pytest.mark.parametrize(("width", "plot"), [(390, "narrow"), (820, "wide"), (1280, "wide")])
-def test_the_page_fits_its_window(written: Path, tmp_path: Path, width: int, plot: str) -> None:
-    page = measured(written, width, tmp_path)
-    assert page["width"] == width
-    assert page["content"] == width
-    assert page["plots"] == [plot]
-    assert page["broken"] == 0
-    assert isinstance(page["images"], int) and page["images"] > 20
-
-
-def test_the_measurement_sees_an_overflow(written: Path, tmp_path: Path) -> None:
-    wide = tmp_path / "wide.html"
-    text = written.read_text(encoding="utf-8")
-    wide.write_text(
-        text.replace("<main>", '<main><div style="width: 2000px">too wide</div>'), encoding="utf-8"
+@pytest.mark.parametrize("opened", [(360, "light", "project")], indirect=True, ids=str)
+def test_the_measurement_sees_an_overflow(opened: Any) -> None:
+    opened.evaluate(
+        "document.querySelector('main').insertAdjacentHTML('afterbegin', '<div style=\"width: 2000px\">wide</div>')"
     )
-    page = measured(wide, 390, tmp_path)
-    assert isinstance(page["content"], int) and page["content"] > 2000
+    assert opened.evaluate("document.documentElement.scrollWidth") > 2000
+    assert len(opened.evaluate(OVERFLOW)) == 1
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [(360, "light", "comparison"), (1440, "dark", "comparison"), (1440, "dark", "project")],
+    indirect=True,
+    ids=str,
+)
+def test_axe_finds_no_serious_fault(opened: Any) -> None:
+    opened.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert serious_faults(opened) == []
+
+
+@pytest.mark.parametrize("opened", [(1440, "dark", "project")], indirect=True, ids=str)
+def test_paper_is_white_whole_and_without_navigation(opened: Any) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert opened.evaluate(ground) != "rgb(255, 255, 255)"
+    opened.emulate_media(media="print")
+    opened.set_viewport_size({"width": 688, "height": 1000})  # A4 without its margins
+    assert opened.evaluate(ground) == "rgb(255, 255, 255)"
+    assert opened.evaluate("document.querySelector('nav').getClientRects().length") == 0
+    folded = "document.querySelector('details .settings').getBoundingClientRect().height"
+    assert opened.evaluate(folded) > 50  # what is folded on a screen is printed
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 688
+    assert opened.evaluate(PLOTS) == ["wide"]
+    assert opened.pdf(format="A4").startswith(b"%PDF")

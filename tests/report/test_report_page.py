@@ -26,7 +26,17 @@ from stablerep.errors import UserError
 from stablerep.report import ReportConfig, write_report
 from stablerep.report.neighbours import NeighbourConfig
 
-SECTIONS = ["asked", "painted", "training", "scores", "neighbours", "shortcomings", "provenance", "licences"]
+SECTIONS = [
+    "asked",
+    "painted",
+    "training",
+    "scores",
+    "neighbours",
+    "shortcomings",
+    "cost",
+    "provenance",
+    "licences",
+]
 NO_SEARCH = NeighbourConfig(num_queries=0)
 
 

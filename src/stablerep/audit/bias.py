@@ -239,7 +239,8 @@ def _groups(
         )
         stated = np.array([attribute.stated(painted.texts[row]) for row in np.flatnonzero(own)])
         asked = _counted(stated, num_values) if (stated >= 0).any() else None
-        said = answers[own][answers[own] >= 0]
+        given = answers[own][answers[own] >= 0]
+        said = _counted(given, num_values) if len(given) else None
         found[group] = {
             "pictures": int(own.sum()),
             "abstained": float((answers[own] < 0).mean()),
@@ -247,8 +248,9 @@ def _groups(
                 value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)
             },
             "target": dict(zip(attribute.names, target.tolist(), strict=True)),
-            **_chain(bootstrap, asked, target, _counted(said, num_values) if len(said) else None),
+            **_chain(bootstrap, asked, target, said),
             "captions": None if asked is None else dict(zip(attribute.names, asked.tolist(), strict=True)),
+            "answers": None if said is None else dict(zip(attribute.names, said.tolist(), strict=True)),
         }
     return found
 

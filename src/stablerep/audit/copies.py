@@ -52,7 +52,7 @@ class CopyAuditConfig:
     num_calibration: int = 1500
     """Real pictures that set the threshold: searched among those of other groups."""
     pasted: bool = True
-    """Look for real pictures shrunk on a background too: some 300 places each, by far the longest part."""
+    """Look for real pictures shrunk on a background too, where a square has edges on all four sides."""
     sscd: Path | None = None
     """TorchScript file of a copy descriptor such as SSCD, which then looks too. TorchScript runs the code that the file
     holds: name only a file that you trust."""

@@ -9,7 +9,7 @@ difference is the mean squared error of the three worst of 8 x 8 tiles, in varia
 Shapes: B pairs, S side in pixels, G points along a side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -39,10 +39,25 @@ class Pairs:
     placements: Tensor
     """Width, height, centre x and y of the real picture in the painted one (B, 4), as ``copy_views.Views``."""
     is_mirrored: bool
+    margin: int = 0
+    """Points of the grid along every side of the real picture that do not count."""
 
     def rows(self, index: Tensor) -> "Pairs":
         """Some of the pairs."""
-        return Pairs(self.pictures[index], self.real[index], self.placements[index], self.is_mirrored)
+        return replace(
+            self, pictures=self.pictures[index], real=self.real[index], placements=self.placements[index]
+        )
+
+    def sample(self, pictures: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, C, S, S) where the points of the real ones lie (B, C, G, G), and which count (B, G, G)."""
+        y, x = _points()
+        hand = -1.0 if self.is_mirrored else 1.0
+        across = at[:, 0, None, None] * hand * x + at[:, 2, None, None]
+        down = at[:, 1, None, None] * y + at[:, 3, None, None]
+        points = torch.stack([across, down], -1)
+        sampled = F.grid_sample(pictures, points, mode="bilinear", padding_mode="border", align_corners=False)
+        counts = (points.abs() <= 1).all(-1) & (torch.maximum(x.abs(), y.abs()) < 1 - 2 * self.margin / GRID)
+        return sampled, counts.float()
 
 
 def blurred(pictures: Tensor) -> Tensor:
@@ -66,7 +81,7 @@ def align(pairs: Pairs, *, stays_in_place: bool) -> Tensor:
     real = (pairs.real * _LUMA[:, None, None]).sum(1).flatten(1)[..., None]
     at = pairs.placements.clone()
     for _ in range(_STEPS):
-        patch, inside = _sample(grey, at, hand)
+        patch, inside = pairs.sample(grey, at)
         patch = patch[:, 0]
         right = F.pad(patch[:, :, 2:] - patch[:, :, :-2], (1, 1)) * (GRID / 4) / (hand * at[:, 0, None, None])
         down = F.pad(patch[:, 2:] - patch[:, :-2], (0, 0, 1, 1)) * (GRID / 4) / at[:, 1, None, None]
@@ -89,7 +104,7 @@ def difference(pairs: Pairs, *, is_recoloured: bool) -> Tensor:
 
     One gain for all colours is free, within a factor of two; where ``is_recoloured``, any linear map of the colours.
     """
-    patch, inside = _sample(pairs.pictures, pairs.placements, -1.0 if pairs.is_mirrored else 1.0)
+    patch, inside = pairs.sample(pairs.pictures, pairs.placements)
     weight = inside[:, None]
     real = _softened(pairs.real, pairs.placements[:, 0])
     num_points = inside.flatten(1).sum(1).clamp(min=1)
@@ -143,16 +158,6 @@ def _points() -> tuple[Tensor, Tensor]:
     line = (torch.arange(GRID) + 0.5) / GRID * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     return y, x
-
-
-def _sample(pictures: Tensor, at: Tensor, hand: float) -> tuple[Tensor, Tensor]:
-    """Pictures (B, C, S, S) where the points of the real ones lie (B, C, G, G), and which of them lie inside."""
-    y, x = _points()
-    across = at[:, 0, None, None] * hand * x + at[:, 2, None, None]
-    down = at[:, 1, None, None] * y + at[:, 3, None, None]
-    points = torch.stack([across, down], -1)
-    sampled = F.grid_sample(pictures, points, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled, (points.abs() <= 1).all(-1).float()
 
 
 def _centred(part: Tensor, weight: Tensor, num_points: Tensor) -> Tensor:

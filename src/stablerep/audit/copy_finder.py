@@ -8,7 +8,7 @@ Shapes: Q painted pictures, N real ones, E explanations, S side in pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -134,16 +134,15 @@ def _compare(
     pairs = Pairs(
         pictures=blurred(pictures)[rows],
         real=bank.grids[near.index[rows, columns]].float() / 255,
-        placements=views.placements[near.view[rows, columns]],
+        placements=views.placements[rows, near.view[rows, columns]],
         is_mirrored=explanation.is_mirrored,
+        margin=explanation.margin,
     )
     differences[rows, columns] = difference(pairs, is_recoloured=explanation.is_recoloured)
     promising = differences.argsort(dim=1, stable=True)[:, : explanation.num_aligned]
     chosen = torch.zeros(differences.shape, dtype=torch.bool).scatter_(1, promising, True)[rows, columns]
     some = pairs.rows(torch.nonzero(chosen)[:, 0])
-    moved = Pairs(
-        some.pictures, some.real, align(some, stays_in_place=explanation.stays_in_place), some.is_mirrored
-    )
+    moved = replace(some, placements=align(some, stays_in_place=explanation.stays_in_place))
     after = difference(moved, is_recoloured=explanation.is_recoloured)
     rows, columns = rows[chosen], columns[chosen]
     differences[rows, columns] = torch.minimum(differences[rows, columns], after)

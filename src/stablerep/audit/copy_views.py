@@ -1,7 +1,8 @@
 """Thumbnails as copy descriptors: one of each real picture, and of a painted one a view for every way to lie on it.
 
 A painted picture may show a real one whole, mirrored, in part (a crop) or shrunk on a background. Each such way is
-a *view*: the window of the painted picture that the whole real one would fill. A view is averaged to 8 x 8 colours,
+a *view*: the window of the painted picture that the whole real one would fill. Windows of crops stand at fixed places;
+where something was pasted, edges say where (``copy_frames``). A view is averaged to 8 x 8 colours,
 freed of its mean colour, projected on the main axes of the real thumbnails and whitened, so that what all drawings
 share (ink in the middle of white paper) says little. The cosine of view and real picture then orders candidates.
 
@@ -16,9 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stablerep.audit.copy_frames import FAINTEST, find_frames
+
 SIDE = 64
 """Side in pixels at which painted pictures are compared."""
 _CELLS = 8
+_PER_CELL = 3  # points along a side of a cell that are averaged, in a window at any place
 _WIDTH = 64
 _SHRINKAGE = 1.0  # added to the variances of the axes, in units of their mean, before whitening
 _FEW = 50
@@ -37,6 +41,10 @@ class Explanation:
     is_mirrored: bool = False
     is_recoloured: bool = False
     """Whether colours may have changed by a linear map of red, green and blue."""
+    num_frames: int = 0
+    """In place of windows everywhere: squares with edges on all sides, see ``copy_frames``."""
+    margin: int = 0
+    """Points of the grid along every side that are not compared: there the background has been blurred in."""
     usual_threshold: float = 0.65
     """Score above which a picture is a near-copy, where the real pictures are too few to set it by them."""
     num_candidates: int = 8
@@ -46,7 +54,7 @@ class Explanation:
 
     @property
     def stays_in_place(self) -> bool:
-        return self.scales == (1.0,)
+        return self.scales == (1.0,) and self.num_frames == 0
 
 
 EXPLANATIONS: tuple[Explanation, ...] = (
@@ -54,7 +62,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(name="mirrored", is_mirrored=True, num_aligned=3),
     Explanation(name="recoloured", is_recoloured=True, usual_threshold=0.95, num_candidates=24),
     Explanation(name="cropped", scales=(1.12,), step=0.06),
-    Explanation(name="pasted", scales=(0.8, 0.73, 0.66, 0.6, 0.55), step=0.09),
+    Explanation(name="pasted", num_frames=4, margin=2),
 )
 """A copy is plain, or one of the others: what may have changed in one did not change in the rest."""
 
@@ -66,7 +74,7 @@ class Views:
     descriptors: Tensor
     """Unit vectors (Q, V, D)."""
     placements: Tensor
-    """Where the real picture would lie (V, 4): width and height (in sides), centre x and y, from -1 to 1."""
+    """Where the real picture would lie (Q, V, 4): width and height (in sides), centre x and y, from -1 to 1."""
 
 
 class ViewDescriptor:
@@ -92,10 +100,14 @@ class ViewDescriptor:
 
     def views(self, pictures: Tensor, explanation: Explanation) -> Views:
         """Of pictures uint8 (Q, 3, S, S)."""
+        if explanation.num_frames:
+            frames = find_frames(pictures, explanation.num_frames)
+            descriptors = self(_inside(pictures, frames.placements))
+            return Views(descriptors * (frames.strength > FAINTEST)[..., None], frames.placements)
         hands = pictures.flip(-1) if explanation.is_mirrored else pictures
         parts = [thumbnails(hands, scale, explanation.step) for scale in explanation.scales]
         placements = torch.tensor(list(_placements(explanation)), dtype=torch.float32)
-        return Views(self(torch.cat(parts, 1)), placements)
+        return Views(self(torch.cat(parts, 1)), placements.expand(len(pictures), -1, -1))
 
 
 def thumbnails(pictures: Tensor, scale: float = 1.0, step: float = 1.0) -> Tensor:
@@ -104,10 +116,32 @@ def thumbnails(pictures: Tensor, scale: float = 1.0, step: float = 1.0) -> Tenso
     rows = torch.from_numpy(np.stack([_averages(low, scale, side) for low in _offsets(scale, step)])).float()
     parts = []
     for block in torch.split(pictures, _BLOCK):
-        windows = torch.einsum("pis,bcst,qjt->bpqcij", rows, block.float() / 255, rows).flatten(4)
-        windows = (windows - windows.mean(-1, keepdim=True)).flatten(3).flatten(1, 2)
-        parts.append(windows / (windows.norm(dim=-1, keepdim=True) + 1e-3 * _CELLS))
+        windows = torch.einsum("pis,bcst,qjt->bpqcij", rows, block.float() / 255, rows)
+        parts.append(_normalised(windows.flatten(1, 2)))
     return torch.cat(parts)
+
+
+def _normalised(windows: Tensor) -> Tensor:
+    """Windows (Q, V, 3, C, C) as (Q, V, 3 C C)."""
+    colours = windows.flatten(3)
+    flat = (colours - colours.mean(-1, keepdim=True)).flatten(2)
+    return flat / (flat.norm(dim=-1, keepdim=True) + 1e-3 * _CELLS)
+
+
+def _inside(pictures: Tensor, placements: Tensor) -> Tensor:
+    """What stands at placements (Q, V, 4) of pictures uint8 (Q, 3, S, S), as ``thumbnails``."""
+    num_pictures, num_views = placements.shape[:2]
+    line = (torch.arange(_CELLS * _PER_CELL) + 0.5) / (_CELLS * _PER_CELL) * 2 - 1
+    across = placements[..., 0, None] * line + placements[..., 2, None]
+    down = placements[..., 1, None] * line + placements[..., 3, None]
+    points = torch.stack(
+        [across[:, :, None].expand(-1, -1, len(line), -1), down[..., None].expand(-1, -1, -1, len(line))], -1
+    )
+    sampled = F.grid_sample(
+        pictures.float() / 255, points.flatten(1, 2), padding_mode="border", align_corners=False
+    )
+    cells = F.avg_pool2d(sampled, _PER_CELL).view(num_pictures, 3, num_views, _CELLS, _CELLS)
+    return _normalised(cells.transpose(1, 2))
 
 
 def _offsets(scale: float, step: float) -> np.ndarray:

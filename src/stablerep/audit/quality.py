@@ -85,7 +85,7 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
     path = audit_path(config.images, config.out)
     rows = read_rows(config.images, config.where)
     measured = measure(TableImages(rows.table, rows.positions), console, engine=config)
-    limits = reference_limits(config.rules, _short_side(rows), console)
+    limits = reference_limits(config.rules, rows, console)
     beyond = beyond_limits(measured, limits)
     applied = Limits(
         {name: limit for name, limit in limits.by_name.items() if beyond[name] <= config.rules.most_rejected},
@@ -130,14 +130,14 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
     return result
 
 
-def reference_limits(rules: QualityRules, short_side: int, console: Console) -> Limits:
+def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Limits:
     """Percentiles of the reference on the bad side of each measure; none where there is no reference."""
     if rules.reference is None:
         return Limits({}, None)
     rows = read_rows(rules.reference, rules.reference_where)
     chosen = runtime.numpy_generator("quality reference").permutation(len(rows))[: rules.num_reference]
     images = TableImages(rows.table, rows.positions[np.sort(chosen)])
-    values = measure(images, console, short_side=short_side).values
+    values = measure(images, console, short_side=_short_side(judged)).values
     tail = rules.false_alarms / len(MEASURES)
     limits = {
         name: float(np.nanquantile(values[name], tail if kind.bad == "low" else 1 - tail))
@@ -158,11 +158,11 @@ def beyond_limits(measured: Measured, limits: Limits) -> dict[str, float]:
     }
 
 
-def _short_side(rows: Rows) -> int:
-    """Median short side of the pictures in pixels."""
-    sizes = rows.table.read(["width", "height"]).take(rows.positions)
+def _short_side(rows: Rows) -> int | None:
+    """Median short side of the pictures in pixels, as far as the table knows; None where it knows none."""
+    sizes = rows.table.read(["width", "height"]).take(rows.positions).drop_null()
     width, height = (sizes[name].to_numpy() for name in ("width", "height"))
-    return int(np.nanmedian(np.minimum(width, height)))
+    return int(np.median(np.minimum(width, height))) if len(sizes) else None
 
 
 def _reason(

@@ -40,6 +40,10 @@ class Interval:
         spec = "+.1f" if sign else ".1f"
         return f"{100 * self.value:{spec}} [{100 * self.low:{spec}}, {100 * self.high:{spec}}]"
 
+    def as_number(self) -> str:
+        """``12.3 [11.9, 12.7]``, of something that is no share."""
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
 
 @dataclass(frozen=True)
 class Accuracies:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from stablerep import runtime
+from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.evaluation.asked import Counterparts, read_asked, read_paintings, real_counterparts
 from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
@@ -167,6 +167,11 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
 
     Raises ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
     """
+    with cost.metered("evaluate painter", cost.beside(config.images)):
+        return _measure(config, console)
+
+
+def _measure(config: PainterConfig, console: Console) -> PainterScores:
     benchmark = load_benchmark(config.benchmark, BenchmarkData(world=config.world, fashion=config.world))
     asked = read_asked(config.world, config.split, seen_words=config.seen_words)
     if config.seen_words:

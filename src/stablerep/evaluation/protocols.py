@@ -10,9 +10,10 @@ import numpy as np
 import tyro
 
 from stablerep import config as config_module
-from stablerep import runtime
+from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.arrangement import Arrangement, GeometryConfig
 from stablerep.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
@@ -53,7 +54,7 @@ class EvaluateConfig:
     """Real data to score on; docs/guides/evaluate.md lists which protocol reads which."""
     protocols: tuple[str, ...] = ("knn", "linear")
     """How to measure: knn, linear, logistic, sgd, sgd-bn, few-shot, fine-tune, zero-shot, retrieval,
-    composition, segmentation, fairness."""
+    composition, segmentation, fairness, geometry."""
     folder: Path | None = None
     """Folder of class folders (train/CLASS/..., test/CLASS/..., perhaps val/CLASS/...), for the benchmark `folder`."""
     table: Path | None = None
@@ -92,6 +93,8 @@ class EvaluateConfig:
     """Settings of `segmentation`."""
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     """Settings of `fairness`."""
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    """Settings of `geometry`."""
     out: Path | None = None
     """Folder for scores.json and the cached features; the run folder where not given."""
 
@@ -130,6 +133,7 @@ PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
         config.fairness,
         {"linear": ProbeProtocol("linear", config.probe), "zero-shot": ZeroShot(config.zero_shot)},
     ),
+    "geometry": lambda config: Arrangement(config.geometry),
 }
 """Every protocol by its name on the command line, with the settings that it takes from the configuration."""
 
@@ -164,6 +168,14 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
     nothing can run.
     """
     out = _out_folder(config)
+    with cost.metered("evaluate", out / cost.FILE):
+        scores = _score(config, out, console)
+        console.say(f"scores of {scores.run}: {scores.write(out)}")
+    return scores
+
+
+def _score(config: EvaluateConfig, out: Path, console: Console) -> Scores:
+    """Every benchmark, by every protocol."""
     subjects = _subjects(config)
     tools = Tools(
         cache=out / "features",
@@ -180,7 +192,7 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
         _measure_benchmark(name, subjects, config, tools, found)
     if not found.records and not found.measurements:
         raise UserError("nothing to evaluate: " + "; ".join(found.skipped.values()))
-    scores = Scores(
+    return Scores(
         run=subjects[0].name,
         path=str(config.run),
         config=config_module.to_dict(config),
@@ -192,8 +204,6 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
         outcomes=tuple(found.outcomes),
         measurements=tuple(found.measurements),
     )
-    console.say(f"scores of {scores.run}: {scores.write(out)}")
-    return scores
 
 
 def _measure_benchmark(

@@ -102,12 +102,19 @@ class Measurement:
     sizes: Mapping[str, int]
     """How many pictures, texts, episodes... were counted, and over what the intervals were drawn."""
     note: str = ""
+    numbers: tuple[str, ...] = ()
+    """Metrics that are plain numbers instead of shares, and never shown in percent."""
+
+    def said(self, metric: str) -> str:
+        """A metric with its interval, as text."""
+        value = self.metrics[metric]
+        return value.as_number() if metric in self.numbers else value.in_percent()
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
         """Back from JSON."""
         metrics = {name: Interval.read(value) for name, value in stored["metrics"].items()}
-        return cls(**{**stored, "metrics": metrics})
+        return cls(**{**stored, "metrics": metrics, "numbers": tuple(stored.get("numbers", ()))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +179,13 @@ class Scores:
                 f"{found.benchmark}: {found.test}",
                 found.encoder,
                 f"{found.protocol}: {metric}",
-                value.in_percent(),
+                found.said(metric),
                 "",
                 "",
                 str(next(iter(found.sizes.values()))),
             ]
             for found in self.measurements
-            for metric, value in found.metrics.items()
+            for metric in found.metrics
         ]
 
     def to_json(self) -> dict[str, Any]:

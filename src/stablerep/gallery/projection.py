@@ -16,7 +16,7 @@ from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.gallery.pictures import open_picture
 
-Projection = Literal["t-sne", "umap", "pca"]
+Projection = Literal["umap", "t-sne", "pca"]
 MOST_POINTS = 2000
 TILE = 32
 """Side in pixels of a picture in the atlas."""
@@ -38,7 +38,7 @@ class Map:
 
 
 def projections() -> tuple[Projection, ...]:
-    """The projections that are installed; UMAP is not the first, since it compiles itself when it is first asked."""
+    """The projections that are installed, the quickest of the good ones first."""
     every: tuple[Projection, ...] = get_args(Projection)
     return tuple(name for name in every if name != "umap" or importlib.util.find_spec("umap") is not None)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stablerep import cost
 from stablerep.console import Console
 from stablerep.generation.settings import GenerateConfig
 from stablerep.store import ImageTable
@@ -75,11 +76,14 @@ def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSu
         summary = _foreseen(config, estimate(config, devices[0], len(devices)))
     elif config.engine == "ray":
         summary = _summary(config, [paint_with_ray(config, console)])
-    elif len(devices) == 1:
-        outcome = paint_share(dataclasses.replace(config, device=devices[0]), console=console)
-        summary = _summary(config, [outcome])
     else:
-        summary = _summary(config, paint_on(devices, config, console))
+        with cost.metered("generate", cost.beside(config.out), len(devices)):
+            if len(devices) == 1:
+                alone = dataclasses.replace(config, device=devices[0])
+                outcomes = [paint_share(alone, console=console)]
+            else:
+                outcomes = paint_on(devices, config, console)
+        summary = _summary(config, outcomes)
     console.say(_in_words(summary))
     if summary.truncated:
         console.say(

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from stablerep import runtime
 
+_KEPT_BYTES = 2**26  # of exponentials from forward to backward; all of a batch of 5,800 samples in float32
 _LARGEST_PLAIN_LOGIT = 60.0  # exp(60) times a million columns is far inside float32, exp(-60) is no denormal
 
 
@@ -137,16 +138,19 @@ def _mean_over_rows(
 def _mean_positive(queries: Samples, keys: Samples, own: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weighted mean (M, D) of each row's positives, and (M,) whether it has any.
 
-    Sums per label minus the row's own sample, in float64: the difference is then exact to float32 even where
-    the own weight is a million times the others'.
+    Sums per label minus the row's own sample; with weights in float64, so that the difference is exact to float32 even
+    where the own weight is a million times the others'.
     """
-    _, groups = torch.unique(torch.cat([queries.labels, keys.labels]), return_inverse=True)
+    names, groups = torch.unique(torch.cat([queries.labels, keys.labels]), return_inverse=True)
     row_group, key_group = groups.split([len(queries.labels), len(keys.labels)])
-    precise = torch.float32 if groups.device.type == "mps" else torch.float64  # Apple GPUs have no float64
+    is_plain = keys.weight is None or groups.device.type == "mps"  # Apple GPUs have no float64
+    precise = _full(keys.features).dtype if is_plain else torch.float64
     weight = torch.ones_like(key_group, dtype=precise) if keys.weight is None else keys.weight.to(precise)
     counts = (weight > 0).long()
-    weighted = weight[:, None] * keys.features.to(precise)
-    num_groups = len(groups)
+    weighted = (
+        keys.features.to(precise) if keys.weight is None else weight[:, None] * keys.features.to(precise)
+    )
+    num_groups = len(names)
     total = weighted.new_zeros(num_groups, weighted.shape[1]).index_add(0, key_group, weighted)[row_group]
     mass = weight.new_zeros(num_groups).index_add(0, key_group, weight)[row_group]
     number = counts.new_zeros(num_groups).index_add(0, key_group, counts)[row_group]
@@ -202,20 +206,26 @@ class _SelfLogSumExp(torch.autograd.Function):
 
     Similarities are symmetric, so only blocks on and above the diagonal are computed. ``scale`` is small
     enough that no exponential leaves the range of float32: none is shifted, and one serves its row and its
-    column.
+    column. The first blocks, up to a fixed amount of memory, are kept for the backward pass; the others are computed
+    again there.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, size: int) -> Tensor:
         total = x.new_zeros(len(x))
+        scaled = x * scale
+        kept: dict[tuple[int, int], Tensor] = {}
+        most = _KEPT_BYTES // (size * size * x.element_size()) if ctx.needs_input_grad[0] else 0
         for top, left in _blocks(len(x), len(x), size, upper=True):
             rows, columns = slice(top, top + size), slice(left, left + size)
-            terms = _terms(x[rows], x[columns], scale, top == left)
+            terms = _terms(scaled[rows], x[columns], top == left)
             total[rows] += terms.sum(1)
             if top != left:
                 total[columns] += terms.sum(0)
+            if len(kept) < most:
+                kept[top, left] = terms
         ctx.save_for_backward(x, total)
-        ctx.scale, ctx.size = scale, size
+        ctx.scale, ctx.size, ctx.kept = scale, size, kept
         return total.log()
 
     @staticmethod
@@ -224,11 +234,15 @@ class _SelfLogSumExp(torch.autograd.Function):
         x, total = ctx.saved_tensors
         scale, size = ctx.scale, ctx.size
         share = torch.where(total > 0, grads[0] / total, 0)
-        grad = torch.zeros_like(x)
+        grad, scaled = torch.zeros_like(x), x * scale
         with _full_precision(x):
             for top, left in _blocks(len(x), len(x), size, upper=True):
                 rows, columns = slice(top, top + size), slice(left, left + size)
-                terms = _terms(x[rows], x[columns], scale, top == left)
+                terms = ctx.kept.pop(
+                    (top, left), None
+                )  # gone after the first backward pass, which changes them
+                if terms is None:
+                    terms = _terms(scaled[rows], x[columns], top == left)
                 flow = terms.mul_(share[rows, None] + share[None, columns])
                 grad[rows].addmm_(flow, x[columns])
                 if top != left:
@@ -236,8 +250,8 @@ class _SelfLogSumExp(torch.autograd.Function):
         return grad * scale, None, None
 
 
-def _terms(rows: Tensor, columns: Tensor, scale: float, diagonal: bool) -> Tensor:
-    terms = torch.mm(rows * scale, columns.T).exp_()
+def _terms(scaled_rows: Tensor, columns: Tensor, diagonal: bool) -> Tensor:
+    terms = torch.mm(scaled_rows, columns.T).exp_()
     return terms.fill_diagonal_(0) if diagonal else terms
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stablerep import runtime
+from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
@@ -221,7 +221,7 @@ def train(method: str, config: TrainConfig, *, console: Console | None = None) -
     entry = METHODS[method]
     if not isinstance(config, entry.config):
         raise UserError(f"method {method} takes a {entry.config.__name__}, got a {type(config).__name__}")
-    with runtime.process_group():
+    with runtime.process_group(), cost.metered(f"train {method}", config.out / cost.FILE):
         return run_training(
             config, method, lambda: entry.build(config), console=console or Console(quiet=True)
         )

@@ -6,7 +6,7 @@ drawn twice, wide and narrow, because a plot that is merely shrunk cannot be rea
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -27,6 +27,8 @@ _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 2), (7, 2, 1.5, 2)
 _MARKERS = ("o", "D", "s", "^", "v", "P")
 _MOST_POINTS = 160
 _CHANCE_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
+_BASELINE: dict[str, Any] = {"color": _MUTED, "marker": "x", "markersize": 5, "linewidth": 1.2}
+_BASELINE["linestyle"] = (0, (4, 2))
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -91,6 +93,25 @@ class Panel:
     rejected: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrendPoint:
+    """One value of one series with its interval, where it has one."""
+
+    series: str
+    x: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendPanel:
+    """What is drawn in one frame, every series as a line over x."""
+
+    title: str
+    points: tuple[TrendPoint, ...]
+
+
 def training_figure(curves: Sequence[Curve], name: str) -> ResponsiveFigure:
     """Loss above, learning rate below, against pictures seen; ``name`` keeps the figure's ids apart from others."""
     described = f"Training curves of {', '.join(curve.name for curve in curves)}: loss and learning rate."
@@ -102,6 +123,20 @@ def score_figure(whiskers: Sequence[Whisker], chance: float, name: str) -> Respo
     rows = list(dict.fromkeys(whisker.row for whisker in whiskers))
     described = f"Scores with 95 % intervals of {', '.join(rows)}; the table holds the same numbers."
     return _responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
+
+
+def trend_figure(
+    panels: Sequence[TrendPanel], series: Mapping[str, int | None], x_label: str, name: str
+) -> ResponsiveFigure:
+    """A line with intervals per series in every panel; ``series`` counts those that were learned, None is a baseline.
+
+    Panels share x, which is logarithmic where its values span more than a factor of three.
+    """
+    described = (
+        f"{', '.join(panel.title for panel in panels)} against {x_label}, of {', '.join(series)}; "
+        "the tables hold the same numbers."
+    )
+    return _responsive(name, described, lambda width: _draw_trends(panels, series, x_label, width))
 
 
 def histogram_figure(panels: Sequence[Panel], name: str) -> ResponsiveFigure:
@@ -124,6 +159,13 @@ def series_key(figure: str, index: int, *, marker: bool = False) -> str:
         axes.plot([13], [5], **_marker(index))
 
     return _key(name, draw)
+
+
+def baseline_key(figure: str) -> str:
+    """The sample of the line of a baseline in a trend."""
+    return _key(
+        f"{figure}-key-baseline", lambda axes: axes.plot([1, 25], [5, 5], **_BASELINE | {"marker": ""})
+    )
 
 
 def chance_key(figure: str) -> str:
@@ -188,6 +230,44 @@ def _draw_scores(whiskers: Sequence[Whisker], rows: Sequence[str], chance: float
     axes.grid(axis="x", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure
+
+
+def _draw_trends(
+    panels: Sequence[TrendPanel], series: Mapping[str, int | None], x_label: str, width: int
+) -> Figure:
+    columns = min(len(panels), 2 if width == _WIDE else 1)
+    num_rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(width / 72, (num_rows * 200 + 12) / 72), layout="constrained")
+    grid = figure.subplots(num_rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        places = sorted({point.x for point in panel.points})
+        is_log = places[0] > 0 and places[-1] > 3 * places[0]
+        for number, (name, index) in enumerate(series.items()):
+            mine = sorted((p for p in panel.points if p.series == name), key=lambda point: point.x)
+            shift = (number - (len(series) - 1) / 2) * 0.012  # so that no interval hides another
+            _draw_trend(axes, mine, index, 1 + shift if is_log else 1.0)
+        axes.set_xscale("log" if is_log else "linear")
+        axes.set_xticks(places, [_thousands(x) for x in places])
+        axes.minorticks_off()
+        axes.margins(x=0.08)
+        axes.locator_params(axis="y", nbins=5)
+        axes.set_title(panel.title, color=_MUTED)
+        axes.grid(axis="y", linewidth=0.8)
+        axes.set_axisbelow(True)
+    for axes in grid[-1]:
+        axes.set_xlabel(x_label)
+    return figure
+
+
+def _draw_trend(axes: Any, points: Sequence[TrendPoint], index: int | None, stretch: float) -> None:
+    style = _BASELINE if index is None else {**_marker(index), "linestyle": "-", "linewidth": 1.6}
+    axes.plot([point.x * stretch for point in points], [point.value for point in points], **style)
+    for point in points:
+        if point.high > point.low:
+            x = point.x * stretch
+            axes.plot([x, x], [point.low, point.high], color=style["color"], linewidth=1.2, alpha=0.7)
 
 
 def _draw_histograms(panels: Sequence[Panel], width: int) -> Figure:

@@ -79,7 +79,7 @@ def _measure(own: Record) -> str:
     score = own.mean_per_class
     return (
         f"Measured with a {PROTOCOLS.get(own.protocol, own.protocol)} on frozen features, as the mean over "
-        f"{own.num_classes} classes of {grouped(own.num_pictures)} real pictures; the 95 % interval "
+        f"{own.num_classes} classes of {grouped(own.num_pictures)} real pictures; the 95\u00a0% interval "
         f"is {percent(score.low)} to {in_percent(score.high)}. Guessing gives {in_percent(own.chance_mean_per_class)}."
     )
 

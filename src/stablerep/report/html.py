@@ -1,20 +1,26 @@
 """The page: what it shows, and how that becomes one HTML file. Everything from outside is escaped by the template."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import jinja2
 
 from stablerep.report.audits import Audits
+from stablerep.report.costs import Costs
 from stablerep.report.fidelity import Fidelity
 from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
 from stablerep.report.measurements import MeasurementRow
 from stablerep.report.neighbours import Neighbours
 from stablerep.report.pictures import MOST_REAL, Grid
+from stablerep.report.ranking import Ranking
 from stablerep.report.scores import ScoreTable, percent
-from stablerep.report.settings import Comparison, MethodSettings, Section
+from stablerep.report.settings import Comparison, MethodSettings, Section, important
 from stablerep.report.shortcomings import Shortcomings
+from stablerep.report.trends import Trend
+
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,10 @@ class Page:
     teachers: tuple[Teacher, ...]
     training_settings: Comparison
     methods: tuple[MethodSettings, ...]
+    sizes: tuple[Trend, ...]
+    turns: tuple[Trend, ...]
     grids: tuple[Grid, ...]
+    rankings: tuple[Ranking, ...]
     fidelity: tuple[Fidelity, ...]
     audits: tuple[Audits, ...]
     training: tuple[TrainingPlot, ...]
@@ -55,6 +64,8 @@ class Page:
     measurements: tuple[MeasurementRow, ...]
     neighbours: Neighbours
     shortcomings: tuple[Shortcomings, ...]
+    costs: Costs
+    costs_file: str
     provenance: Comparison
     credits: tuple[str, ...]
     version: str
@@ -65,9 +76,19 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {
+        "percent": percent,
+        "important": important,
+        "named": _named,
+        "num_entries": lambda sections: sum(len(section.entries) for section in sections),
+    }
     template = environment.from_string(_resource("report.html.j2"))
     return template.render(page=page, most_real=MOST_REAL, style=_resource("report.css"))
+
+
+def _named(names: Sequence[str]) -> str:
+    """The names, or how many where they are many."""
+    return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} runs"
 
 
 def _resource(name: str) -> str:

@@ -18,6 +18,8 @@ class MeasurementRow:
     score: Interval
     chance: float | None
     """What knowing nothing gives, where that can be said."""
+    is_share: bool = True
+    """Whether it is shown in percent."""
 
 
 def measurement_rows(measured: Sequence[Measured]) -> list[MeasurementRow]:
@@ -30,6 +32,7 @@ def measurement_rows(measured: Sequence[Measured]) -> list[MeasurementRow]:
             encoder=found.encoder,
             score=score,
             chance=found.chance.get(metric),
+            is_share=metric not in found.numbers,
         )
         for scores in measured
         for found in scores.measurements

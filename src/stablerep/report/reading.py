@@ -1,5 +1,6 @@
 """What lies on disk: which of the given folders are runs and which are projects, and the tables and runs in them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from stablerep.errors import UserError
 from stablerep.run import Run, read_json
 from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable
 
+# Below a project's own folder: the runs that `train` writes, and those of the turns of a circle.
+_RUNS = ("runs/*/run.json", "judge/run.json", "turn-*/*/run.json")
 _PRODUCTS = ("encoder.json", "model_index.json", "config.json")
 
 
@@ -128,8 +131,10 @@ def open_project(
             runs.append(folder)
         else:
             homes.append(_project_folder(folder))
-            runs.extend(sorted(path.parent for path in folder.glob("runs/*/run.json")))
+            for pattern in _RUNS:
+                runs.extend(sorted((path.parent for path in folder.glob(pattern)), key=_by_number))
     opened = _named(_distinct(runs))
+    homes.extend(turn for folder in list(homes) for turn in sorted(folder.glob("turn-*")))
     homes.extend(folder / "world" for folder in list(homes))
     if world is not None:
         homes.append(_project_folder(world))
@@ -169,7 +174,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _project_folder(folder: Path) -> Path:
-    if any((folder / name).exists() for name in ("captions.lance", "images.lance", "runs")):
+    if any((folder / name).exists() for name in ("captions.lance", "images.lance", "runs", "circle.json")):
         return folder
     raise UserError(
         f"{folder} is neither a run (no run.json in it) nor a project (no captions.lance, images.lance or runs/); "
@@ -199,6 +204,12 @@ def _named(paths: Sequence[Path]) -> tuple[RunFolder, ...]:
         RunFolder(path, path.resolve().name if names[path.resolve().name] == 1 else str(path))
         for path in paths
     )
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Names in the order in which people read them: size-250 before size-1000."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts]
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:

@@ -24,7 +24,7 @@ PROTOCOLS = {
     "fine-tune": "fine-tuned",
     "zero-shot": "zero-shot",
 }
-_MAIN_TEST = "held-out style"
+MAIN_TEST = "held-out style"
 _FEWEST_PICTURES = 5
 _NUM_WORST = 5
 
@@ -84,7 +84,7 @@ def main_records(measured: Measured) -> list[Record]:
     if not measured.records:
         return []
     tests = dict.fromkeys((record.benchmark, record.test) for record in measured.records)
-    test = next((test for test in tests if _MAIN_TEST in test[1]), next(iter(tests)))
+    test = next((test for test in tests if MAIN_TEST in test[1]), next(iter(tests)))
     records = [record for record in measured.records if (record.benchmark, record.test) == test]
     protocol = min((record.protocol for record in records), key=_protocol_rank)
     return [record for record in records if record.protocol == protocol]

@@ -11,6 +11,18 @@ from stablerep.report.reading import Project, RunFolder, flatten
 _DIGEST = re.compile(r"\b[0-9a-f]{20,}\b")
 _SHOWN_DIGITS = 12
 
+# What a reader asks first; everything else is folded away.
+_IMPORTANT = {
+    ("", "num inference steps"), ("", "guidance scale"), ("", "dtype"), ("", "device"), ("", "size"), ("", "pipeline"),
+    ("scheduler", "class"), ("scheduler", "name"),
+    ("", "num steps"), ("", "num epochs"), ("", "seed"), ("data", "num captions"), ("data", "origin"),
+    ("data", "captions per batch"), ("data", "images per caption"), ("data", "keep"), ("data", "where"),
+    ("data view", "augmentation"), ("data view", "image size"), ("optim", "lr"), ("optim", "base lr"),
+    ("method encoder", "architecture"), ("method", "temperature"),
+    ("", "python"), ("", "processor"), ("", "threads"), ("", "git revision"), ("versions", "stablerep"),
+    ("versions", "torch"), ("", "seconds from first to last record"),
+}  # fmt: skip
+
 Settings = Mapping[str, str]
 """Dotted key -> value as text."""
 
@@ -73,6 +85,17 @@ def sections(settings: Mapping[str, Any]) -> tuple[Section, ...]:
     return tuple(
         Section(title=readable(table), entries=tuple(entries)) for table, entries in tables.items() if entries
     )
+
+
+def important(found: Sequence[Section]) -> tuple[Section, ...]:
+    """The entries that a reader asks for first, in one section without a title, named by what tells them apart."""
+    entries = [
+        (f"{section.title} {name}".removeprefix("data ").strip(), value)
+        for section in found
+        for name, value in section.entries
+        if (section.title, name) in _IMPORTANT and value != "not on record"
+    ]
+    return (Section(title="", entries=tuple(entries)),) if entries else ()
 
 
 def provenance(project: Project) -> Comparison:

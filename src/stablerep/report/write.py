@@ -10,7 +10,10 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from stablerep.console import Console
+from stablerep.cost import FILE
 from stablerep.report.audits import read_audits
+from stablerep.report.circles import read_circles
+from stablerep.report.costs import PowerConfig, find_costs
 from stablerep.report.credits import find_credits
 from stablerep.report.fidelity import read_fidelity
 from stablerep.report.figures import Curve, series_key, training_figure
@@ -19,10 +22,12 @@ from stablerep.report.html import Page, Teacher, TrainingPlot, render
 from stablerep.report.measurements import measurement_rows
 from stablerep.report.neighbours import NeighbourConfig, find_neighbours
 from stablerep.report.pictures import Painting, caption_grid, count_paintings
+from stablerep.report.ranking import find_rankings
 from stablerep.report.reading import Project, RunFolder, open_project
 from stablerep.report.scores import Measured, read_scores, score_shortcomings, score_tables, weakest_classes
 from stablerep.report.settings import grouped, provenance, sections, training_settings
 from stablerep.report.shortcomings import find_shortcomings
+from stablerep.report.sizes import comparison_trends, find_compared, read_comparisons, run_trends
 from stablerep.run import write_text
 
 
@@ -46,6 +51,8 @@ class ReportConfig:
     """Determines which captions and pictures are shown."""
     neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
     """The search for painted neighbours of real pictures."""
+    power: PowerConfig = field(default_factory=PowerConfig)
+    """For an estimate of energy."""
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
@@ -68,6 +75,7 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
     paintings = count_paintings(project)
     fidelity = read_fidelity(project)
     measured = read_scores(project)
+    comparisons = read_comparisons(project)
     subject = subject_of(project, measured)
     measuring = score_shortcomings(measured) + (weakest_classes(subject) if subject else [])
     compared, methods = training_settings(project)
@@ -76,11 +84,15 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
     )
     return Page(
         project=project.name,
-        findings=find(project, paintings, measured),
+        findings=(find_compared(comparisons[0]) if comparisons and not measured else None)
+        or find(project, paintings, measured),
         facts=_facts(project, paintings),
         teachers=tuple(_teacher(project, painting) for painting in paintings),
         training_settings=compared,
         methods=tuple(methods),
+        sizes=tuple(comparison_trends(comparisons) or run_trends(project, measured)),
+        turns=tuple(read_circles(project)),
+        rankings=tuple(find_rankings(project)),
         grids=tuple(
             caption_grid(project, painting, config.num_captions, config.seed) for painting in paintings
         ),
@@ -91,6 +103,8 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
         measurements=tuple(measurement_rows(measured)),
         neighbours=neighbours,
         shortcomings=tuple(find_shortcomings(project, paintings, fidelity, measuring)),
+        costs=find_costs(project, config.power),
+        costs_file=FILE,
         provenance=provenance(project),
         credits=tuple(find_credits(project)),
         version=importlib.metadata.version("stablerep"),

@@ -88,6 +88,19 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One metric of a protocol that names no classes, of one arm or baseline at one size, seed by seed."""
+
+    arm: str
+    num_captions: int
+    benchmark: str
+    test: str
+    protocol: str
+    metric: str
+    per_run: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What a comparison found; ``compare.json`` holds the same."""
 
@@ -96,6 +109,8 @@ class Comparison:
     learning_rates: Mapping[str, float]
     """Chosen on validation: arm and number of captions -> peak learning rate; empty where none was searched."""
     rows_found: tuple[Row, ...]
+    measured: tuple[Measured, ...] = ()
+    """What protocols that name no classes found, such as `geometry`."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("test", "arm", "captions", "per class, %", "against first")
 
@@ -119,6 +134,7 @@ class Comparison:
             "figure": str(self.figure),
             "learning_rates": dict(self.learning_rates),
             "rows": [dataclasses.asdict(row) for row in self.rows_found],
+            "measurements": [dataclasses.asdict(one) for one in self.measured],
         }
 
 
@@ -132,14 +148,17 @@ def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) ->
     matrix.prepare()
     rates = {(arm, num): matrix.choose_rate(arm, num) for num in config.num_captions for arm in config.arms}
     rows: list[Row] = []
+    measured: list[Measured] = []
     for num in config.num_captions:
         scores = [matrix.measure(num, seed, rates) for seed in config.seeds]
         rows += _rows(config, num, scores)
+        measured += _measured(config, num, scores)
     found = Comparison(
         path=config.out / "compare.json",
         figure=draw_comparison([_point(row) for row in rows], config.out / "compare.png"),
         learning_rates={f"{arm} {num}": rate for (arm, num), rate in rates.items() if rate is not None},
         rows_found=tuple(rows),
+        measured=tuple(measured),
     )
     content = {"config": config_module.to_dict(config), "provenance": provenance(), **found.to_json()}
     write_text(found.path, json.dumps(content, indent=2) + "\n")
@@ -270,6 +289,32 @@ def _rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[Row
         mine = summarise([_seen_as(scores[0], baseline)], against=first)
         rows += [Row(arm=baseline, num_captions=num, summary=summary) for summary in mine]
     return rows
+
+
+def _measured(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[Measured]:
+    """The metrics of all arms, then of the baselines, with one value per seed."""
+    arms = {f"{arm.replace(':', '-')}-{num}-seed-": arm for arm in config.arms}
+    values: dict[tuple[str, str, str, str, str], list[float]] = {}
+    for one in scores:
+        for found in one.measurements:
+            arm = next(
+                (arm for prefix, arm in arms.items() if found.encoder.startswith(prefix)), found.encoder
+            )
+            for metric, value in found.metrics.items():
+                key = (arm, found.benchmark, found.test, found.protocol, metric)
+                values.setdefault(key, []).append(value.value)
+    return [
+        Measured(
+            arm=arm,
+            num_captions=num,
+            benchmark=benchmark,
+            test=test,
+            protocol=protocol,
+            metric=metric,
+            per_run=tuple(per_run),
+        )
+        for (arm, benchmark, test, protocol, metric), per_run in values.items()
+    ]
 
 
 def _seen_as(scores: Scores, prefix: str) -> Scores:

@@ -1,0 +1,127 @@
+"""Attributes that are really in the icons world, along the chain captions -> pictures -> an encoder's answers.
+
+Skin tone and gender of persons, whether drawings of food and of animals have colours, and which. The pictures are
+paintings of the captions of the training split (`stablerep generate icons/captions.lance --recipe icons`). A probe on
+each encoder reads them, fitted and tested on real pictures of all splits, in halves by group:
+
+    python experiments/bias_icons.py --world icons --images a-copy-of/images.lance --out bias \\
+        --encoders runs/judge runs/clip-real
+
+writes bias.json and bias.png into OUT/ENCODER/ATTRIBUTE, OUT/table.md with all of them, and the columns bias_* of the
+last encoder beside the pictures. An attribute that an encoder cannot read as well as asked for is named in the table.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import tyro
+
+from stablerep.audit.attributes import read_attributes
+from stablerep.audit.bias import BiasAuditConfig, audit_bias
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.run import write_text
+
+HEADER = (
+    "| encoder | attribute | group, pictures | value | captions, % | pictures, % | answers, % | captions to pictures | "
+    "reader: accuracy (worst value), left open, % |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which pictures, which readers."""
+
+    world: Path
+    """Folder of the world icons."""
+    images: Path
+    """Paintings of its captions; columns are added."""
+    encoders: tuple[str, ...]
+    """Runs whose encoders read."""
+    attributes: Path = Path(__file__).parents[1] / "docs" / "guides" / "attributes-icons.toml"
+    """Attributes file."""
+    out: Path = Path("bias")
+    """Where the findings go."""
+
+
+def read(config: Config, encoder: str, name: str, folder: Path) -> dict[str, Any] | str:
+    """What one encoder finds of one attribute, or why it cannot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = tomllib.loads(config.attributes.read_text(encoding="utf-8"))
+    write_text(folder / "attributes.toml", tomli_w.dumps({"attributes": {name: whole["attributes"][name]}}))
+    try:
+        audit_bias(
+            BiasAuditConfig(
+                images=config.images,
+                captions=config.world / "captions.lance",
+                attributes=folder / "attributes.toml",
+                reference=config.world / "images.lance",
+                encoder=encoder,
+                device="cpu",
+                out=folder / "audit.json",
+            ),
+            console=Console(),
+        )
+    except UserError as error:
+        return str(error)
+    found: dict[str, Any] = json.loads((folder / "bias.json").read_text(encoding="utf-8"))[name]
+    return found
+
+
+def lines(encoder: str, name: str, found: dict[str, Any] | str) -> list[str]:
+    """Rows of the table: one for each group and value."""
+    if isinstance(found, str):
+        return [f"| {encoder} | {name} | {found} | | | | | | |"]
+    reader = found["reader"]
+    quality = (
+        f"{percent(reader['accuracy of answers'])} ({percent(reader['worst value'])}), "
+        f"{percent(1 - reader['answered'])} of {reader['test pictures']} tests"
+    )
+    rows = []
+    for group, one in found["groups"].items():
+        step = one["amplification"].get("captions to pictures")
+        moved = (
+            ""
+            if step is None
+            else f"{100 * step['value']:+.0f} [{100 * step['low']:+.0f}, {100 * step['high']:+.0f}]"
+        )
+        for value, share in one["shares"].items():
+            interval = f"{percent(share['value'])} [{percent(share['low'])}, {percent(share['high'])}]"
+            asked, said = (percent(one[key] and one[key][value]) for key in ("captions", "answers"))
+            cells = (
+                encoder,
+                name,
+                f"{group}, {one['pictures']:,}",
+                value,
+                asked,
+                interval,
+                said,
+                moved,
+                quality,
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def percent(share: float | None) -> str:
+    """Of 1, in words."""
+    return "" if share is None else f"{100 * share:.0f}"
+
+
+def main(config: Config) -> None:
+    """Read, write one table."""
+    table = [HEADER]
+    for encoder in config.encoders:
+        for name in read_attributes(config.attributes):
+            folder = config.out / Path(encoder).name / name
+            table += lines(Path(encoder).name, name, read(config, encoder, name, folder))
+            write_text(config.out / "table.md", "\n".join(table) + "\n")
+    Console().say(f"saved: {config.out / 'table.md'}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,175 @@
+"""How much data an encoder needs: accuracy against the number of captions, from a comparison or from single runs."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stablerep.errors import UserError
+from stablerep.evaluation.intervals import Interval
+from stablerep.report.findings import Findings
+from stablerep.report.reading import Project, RunFolder
+from stablerep.report.scores import MAIN_TEST, PROTOCOLS, Measured, in_percent, percent
+from stablerep.report.settings import grouped
+from stablerep.report.trends import BASELINES, Score, Trend, size_trend
+from stablerep.run import read_json
+
+_FILE = "compare.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One compare.json: what was compared, and every score of it."""
+
+    folder: Path
+    arms: tuple[str, ...]
+    num_steps: int
+    num_seeds: int
+    scores: Mapping[tuple[str, str], tuple[Score, ...]]
+    """(benchmark, test) -> its scores, the protocol as panel."""
+
+
+def read_comparisons(project: Project) -> list[Comparison]:
+    """The comparisons among the given folders; ``UserError`` where a compare.json holds something else."""
+    return [_read(folder) for folder in project.folders if (folder / _FILE).exists()]
+
+
+def comparison_trends(comparisons: Sequence[Comparison]) -> list[Trend]:
+    """Every test of every comparison."""
+    return [
+        size_trend(
+            f"{benchmark}: {test}",
+            f"{grouped(found.num_steps)} steps, {_seeds(found)}; small print: the 95\u00a0% interval, and for every "
+            f"arm but the first its paired difference to {found.arms[0]}, in points, bold where the interval leaves "
+            "out zero.",
+            scores,
+            f"sizes-{number}-{place}",
+        )
+        for number, found in enumerate(comparisons)
+        for place, ((benchmark, test), scores) in enumerate(found.scores.items())
+    ]
+
+
+def run_trends(project: Project, measured: Sequence[Measured]) -> list[Trend]:
+    """The same from runs that learned from several numbers of captions, where one method has at least two."""
+    runs = {run.path.resolve(): run for run in project.runs}
+    tests: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    for scores in measured:
+        run = runs.get(scores.folder.resolve())
+        size = None if run is None else run.config.get("data", {}).get("num_captions")
+        if run is None or not size:
+            continue
+        for record in scores.records:
+            if record.kind == "run":
+                panel = PROTOCOLS.get(record.protocol, record.protocol)
+                tests[record.benchmark, record.test].append(
+                    Score(panel=panel, series=_series(run), size=int(size), score=record.mean_per_class)
+                )
+    return [
+        size_trend(
+            f"{benchmark}: {test}",
+            "The runs that were given, by the number of captions that each learned from; whether they are equal in "
+            "everything else stands under “What was asked”.",
+            scores,
+            f"run-sizes-{place}",
+        )
+        for place, ((benchmark, test), scores) in enumerate(tests.items())
+        if _has_sizes(scores)
+    ]
+
+
+def find_compared(comparison: Comparison) -> Findings | None:
+    """The headline of a comparison: its main test, with a linear probe where there is one, at the largest size."""
+    test = next(
+        (key for key in comparison.scores if MAIN_TEST in key[1]), next(iter(comparison.scores), None)
+    )
+    if test is None:
+        return None
+    scores = comparison.scores[test]
+    panels = dict.fromkeys(score.panel for score in scores)
+    panel = PROTOCOLS["linear"] if PROTOCOLS["linear"] in panels else next(iter(panels))
+    size = max(score.size for score in scores)
+    shown = [score for score in scores if score.panel == panel and score.size == size]
+    shown.sort(key=lambda score: -score.score.value)
+    learned = [score for score in shown if score.series not in BASELINES]
+    if not learned:
+        return None
+    best, others = learned[0], [score for score in shown if score is not learned[0]]
+    listed = ", ".join(f"{score.series} {in_percent(score.score.value)}" for score in others)
+    return Findings(
+        headline=f"After {grouped(size)} captions, {best.series} names {in_percent(best.score.value)} correctly"
+        f"{f'; {listed}' if listed else ''}.",
+        remarks=(
+            f"Measured on {test[0]} ({test[1]}) by {panel} on frozen features, as the mean "
+            f"over classes; {grouped(comparison.num_steps)} steps, {_seeds(comparison)}.",
+            *_differences(comparison, learned),
+        ),
+    )
+
+
+def _read(folder: Path) -> Comparison:
+    path = folder / _FILE
+    stored = read_json(path)
+    try:
+        scores: dict[tuple[str, str], list[Score]] = defaultdict(list)
+        for row in stored["rows"]:
+            found = row["summary"]
+            scores[found["benchmark"], found["test"]].append(_score(row, found))
+        return Comparison(
+            folder=folder,
+            arms=tuple(stored["config"]["arms"]),
+            num_steps=stored["config"]["num_steps"],
+            num_seeds=len(stored["config"]["seeds"]),
+            scores={test: tuple(rows) for test, rows in scores.items()},
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"{path} does not hold a comparison ({error!r}); run `stablerep compare` again"
+        ) from error
+
+
+def _score(row: Mapping[str, Any], found: Mapping[str, Any]) -> Score:
+    ahead = found["ahead"] if row["arm"] not in BASELINES else None
+    return Score(
+        panel=PROTOCOLS.get(found["protocol"], found["protocol"]),
+        series=row["arm"],
+        size=row["num_captions"],
+        score=Interval.read(found["mean_per_class"]),
+        ahead=None if ahead is None else Interval.read(ahead),
+    )
+
+
+def _differences(comparison: Comparison, learned: Sequence[Score]) -> list[str]:
+    """Which arms differ from the first at this size, and which are not shown to."""
+    first = comparison.arms[0]
+    ahead = {score.series: score.ahead for score in learned if score.ahead is not None}
+    differing = {name: one for name, one in ahead.items() if one.low > 0 or one.high < 0}
+    sentences = [
+        f"{name} is {'ahead of' if one.value > 0 else 'behind'} {first} by {percent(abs(one.value))} points "
+        f"({percent(min(abs(one.low), abs(one.high)))} to {percent(max(abs(one.low), abs(one.high)))})."
+        for name, one in differing.items()
+    ]
+    alike = [name for name in ahead if name not in differing]
+    if alike:
+        sentences.append(
+            f"Between {first} and {' or '.join(alike)} no difference is shown: the interval includes zero."
+        )
+    return [" ".join(sentences)] if sentences else []
+
+
+def _seeds(comparison: Comparison) -> str:
+    return "one seed" if comparison.num_seeds == 1 else f"{comparison.num_seeds} seeds"
+
+
+def _series(run: RunFolder) -> str:
+    """Method, and origin of its pictures where the run was restricted to one."""
+    origin = run.config.get("data", {}).get("origin")
+    return f"{run.kind}, {origin} pictures" if origin in ("real", "painted") else run.kind
+
+
+def _has_sizes(scores: Sequence[Score]) -> bool:
+    sizes: dict[str, set[int]] = defaultdict(set)
+    for score in scores:
+        sizes[score.series].add(score.size)
+    return any(len(found) > 1 for found in sizes.values())
