@@ -1,5 +1,6 @@
 """Tables in an object store: the same rows, passing errors waited for, clear mistakes, and no secret anywhere."""
 
+import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
+from stablerep.audit.quality import QualityConfig, audit_quality
 from stablerep.captions.sources import ImportConfig, import_captions
 from stablerep.console import Console
+from stablerep.embedding import EmbedConfig, embed
 from stablerep.errors import UserError
+from stablerep.interchange.convert import ConvertConfig, convert
 from stablerep.storage import first_line
-from stablerep.store import OK, REAL, CaptionTable, ImageTable
+from stablerep.store import OK, REAL, CaptionTable, ImageTable, caption_id
 
 pytest.importorskip("moto", reason="an S3 server on loopback needs moto")
 import object_store
@@ -69,6 +74,29 @@ def test_images_and_their_scores_live_in_an_object_store() -> None:
         {"caption_id": "b", "score": 0.5},
         {"caption_id": "c", "score": None},
     ]
+
+
+@pytest.mark.usefixtures("server")
+def test_commands_read_tables_there_and_write_files_here(tmp_path: Path) -> None:
+    path = Path("s3://bucket/there/images.lance")
+    captions = Path("s3://bucket/there/captions.lance")
+    CaptionTable.open_or_create(captions).append(
+        [{"id": caption_id("a cat"), "text": "a cat", "source": "test", "group": "cats"}]
+    )
+    buffer = io.BytesIO()
+    Image.effect_noise((16, 16), 80).convert("RGB").save(buffer, "PNG")
+    ImageTable.open_or_create(path).append([image(caption_id("a cat")) | {"image": buffer.getvalue()}])
+    with pytest.raises(UserError, match=r"audit\.json is a file of this machine: say where with --out"):
+        audit_quality(QualityConfig(images=path))
+    assert audit_quality(QualityConfig(images=path, out=tmp_path / "audit.json")).num_pictures == 1
+    assert ImageTable.open(path).read(["keep"])["keep"].to_pylist() == [True]
+    summary = convert(ConvertConfig(source=path, out=tmp_path / "set", to="parquet"))
+    assert (summary.num_images, summary.num_captions) == (1, 1), "the captions beside it were found"
+    with pytest.raises(UserError, match="only tables lie in object stores"):
+        convert(ConvertConfig(source=path, out=Path("s3://bucket/set"), to="parquet"))
+    with pytest.raises(UserError, match="nobody"):  # the pictures were found, the encoder is not
+        embed(EmbedConfig(source=path, encoder=Path("nobody"), out=tmp_path / "x.npy"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["audit.json", "set"]
 
 
 def test_passing_errors_of_the_store_are_waited_for(faults: object_store.Faults) -> None:

@@ -32,6 +32,7 @@ from stablerep.features import (
 from stablerep.interchange.layouts import IMAGE_SUFFIXES
 from stablerep.models.encoder import Encoder, load_encoder
 from stablerep.run import write_atomically, write_text
+from stablerep.storage import is_table, refuse_remote
 from stablerep.store import OK, ImageTable
 
 Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
@@ -85,7 +86,8 @@ def embed(config: EmbedConfig, *, console: Console = Console(quiet=True)) -> Emb
 
     Raises ``UserError`` where there are no pictures, one cannot be read, or the encoder cannot be loaded.
     """
-    images, names = _table(config) if (config.source / "_versions").is_dir() else _folder(config)
+    refuse_remote(config.out)
+    images, names = _table(config) if is_table(config.source) else _folder(config)
     how = Extraction(
         batch_size=config.batch_size,
         precision=config.precision,

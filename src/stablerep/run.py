@@ -44,6 +44,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     What a killed process left is removed by the next one that writes the same folder. Raises ``UserError`` where
     ``path`` exists and is not an empty folder.
     """
+    refuse_remote(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists; give another place, or remove it first")
     temporary = path.resolve().with_name(f".{path.resolve().name}.partial")
@@ -229,6 +230,7 @@ def _ends_torn(file: BinaryIO) -> bool:
 
 def _claim_folder(path: Path) -> None:
     """Create the folder, or take an empty one, or one where a run was killed before it had a description."""
+    refuse_remote(path)
     entries = list(path.iterdir()) if path.is_dir() else []
     if any(not entry.name.startswith(".run.json.") for entry in entries) or path.is_file():
         raise UserError(f"{path} exists and is not a run folder; give another output folder")

@@ -31,6 +31,23 @@ def is_remote(path: str | Path) -> bool:
     return _REMOTE.fullmatch(str(path)) is not None
 
 
+def is_table(path: Path) -> bool:
+    """Whether a path leads to a table: one on a disk, or anything in an object store, where nothing else lies."""
+    return is_remote(path) or (path / "_versions").is_dir()
+
+
+def file_beside(table: Path, name: str, option: str) -> Path:
+    """A file about a table, in the folder that holds it.
+
+    Raises ``UserError`` for a table in an object store, which has no such folder on this machine.
+    """
+    if is_remote(table):
+        raise UserError(
+            f"{location(table)} lies in an object store, and {name} is a file of this machine: say where with {option}"
+        )
+    return table.parent / name
+
+
 def refuse_remote(path: Path) -> None:
     """Raise where an object store was named for something that is no table."""
     if is_remote(path):

@@ -18,6 +18,7 @@ from stablerep.audit.verdicts import verdict_columns, write_verdicts
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.run import write_text
+from stablerep.storage import file_beside
 from stablerep.store import CaptionTable
 
 NAME = "captions"
@@ -79,7 +80,7 @@ def audit_captions(config: CaptionAuditConfig, *, console: Console = Console(qui
     begin = time.monotonic()
     names = ProtectedNames(read_names(config.protected))
     table = CaptionTable.open(config.captions)
-    path = config.out or config.captions.parent / "captions-audit.json"
+    path = config.out or file_beside(config.captions, "captions-audit.json", "--out")
     ids, places = _search(table, names, console)
     flagged = {ids[row]: found for row, found in enumerate(places) if found}
     reasons = [in_words(found) for found in places]

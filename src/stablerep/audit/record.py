@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from stablerep.audit.verdicts import Kept
 from stablerep.errors import UserError
 from stablerep.run import write_text
+from stablerep.storage import file_beside
 
 FILE = "audit.json"
 
@@ -86,7 +87,7 @@ def share_of(count: int, total: int) -> str:
 
 def audit_path(images: Path, out: Path | None) -> Path:
     """Where the findings on a table go; ``UserError`` where the file there is about another table."""
-    path = out or images.parent / FILE
+    path = out or file_beside(images, FILE, "--out")
     if path.exists():
         there = _read(path).get("images")
         if there != images.name:

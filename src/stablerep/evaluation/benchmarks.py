@@ -108,7 +108,7 @@ def _digits(data: BenchmarkData) -> Benchmark:  # noqa: ARG001 -- they come with
 
 def _table(data: BenchmarkData) -> Benchmark:
     """Real pictures of any image table, split as its column says; without validation rows a part of training."""
-    if data.table is None or not data.table.exists():
+    if data.table is None or not ImageTable.exists(data.table):
         what = "no table was given" if data.table is None else f"{data.table} is missing"
         raise MissingDataError(f"benchmark table: {what}; name an image table with --table")
     pictures = _read(data.table)

@@ -44,8 +44,8 @@ def read_captioned(name: str, captions: Path, images: Path) -> Captioned:
 
     Raises ``MissingDataError`` where a table or the pictures are missing.
     """
-    for path in (captions, images):
-        if not path.exists():
+    for kind, path in ((CaptionTable, captions), (ImageTable, images)):
+        if not kind.exists(path):
             raise MissingDataError(
                 f"benchmark {name}: {path} is missing; captions and images are both needed"
             )

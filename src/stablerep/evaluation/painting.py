@@ -25,6 +25,7 @@ from stablerep.features import FrozenEncoder, RawPixels, extract
 from stablerep.models.encoder import load_encoder
 from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
 from stablerep.run import write_atomically, write_text
+from stablerep.storage import file_beside
 
 RAW_PIXELS = "raw-pixels"
 
@@ -222,7 +223,7 @@ def _write_named(named: Named, scores: Path) -> None:
 
 
 def _scores_path(config: PainterConfig) -> Path:
-    return config.out or config.images.parent / "painter-scores.json"
+    return config.out or file_beside(config.images, "painter-scores.json", "--out")
 
 
 def _write(scores: PainterScores, pairs: Sequence[Block], path: Path, console: Console) -> None:

@@ -16,6 +16,8 @@ from stablerep.gallery.index import PictureIndex
 from stablerep.gallery.looking import open_looker
 from stablerep.gallery.painting import Painter
 from stablerep.gallery.session import Gallery
+from stablerep.storage import file_beside
+from stablerep.store import CaptionTable
 
 PASSWORD = "STABLEREP_GALLERY_PASSWORD"
 
@@ -98,15 +100,15 @@ def checked_password(config: GalleryConfig) -> str | None:
 def open_gallery(config: GalleryConfig, *, console: Console) -> Gallery:
     """The tables, the run and the teacher of a gallery, without a page."""
     captions = config.captions
-    beside = config.images.parent / "captions.lance"
-    if captions is None and beside.is_dir():
-        captions = beside
+    usual = config.images.parent / "captions.lance"
+    if captions is None and CaptionTable.exists(usual):
+        captions = usual
     if captions is None:
         console.say("no captions are known; give --captions to search by their words")
     main = PictureIndex.open(config.images, captions)
     others = [PictureIndex.open(path, captions) for path in config.beside]
     looker = open_looker(config.run)
-    cache = config.cache or config.images.parent / f".{config.images.stem}.gallery"
+    cache = config.cache or file_beside(config.images, f".{config.images.stem}.gallery", "--cache")
     painter = None if config.teacher is None else Painter(config.teacher)
     console.say(f"{config.images}: {len(main):,} pictures of {main.num_captions:,} captions")
     return Gallery([main, *others], looker, cache, painter)

@@ -16,6 +16,7 @@ from stablerep.interchange.parquet import Parquet
 from stablerep.interchange.tables import CAPTIONS, IMAGES, Tables, read_manifest, write_tables
 from stablerep.interchange.tars import WebDataset
 from stablerep.run import whole_folder, write_text
+from stablerep.storage import is_remote
 
 LayoutName = Literal["tables", "imagefolder", "official", "webdataset", "parquet"]
 
@@ -86,6 +87,8 @@ def convert(config: ConvertConfig, *, console: Console = Console(quiet=True)) ->
 
 def layout_of(source: Path) -> str:
     """Which layout a file or folder has; ``UserError`` where it is none."""
+    if is_remote(source):
+        return "tables"
     if not source.exists():
         raise UserError(f"{source} is not there")
     manifest = read_manifest(source)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from stablerep.errors import UserError
+from stablerep.storage import is_table
 from stablerep.store import (
     CAPTION_SCHEMA,
     IMAGE_SCHEMA,
@@ -54,10 +55,10 @@ class Tables:
     @classmethod
     def find(cls, source: Path, captions: Path | None) -> "Tables":
         """The table at ``source``, or ``images.lance`` in that folder, with the captions given or beside it."""
-        path = source if (source / "_versions").is_dir() else source / IMAGES
+        path = source if is_table(source) else source / IMAGES
         images = ImageTable.open(path)
         beside = path.parent / CAPTIONS
-        if captions is None and beside.is_dir():
+        if captions is None and CaptionTable.exists(beside):
             captions = beside
         return cls(images, None if captions is None else CaptionTable.open(captions))
 
