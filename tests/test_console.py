@@ -153,6 +153,16 @@ def test_long_text_is_wrapped_rather_than_numbers_left_out(capsys: pytest.Captur
     assert "12.5" in lines[2]
 
 
+def test_long_text_in_two_columns_shares_the_room(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [["what an audit measured " * 2, "name 12.5, " * 12], ["short", "3 (5 %)"]]
+    Console().table("", ("", "value"), rows)
+    lines = printed(capsys)
+    assert max(map(len, lines)) <= 80
+    assert "what an audit measured" in "".join(lines), "words are not broken"
+    assert "".join(lines).count("name 12.5,") == 12
+    assert len(lines) < 10
+
+
 def test_an_empty_table_has_its_header(capsys: pytest.CaptureFixture[str]) -> None:
     Console().table("", ("a", "b"), [])
     assert printed(capsys)[0].split() == ["a", "b"]
