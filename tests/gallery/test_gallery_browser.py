@@ -142,7 +142,7 @@ def test_a_reader_searches_filters_marks_and_comes_back(page: Any, site: Site) -
     shows(page, "All 20 pictures of 4 captions")
     assert len(captions(page)) == 4
     search(page, "blue")
-    shows(page, "5 pictures of 1 captions: captions with 'blue'")
+    shows(page, "5 pictures of 1 caption: captions with 'blue'")
     assert captions(page) == ["a blue square"]
     search(page, "")
     shows(page, "All 20")
@@ -180,14 +180,14 @@ def test_a_reader_searches_filters_marks_and_comes_back(page: Any, site: Site) -
     assert page.locator(".sg-marked [data-mark=keep] b").inner_text() == "5"
     page.locator("[data-column=gallery_mark] summary").click()
     page.locator("[data-column=gallery_mark] label", has_text="keep").locator("input").check()
-    shows(page, "5 pictures of 1 captions pass the filters")
+    shows(page, "5 pictures of 1 caption pass the filters")
 
 
 def test_keys_alone_are_enough(page: Any, site: Site) -> None:
     page.keyboard.press("/")
     page.keyboard.type("dark red")
     page.keyboard.press("Enter")
-    shows(page, "5 pictures of 1 captions")
+    shows(page, "5 pictures of 1 caption")
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.classList.contains('sg-tile')"):
