@@ -232,7 +232,7 @@ class _Crew:
                 if batch is not None:
                     writer.put_encoded(batch, answer.pictures, answer.reasons)
                     num_truncated += answer.num_truncated
-                    progress.advance(len(batch))
+                    progress.advance(len(batch), note=writer.tally.in_words())
         return num_truncated
 
     def dismiss(self) -> None:
