@@ -32,6 +32,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?[\d.]|$")
 _GAP = 3  # spaces between columns
 _WRAPPED = 15  # the least width to which the text of the first column is wrapped
+_WRAPPED_LATER = 30  # of another column
 _MOST_ITEMS = 10
 
 
@@ -137,7 +138,7 @@ class Console:
             by_heading = itertools.groupby(range(1, len(lines)), key=lambda row: lines[row][0])
             groups = [(heading, [inner[0], *(inner[row] for row in group)]) for heading, group in by_heading]
             lines = inner
-        widths = self._fitting(_widths(lines))
+        widths = self._fitting(lines)
         for heading, group in groups:
             if heading:
                 self._out.print(Text(f"\n{heading}", style="bold"))
@@ -156,12 +157,27 @@ class Console:
         """Columns of the terminal, and the gap that the last column of a table does not need."""
         return self._out.width + _GAP
 
-    def _fitting(self, widths: Sequence[int]) -> list[int]:
-        """Widths of the columns that fit; the text in the first may be wrapped to make room."""
-        kept = list(widths)
-        while len(kept) > 2 and sum(kept[1:]) + min(kept[0], _WRAPPED) > self._room:
-            kept.pop()
-        return [min(kept[0], max(self._room - sum(kept[1:]), _WRAPPED)), *kept[1:]]
+    def _fitting(self, lines: Sequence[Sequence[str]]) -> list[int]:
+        """Widths of the columns that fit; text, first where it is longest, may be wrapped to make room."""
+        widths = _widths(lines)
+        least = [
+            width if _is_number(lines, index) else min(width, _WRAPPED if index == 0 else _WRAPPED_LATER)
+            for index, width in enumerate(widths)
+        ]
+        while len(least) > 2 and sum(least) > self._room:
+            least.pop()
+        kept = widths[: len(least)]
+        while sum(kept) > self._room and kept != least:
+            longest = max(
+                (index for index in range(len(kept)) if kept[index] > least[index]), key=kept.__getitem__
+            )
+            kept[longest] -= 1
+        return kept
+
+
+def _is_number(lines: Sequence[Sequence[str]], index: int) -> bool:
+    """Whether a column behind the first holds numbers alone."""
+    return index > 0 and all(_NUMBER.match(line[index]) for line in lines[1:])
 
 
 def _grid(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> rich.table.Table:
@@ -169,10 +185,8 @@ def _grid(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> rich.table.T
     header, *rows = (line[: len(widths)] for line in lines)
     grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
     for index, (name, width) in enumerate(zip(header, widths, strict=True)):
-        is_number = index > 0 and all(_NUMBER.match(row[index]) for row in rows)
-        grid.add_column(
-            Text(name), justify="right" if is_number else "left", width=width - _GAP, overflow="fold"
-        )
+        justify = "right" if _is_number(lines, index) else "left"
+        grid.add_column(Text(name), justify=justify, width=width - _GAP, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
         grid.add_row(*map(Text, row))
     return grid

@@ -13,6 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUN = re.compile(r"<!-- run(?:: ([^\n]*?))? -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_WALK = re.compile(r"^<!-- walk -->\n```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(stablerep [^`\n]+)`(?!`)")
 _SHELL = {"", "bash", "sh", "console", "shell"}
 
@@ -55,6 +56,11 @@ def runnable_blocks(page: Path) -> list[tuple[list[str], list[str]]]:
     """Blocks behind ``<!-- run -->``: their lines, and the arguments after ``run:`` that make commands small."""
     text = page.read_text(encoding="utf-8")
     return [(logical_lines(block), shlex.split(extra)) for extra, block in _RUN.findall(text)]
+
+
+def walked_blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of the blocks behind ``<!-- walk -->``, which run in a folder where all is at hand."""
+    return _WALK.findall(page.read_text(encoding="utf-8"))
 
 
 def logical_lines(block: str) -> list[str]:

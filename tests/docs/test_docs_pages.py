@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,15 @@ def test_no_link_is_dead(page: Path) -> None:
         and os.path.normpath(page.parent / target) not in announced
     ]
     assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_takes_in_are_there(page: Path) -> None:
+    """A formatter that takes the line for Python breaks it; then the page shows the line, and not the file."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith("--8"):
+            taken = re.fullmatch(r'--8<-- "([^"]+)"', line)
+            assert taken is not None and (ROOT / taken[1]).is_file(), line
 
 
 def test_a_dead_link_is_noticed(tmp_path: Path) -> None:
@@ -70,4 +80,6 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
             "```math",
         ):
             assert opening not in html, f"{page.name}: {opening}"
+    extend = (tmp_path / "site" / "extend.html").read_text(encoding="utf-8")
+    assert "AlignUniform" in extend and "--8" not in extend
     assert "<math" in (tmp_path / "site" / "mathematics.html").read_text(encoding="utf-8")

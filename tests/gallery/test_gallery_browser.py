@@ -1,15 +1,14 @@
 """The page in a real browser: searched, filtered, marked, painted on; by mouse, by keys alone, narrow and dark."""
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from small_gallery import COLOURS, TEXTS, open_small, picture
 
+from browser import chromium, serious_faults
 from generation.tiny_pipelines import BUILDERS
 from stablerep.gallery.guard import Application
 from stablerep.gallery.serve import guarded
@@ -17,19 +16,7 @@ from stablerep.gallery.session import Gallery
 from stablerep.store import ImageTable
 
 pytest.importorskip("gradio", reason="gradio is not installed; pip install 'stablerep[gallery]'")
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed; pip install playwright"
-)
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if BROWSER is None:
-    pytest.skip("no Chromium or Chrome is installed to open the gallery", allow_module_level=True)
-
 pytestmark = pytest.mark.slow
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-AXE = Path(__file__).parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 TABS = ("Browse", "Compare", "Copies", "Map", "Paint")
 TILE = "#sg-results-part .sg-tile"
 
@@ -82,10 +69,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -142,7 +127,7 @@ def test_a_reader_searches_filters_marks_and_comes_back(page: Any, site: Site) -
     shows(page, "All 20 pictures of 4 captions")
     assert len(captions(page)) == 4
     search(page, "blue")
-    shows(page, "5 pictures of 1 captions: captions with 'blue'")
+    shows(page, "5 pictures of 1 caption: captions with 'blue'")
     assert captions(page) == ["a blue square"]
     search(page, "")
     shows(page, "All 20")
@@ -180,14 +165,14 @@ def test_a_reader_searches_filters_marks_and_comes_back(page: Any, site: Site) -
     assert page.locator(".sg-marked [data-mark=keep] b").inner_text() == "5"
     page.locator("[data-column=gallery_mark] summary").click()
     page.locator("[data-column=gallery_mark] label", has_text="keep").locator("input").check()
-    shows(page, "5 pictures of 1 captions pass the filters")
+    shows(page, "5 pictures of 1 caption pass the filters")
 
 
 def test_keys_alone_are_enough(page: Any, site: Site) -> None:
     page.keyboard.press("/")
     page.keyboard.type("dark red")
     page.keyboard.press("Enter")
-    shows(page, "5 pictures of 1 captions")
+    shows(page, "5 pictures of 1 caption")
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.classList.contains('sg-tile')"):
@@ -298,25 +283,10 @@ def test_nothing_overflows_a_narrow_window(page: Any, width: int) -> None:
 
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_serious_fault(page: Any, is_dark: bool) -> None:
-    if not AXE.is_file():
-        pytest.skip(
-            "axe-core is not there to judge the page; "
-            "npm install --prefix build/axe --no-save --ignore-scripts axe-core brings it"
-        )
     if is_dark:
         page.get_by_role("button", name="Dark", exact=True).click()
-    page.evaluate(AXE.read_text(encoding="utf-8"))
     page.locator(".sg-facet summary").first.click()
     for tab in TABS:
         go(page, tab)
         page.wait_for_timeout(700)
-        found = page.evaluate(
-            "axe.run(document, {resultTypes: ['violations']}).then(done => done.violations)"
-        )
-        serious = [
-            f"{tab}: {fault['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-            for node in fault["nodes"]
-        ]
-        assert serious == []
+        assert serious_faults(page) == [], tab

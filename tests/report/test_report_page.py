@@ -158,6 +158,14 @@ def test_what_was_not_good_is_said(page: ParsedPage) -> None:
     assert "Where stablerep-a is weakest on icons: test captions, held-out style: " in text
 
 
+def test_more_runs_than_colours_are_drawn_alike(tmp_path: Path) -> None:
+    for number in range(7):
+        write_run(tmp_path / "runs" / f"a-{number}", finished=False)
+    page = report_on(tmp_path, tmp_path / "page.html")
+    assert "7 runs, drawn alike; they ended at losses from 0.1 to 0.1 after 2560 pictures." in page.visible
+    assert "a-3 ended at a loss" not in page.visible
+
+
 def test_licences_of_icons_name_their_owners(page: ParsedPage) -> None:
     assert "Noto Emoji, Copyright Google LLC (Apache-2.0): 5 real pictures." in page.visible
     assert "Fluent Emoji, Copyright Microsoft Corporation (MIT): 5 real pictures." in page.visible

@@ -110,10 +110,15 @@ def _values(column: Column | None, rows: np.ndarray) -> list[str]:
 
 
 def _summary(gallery: Gallery, shown: Shown) -> str:
-    found = f"{shown.num_pictures:,} pictures of {shown.num_captions:,} captions"
+    found = f"{_counted(shown.num_pictures, 'picture')} of {_counted(shown.num_captions, 'caption')}"
     if shown.num_pictures == len(gallery.main):
         return f"All {found}"
-    return f"{found}: {shown.how}" if shown.how else f"{found} pass the filters"
+    passed = "passes" if shown.num_pictures == 1 else "pass"
+    return f"{found}: {shown.how}" if shown.how else f"{found} {passed} the filters"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def comparison(
@@ -132,7 +137,7 @@ def comparison(
         if row
     ]
     noise = " Above and below were painted from the same noise." if same and all(same) else ""
-    summary = f"{total:,} captions have pictures of both.{noise}"
+    summary = f"{_counted(total, 'caption')} {'has' if total == 1 else 'have'} pictures of both.{noise}"
     return str(_macros().compared(content, page, *names, summary))
 
 
@@ -162,14 +167,16 @@ def paintings(done: Sequence[Painting], seconds: float, teacher: str) -> str:
         {"src": data_address(picture.png, "image/png"), "prompt": picture.prompt, "reason": picture.reason}
         for picture in done
     ]
-    return str(_macros().painted(content, f"{len(done)} pictures by {teacher} in {seconds:.1f} s"))
+    return str(
+        _macros().painted(content, f"{_counted(len(done), 'picture')} by {teacher} in {seconds:.1f} s")
+    )
 
 
 def header(gallery: Gallery) -> str:
     """The head of the page: which table this is."""
     index = gallery.main
     others = ", ".join(table.name for table in gallery.tables[1:])
-    facts = f"{len(index):,} pictures · {index.num_captions:,} captions" + (
+    facts = f"{_counted(len(index), 'picture')} · {_counted(index.num_captions, 'caption')}" + (
         f" · beside {others}" if others else ""
     )
     return str(_macros().header(index.name, facts, gallery.num_marked()))

@@ -121,7 +121,7 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
                 for batch, result in crew.run(batches):
                     writer.put_encoded(batch, result.pictures, result.reasons)
                     num_truncated += result.num_truncated
-                    progress.advance(len(batch))
+                    progress.advance(len(batch), note=writer.tally.in_words())
             tally += writer.tally
             done.refresh()
             asked = images_asked(table, origin, captions, config)

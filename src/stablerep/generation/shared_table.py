@@ -118,6 +118,10 @@ class Tally:
     lost: int = 0
     """Rows that another worker had committed before."""
 
+    def in_words(self) -> str:
+        """How many have failed, nothing where none has."""
+        return f"{self.failures.total():,} failed" if self.failures else ""
+
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(self.painted + other.painted, self.failures + other.failures, self.lost + other.lost)
 

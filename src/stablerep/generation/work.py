@@ -109,7 +109,7 @@ class _Worker:
                 painted = self._teacher.paint(conditionings, [item.seed for item in missing])
                 self._done.add([item.key for item in missing])
                 self._writer.put(missing, painted)
-                self._progress.advance(len(missing))
+                self._progress.advance(len(missing), note=self._writer.tally.in_words())
             if len(missing) < len(batch) or self._writer.tally.lost > lost:
                 return False
         return True

@@ -26,6 +26,8 @@ _ROLES = {_INK: "currentColor", _MUTED: "var(--muted)", _RULE: "var(--rule)"} | 
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 2), (7, 2, 1.5, 2), (3, 3), (9, 3))
 _MARKERS = ("o", "D", "s", "^", "v", "P")
 _MOST_POINTS = 160
+MOST_TOLD_APART = len(_SERIES)
+"""Curves in one figure that have a colour of their own; more are drawn alike."""
 _CHANCE_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
 _BASELINE: dict[str, Any] = {"color": _MUTED, "marker": "x", "markersize": 5, "linewidth": 1.2}
 _BASELINE["linestyle"] = (0, (4, 2))
@@ -186,7 +188,8 @@ def _key(name: str, draw: Callable[[Any], object]) -> str:
 def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
     figure = Figure(figsize=(width / 72, 300 / 72), layout="constrained")
     loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for index, curve in enumerate(curves):
+    for number, curve in enumerate(curves):
+        index = number if len(curves) <= MOST_TOLD_APART else 0
         seen, middle, low, high = _binned(curve.images_seen, curve.loss)
         if not np.array_equal(low, high):
             loss.fill_between(seen, low, high, color=_series_colour(index), alpha=0.18, linewidth=0)

@@ -16,7 +16,7 @@ from stablerep.report.circles import read_circles
 from stablerep.report.costs import PowerConfig, find_costs
 from stablerep.report.credits import find_credits
 from stablerep.report.fidelity import read_fidelity
-from stablerep.report.figures import Curve, series_key, training_figure
+from stablerep.report.figures import MOST_TOLD_APART, Curve, series_key, training_figure
 from stablerep.report.findings import find, subject_of
 from stablerep.report.html import Page, Teacher, TrainingPlot, render
 from stablerep.report.measurements import measurement_rows
@@ -168,13 +168,28 @@ def _training_plots(project: Project) -> list[TrainingPlot]:
 
 
 def _training_plot(identity: str, kind: str, curves: Sequence[Curve]) -> TrainingPlot:
+    is_told_apart = len(curves) <= MOST_TOLD_APART
+    names = [curve.name for curve in curves] if is_told_apart else []
+    return TrainingPlot(
+        kind=kind,
+        sentence=_ends(curves) if is_told_apart else _ends_of_many(curves),
+        keys=tuple((series_key(identity, index), name) for index, name in enumerate(names)),
+        figure=training_figure(curves, identity),
+    )
+
+
+def _ends(curves: Sequence[Curve]) -> str:
     ends = "; ".join(
         f"{curve.name} ended at a loss of {curve.loss[-1]:.4g} after {grouped(int(curve.images_seen[-1]))} pictures"
         for curve in curves
     )
-    return TrainingPlot(
-        kind=kind,
-        sentence=f"{ends}.",
-        keys=tuple((series_key(identity, index), curve.name) for index, curve in enumerate(curves)),
-        figure=training_figure(curves, identity),
-    )
+    return f"{ends}."
+
+
+def _ends_of_many(curves: Sequence[Curve]) -> str:
+    """Where more runs are drawn than can be told apart."""
+    losses = [curve.loss[-1] for curve in curves]
+    seen = [int(curve.images_seen[-1]) for curve in curves]
+    after = grouped(min(seen)) + ("" if min(seen) == max(seen) else f" to {grouped(max(seen))}")
+    ends = f"from {min(losses):.4g} to {max(losses):.4g}"
+    return f"{len(curves)} runs, drawn alike; they ended at losses {ends} after {after} pictures."
