@@ -51,9 +51,9 @@ class Judge:
         return accepted
 
 
-def train_judge(world: Path, name: str, benchmark: str) -> Judge:
-    """Fit the probe as `evaluate painter` does."""
-    real = load_benchmark(benchmark, BenchmarkData(world=world, fashion=world))
+def train_judge(world: Path, name: str, benchmark: str, num_train: int | None = None) -> Judge:
+    """Fit the probe as `evaluate painter` does, on all real training pictures or the first of them."""
+    real = load_benchmark(benchmark, BenchmarkData(world=world, fashion=world, num_train=num_train))
     encoder = load_encoder(name, runtime.pick_device())
     train, validation = (
         Labelled(extract(encoder, part.images), part.labels) for part in (real.train, real.validation)
@@ -94,7 +94,9 @@ def measure(options: argparse.Namespace, judge: Judge, images: Path) -> dict[str
     """The numbers for the paintings of one table."""
     asked = read_asked(options.world, "all", seen_words=False)
     paintings = read_paintings(images, options.origin, asked, list(judge.classes))
-    good = np.flatnonzero(judge.accepts(paintings.images, paintings.labels))
+    order = runtime.numpy_generator("audit match bench, paintings").permutation(len(paintings.labels))
+    some = np.sort(order[: options.limit])
+    good = some[judge.accepts([paintings.images[int(row)] for row in some], paintings.labels[some])]
     encoded = [paintings.images[int(row)] for row in good]
     captions, labels = paintings.captions[good], paintings.labels[good]
     draws = [
@@ -103,7 +105,7 @@ def measure(options: argparse.Namespace, judge: Judge, images: Path) -> dict[str
     ]
     return {
         "images": str(images),
-        "num_paintings": len(paintings.labels),
+        "num_paintings": len(some),
         "num_accepted": len(good),
         "num_captions": len(np.unique(captions)),
         "num_swapped": round(options.share * len(good)),
@@ -174,11 +176,13 @@ def main() -> None:
     parser.add_argument("--training", type=Path, required=True, help="paintings of training captions")
     parser.add_argument("--validation", type=Path, help="paintings of validation captions")
     parser.add_argument("--origin", help="painter, where a table holds several")
+    parser.add_argument("--limit", type=int, help="paintings of each table; all where not given")
+    parser.add_argument("--num-train", type=int, help="pictures that train the judge; all where not given")
     parser.add_argument("--share", type=float, default=0.1, help="of pictures to exchange")
     parser.add_argument("--draws", type=int, default=3, help="how often to exchange anew")
     parser.add_argument("--out", type=Path, default=Path("audit-match.json"))
     options = parser.parse_args()
-    judge = train_judge(options.world, options.judge, options.benchmark)
+    judge = train_judge(options.world, options.judge, options.benchmark, options.num_train)
     measured = {}
     for name in ("training", "validation"):
         if (images := getattr(options, name)) is not None:

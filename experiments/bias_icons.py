@@ -7,23 +7,19 @@ each encoder reads them, fitted and tested on real pictures of all splits, in ha
     python experiments/bias_icons.py --world icons --images a-copy-of/images.lance --out bias \\
         --encoders runs/judge runs/clip-real
 
-writes bias.json and bias.png into OUT/ENCODER/ATTRIBUTE, OUT/table.md with all of them, and the columns bias_* of the
-last encoder beside the pictures. An attribute that an encoder cannot read as well as asked for is named in the table.
+writes bias.json and bias.png into OUT/ENCODER, OUT/table.md with all of them, and the columns bias_* of the
+last encoder beside the pictures. An attribute that an encoder cannot read as well as asked for is "not read".
 """
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import tyro
 
-from stablerep.audit.attributes import read_attributes
 from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.console import Console
-from stablerep.errors import UserError
 from stablerep.run import write_text
 
 HEADER = (
@@ -48,35 +44,29 @@ class Config:
     """Where the findings go."""
 
 
-def read(config: Config, encoder: str, name: str, folder: Path) -> dict[str, Any] | str:
-    """What one encoder finds of one attribute, or why it cannot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = tomllib.loads(config.attributes.read_text(encoding="utf-8"))
-    write_text(folder / "attributes.toml", tomli_w.dumps({"attributes": {name: whole["attributes"][name]}}))
-    try:
-        audit_bias(
-            BiasAuditConfig(
-                images=config.images,
-                captions=config.world / "captions.lance",
-                attributes=folder / "attributes.toml",
-                reference=config.world / "images.lance",
-                encoder=encoder,
-                device="cpu",
-                out=folder / "audit.json",
-            ),
-            console=Console(),
-        )
-    except UserError as error:
-        return str(error)
-    found: dict[str, Any] = json.loads((folder / "bias.json").read_text(encoding="utf-8"))[name]
+def read(config: Config, encoder: str, folder: Path) -> dict[str, Any]:
+    """What one encoder finds of every attribute."""
+    audit_bias(
+        BiasAuditConfig(
+            images=config.images,
+            captions=config.world / "captions.lance",
+            attributes=config.attributes,
+            reference=config.world / "images.lance",
+            encoder=encoder,
+            device="cpu",
+            out=folder / "audit.json",
+        ),
+        console=Console(),
+    )
+    found: dict[str, Any] = json.loads((folder / "bias.json").read_text(encoding="utf-8"))
     return found
 
 
-def lines(encoder: str, name: str, found: dict[str, Any] | str) -> list[str]:
+def lines(encoder: str, name: str, found: dict[str, Any]) -> list[str]:
     """Rows of the table: one for each group and value."""
-    if isinstance(found, str):
-        return [f"| {encoder} | {name} | {found} | | | | | | |"]
     reader = found["reader"]
+    if not found["groups"]:
+        return [f"| {encoder} | {name} | not read | | | | | | of {reader['test pictures']} tests |"]
     quality = (
         f"{percent(reader['accuracy of answers'])} ({percent(reader['worst value'])}), "
         f"{percent(1 - reader['answered'])} of {reader['test pictures']} tests"
@@ -116,10 +106,10 @@ def main(config: Config) -> None:
     """Read, write one table."""
     table = [HEADER]
     for encoder in config.encoders:
-        for name in read_attributes(config.attributes):
-            folder = config.out / Path(encoder).name / name
-            table += lines(Path(encoder).name, name, read(config, encoder, name, folder))
-            write_text(config.out / "table.md", "\n".join(table) + "\n")
+        name = Path(encoder).name
+        for attribute, found in read(config, encoder, config.out / name).items():
+            table += lines(name, attribute, found)
+        write_text(config.out / "table.md", "\n".join(table) + "\n")
     Console().say(f"saved: {config.out / 'table.md'}")
 
 

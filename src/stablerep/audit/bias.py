@@ -67,7 +67,7 @@ class BiasAuditConfig(EngineConfig):
     """Of halves and replicates."""
     out: Path | None = None
     """Where to write the findings; audit.json beside the table where not given. All numbers (bias.json) and a figure
-    (bias.png) lie beside it."""
+    (bias.png) lie beside it, and features of pictures, cached by content, in features/."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +88,8 @@ class _Side:
 def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
     """Read, count, compare; write columns, audit.json and a figure.
 
-    Raises ``UserError`` where a file cannot be used, and where too few real or painted pictures are concerned.
+    An attribute that the encoder does not see is said to be unread. Raises ``UserError`` where none is read, a file
+    cannot be used, and where too few real or painted pictures are concerned.
     """
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
@@ -115,11 +116,13 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
             ],
             pa.string(),
         )
-        target = _target(name, attribute, real)
-        findings[name] = {
-            "reader": _quality(reader, attribute),
-            "groups": _groups(name, attribute, painted, (answers, concerned), (reader, target, config)),
-        }
+        findings[name] = {"reader": _quality(reader, attribute), "groups": {}}
+        if np.isfinite(reader.level):
+            target = _target(name, attribute, real)
+            findings[name]["groups"] = _groups(
+                name, attribute, painted, (answers, concerned), (reader, target, config)
+            )
+    _refuse_unread(findings)
     kept = renew_mask(rows.table.write_columns(rows.positions, columns))
     figure = path.with_name("bias.png")
     draw_shares(figure, findings)
@@ -149,7 +152,8 @@ def _load(config: BiasAuditConfig) -> Any:
 
 
 def _extraction(config: BiasAuditConfig) -> Extraction:
-    return Extraction(batch_size=config.batch_size, engine=config, device=config.device)
+    cache = audit_path(config.images, config.out).parent / "features"
+    return Extraction(batch_size=config.batch_size, cache=cache, engine=config, device=config.device)
 
 
 def _side(
@@ -208,6 +212,16 @@ def _quality(reader: Reader, attribute: Attribute) -> dict[str, Any]:
     }
 
 
+def _refuse_unread(findings: Mapping[str, Any]) -> None:
+    if any(finding["groups"] for finding in findings.values()):
+        return
+    name, finding = next(iter(findings.items()))
+    raise UserError(
+        f"attribute {name}: at no confidence is the reader right in {finding['reader']['accuracy wanted']:.0%} of its "
+        "answers; lower accuracy in the attributes file, or give an encoder that sees it"
+    )
+
+
 def _groups(
     name: str,
     attribute: Attribute,
@@ -218,11 +232,6 @@ def _groups(
     """Shares of each group of captions: in the captions, in the pictures, and as the reader answers."""
     answers, concerned = read
     reader, target, config = against
-    if not np.isfinite(reader.level):
-        raise UserError(
-            f"attribute {name}: at no confidence is the reader right in {attribute.accuracy:.0%} of its answers; "
-            "lower accuracy in the attributes file, or give an encoder that sees it"
-        )
     found: dict[str, Any] = {}
     num_values = len(attribute.values)
     for group, members in attribute.members(painted.texts).items():
@@ -282,6 +291,8 @@ def _in_brief(findings: Mapping[str, Any]) -> dict[str, str]:
     """One line for the terminal per attribute and group."""
     lines = {}
     for name, finding in findings.items():
+        if not finding["groups"]:
+            lines[name] = "not read: the reader is right too seldom, at any confidence"
         for group, found in finding["groups"].items():
             shares = ", ".join(
                 f"{value} {100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}] % "

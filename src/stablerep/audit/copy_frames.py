@@ -80,5 +80,6 @@ def _strongest(strengths: Tensor, corners: Tensor, num: int, side: int) -> Frame
         best.append(strength)
         chosen.append(sides.gather(1, index[:, None, None].expand(-1, -1, 4)))
         strengths = strengths.masked_fill((sides - chosen[-1]).abs().amax(2) <= _APART, 0)
-    low, high = (torch.cat(chosen, 1).float() + 0.5).div(side).mul(2).sub(1).split(2, dim=2)
+    edges = (torch.cat(chosen, 1).float() + 0.5) / side * 2 - 1
+    low, high = edges[..., :2], edges[..., 2:]
     return Frames(torch.stack(best, 1), torch.cat([(high - low) / 2, (high + low) / 2], 2))

@@ -125,7 +125,8 @@ def _normalised(windows: Tensor) -> Tensor:
     """Windows (Q, V, 3, C, C) as (Q, V, 3 C C)."""
     colours = windows.flatten(3)
     flat = (colours - colours.mean(-1, keepdim=True)).flatten(2)
-    return flat / (flat.norm(dim=-1, keepdim=True) + 1e-3 * _CELLS)
+    normalised: Tensor = flat / (flat.norm(dim=-1, keepdim=True) + 1e-3 * _CELLS)
+    return normalised
 
 
 def _inside(pictures: Tensor, placements: Tensor) -> Tensor:
