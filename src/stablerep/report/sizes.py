@@ -95,10 +95,10 @@ def find_compared(comparison: Comparison) -> Findings | None:
     learned = [score for score in shown if score.series not in BASELINES]
     if not learned:
         return None
-    best, others = learned[0], [score for score in shown if score is not learned[0]]
-    listed = ", ".join(f"{score.series} {in_percent(score.score.value)}" for score in others)
+    best, baselines = learned[0], [score for score in shown if score not in learned]
+    listed = ", ".join(f"{one.series} {in_percent(one.score.value)}" for one in [*learned[1:], *baselines])
     return Findings(
-        headline=f"After {grouped(size)} captions, {best.series} names {in_percent(best.score.value)} correctly"
+        headline=f"From {grouped(size)} captions, {best.series} learns to name {in_percent(best.score.value)} correctly"
         f"{f'; {listed}' if listed else ''}.",
         remarks=(
             f"Measured on {test[0]} ({test[1]}) by {panel} on frozen features, as the mean "
