@@ -19,6 +19,7 @@ class Discs:
     batch_size = 8
     styles: tuple[str, ...] = ()
     num_truncated = 0
+    truncated_example: str | None = None
 
     def __init__(self, side: int = 32) -> None:
         self.side = side

@@ -230,6 +230,7 @@ def test_cut_prompts_are_counted_not_printed(
         teacher = _teacher(pipeline_folder(name), name)
         teacher.encode(["sun", "a red cat", "the small brown dog", "a house with the blue boat"])
         assert teacher.num_truncated == num_cut
+        assert teacher.truncated_example == ("the small brown dog" if num_cut else None)
     assert "truncated" not in capfd.readouterr().err
 
 

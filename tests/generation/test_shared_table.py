@@ -27,6 +27,7 @@ class NoiseTeacher:
     batch_size = 2
     styles: tuple[str, ...] = ()
     num_truncated = 0
+    truncated_example: str | None = None
 
     def __init__(self, seconds: float = 0.0) -> None:
         names = ("num_inference_steps", "guidance_scale", "dtype", "device")

@@ -46,6 +46,8 @@ class GenerateSummary:
     """Rows asked for that the table held before; with ``repaint`` the kept ones among them."""
     truncated: int = 0
     """Prompts painted now of which the teacher's tokenizer took only the beginning."""
+    truncated_example: str | None = None
+    """One of them."""
     missing: int = 0
     """Rows asked for that the table does not hold now; 0 but in a dry run."""
     seconds: float
@@ -87,7 +89,8 @@ def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSu
     console.say(_in_words(summary))
     if summary.truncated:
         console.say(
-            f"{summary.truncated} prompts are longer than the teacher reads; only their beginning counted"
+            f"{summary.truncated} prompts are longer than the teacher reads; only their beginning counted, so of "
+            f"{summary.truncated_example!r}"
         )
     return summary
 
@@ -141,6 +144,7 @@ def _summary(config: GenerateConfig, outcomes: "Sequence[Outcome]") -> GenerateS
         failures=dict(failures),
         already_there=sum(outcome.already_there for outcome in outcomes),
         truncated=sum(outcome.num_truncated for outcome in outcomes),
+        truncated_example=next(filter(None, (outcome.truncated_example for outcome in outcomes)), None),
         seconds=seconds,
         images_per_second=(painted + failures.total()) / seconds,
     )

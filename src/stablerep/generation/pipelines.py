@@ -70,6 +70,7 @@ class DiffusersTeacher:
         self._negative: dict[str, Tensor] = {}
         self._token_limits = _token_limits(pipeline, self._options, self._paint_parameters)
         self.num_truncated = 0
+        self.truncated_example: str | None = None
         self.settings = _describe(pipeline, settings, self._options, weights)
         if self._negative_prompt and not self._takes_negative_prompt():
             raise UserError(
@@ -89,7 +90,9 @@ class DiffusersTeacher:
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
         with _quiet():  # the libraries would print every prompt that they cut
-            self.num_truncated += sum(self._is_truncated(prompt) for prompt in prompts)
+            cut = [prompt for prompt in prompts if self._is_truncated(prompt)]
+        self.num_truncated += len(cut)
+        self.truncated_example = self.truncated_example or next(iter(cut), None)
         if self._names is None:
             return [{"prompt": prompt} for prompt in prompts]
         rows: list[Conditioning] = []

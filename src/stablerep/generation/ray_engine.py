@@ -46,6 +46,7 @@ class Result:
     pictures: list[Encoded | None]
     reasons: list[str | None]
     num_truncated: int
+    truncated_example: str | None
 
 
 class Painter:
@@ -82,6 +83,7 @@ class Painter:
             pictures=encode_painted(painted, self._config),
             reasons=painted.reasons,
             num_truncated=self._teacher.num_truncated - before,
+            truncated_example=self._teacher.truncated_example,
         )
 
 
@@ -105,6 +107,7 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
             f"images, {there} {'kept' if config.repaint else 'there already'}, {missing} to paint"
         )
         tally, num_truncated, begin = Tally(), 0, time.monotonic()
+        example: str | None = None
         while missing:
             batches = plan(
                 rotated(captions, 0),
@@ -121,12 +124,14 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
                 for batch, result in crew.run(batches):
                     writer.put_encoded(batch, result.pictures, result.reasons)
                     num_truncated += result.num_truncated
+                    example = example or result.truncated_example
                     progress.advance(len(batch), note=writer.tally.in_words())
             tally += writer.tally
             done.refresh()
             asked = images_asked(table, origin, captions, config)
             missing = num_missing(captions, asked, done)
-        return Outcome(origin, len(captions), there, tally, time.monotonic() - begin, num_truncated)
+        seconds = time.monotonic() - begin
+        return Outcome(origin, len(captions), there, tally, seconds, num_truncated, example)
 
 
 def _in_words(batch: Batch) -> str:

@@ -30,6 +30,8 @@ class Teacher(Protocol):
     """What determines the pixels, as plain JSON values."""
     num_truncated: int
     """Prompts so far of which the text encoder saw only the beginning."""
+    truncated_example: str | None
+    """One of them."""
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt, to be used for all its images."""

@@ -28,6 +28,7 @@ class Outcome:
     tally: Tally
     seconds: float
     num_truncated: int
+    truncated_example: str | None
 
 
 def picture_settings(teacher: Teacher, config: GenerateConfig) -> dict[str, Any]:
@@ -68,7 +69,9 @@ def paint_share(
         asked = images_asked(table, origin, items, config)
         missing = num_missing(items, asked, done)
     seconds = time.monotonic() - begin
-    return Outcome(origin, len(items), there, tally, seconds, teacher.num_truncated)
+    return Outcome(
+        origin, len(items), there, tally, seconds, teacher.num_truncated, teacher.truncated_example
+    )
 
 
 class _Worker:
