@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stablerep.audit.attributes import Attribute, read_attributes
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.readers import Reader, make_reader, softmax
 from stablerep.audit.record import AuditResult, audit_path, record
-from stablerep.audit.rows import CaptionFacts, Rows, read_captions, read_rows
+from stablerep.audit.rows import Rows, read_captions, read_rows
 from stablerep.audit.shares import ShareBootstrap, amplification, around, jensen_shannon, total_variation
 from stablerep.audit.verdicts import renew_mask
 from stablerep.console import Console
@@ -95,10 +95,12 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
     attributes = read_attributes(config.attributes)
     rows = read_rows(config.images, config.where)
     real_rows = read_rows(config.reference, config.reference_where)
-    real_path = config.reference_captions or config.captions
     encoder = _load(config)
-    painted = _side(rows, read_captions(config.captions, list(set(rows.captions))), encoder, config, console)
-    real = _side(real_rows, read_captions(real_path, list(set(real_rows.captions))), encoder, config, console)
+    eyes = _Eyes(encoder, config, console)
+    painted = _side(rows, config.captions, eyes, _by_any(attributes, Attribute.concerns))
+    real = _side(
+        real_rows, config.reference_captions or config.captions, eyes, _by_any(attributes, Attribute.teaches)
+    )
     columns: dict[str, pa.Array] = {}
     findings: dict[str, Any] = {}
     for name, attribute in attributes.items():
@@ -150,19 +152,47 @@ def _load(config: BiasAuditConfig) -> Any:
     )
 
 
-def _side(
-    rows: Rows, facts: Mapping[str, CaptionFacts], encoder: Any, config: BiasAuditConfig, console: Console
-) -> _Side:
-    images = TableImages(rows.table, rows.positions)
-    cache = audit_path(config.images, config.out).parent / "features"
-    if config.zero_shot:
-        settings = MatchConfig(batch_size=config.batch_size, cache=cache)
-        features = image_vectors(encoder, images, settings, console=console)
-    else:
-        features = extract(encoder, images, batch_size=config.batch_size, cache=cache, console=console)
+@dataclass(frozen=True)
+class _Eyes:
+    """An encoder at work."""
+
+    encoder: Any
+    config: BiasAuditConfig
+    console: Console
+
+    def features(self, images: TableImages) -> np.ndarray:
+        """Of pictures (M, D)."""
+        config = self.config
+        cache = audit_path(config.images, config.out).parent / "features"
+        if config.zero_shot:
+            settings = MatchConfig(batch_size=config.batch_size, cache=cache)
+            return image_vectors(self.encoder, images, settings, console=self.console)
+        return extract(self.encoder, images, batch_size=config.batch_size, cache=cache, console=self.console)
+
+
+def _by_any(
+    attributes: Mapping[str, Attribute], needs: Callable[[Attribute, str], bool]
+) -> Callable[[str], bool]:
+    """Whether some attribute needs a caption."""
+    return lambda text: any(needs(attribute, text) for attribute in attributes.values())
+
+
+def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]) -> _Side:
+    """Pictures whose captions are needed are looked at; features of the others are zeros, which nobody reads."""
+    facts = read_captions(captions, list(set(rows.captions)))
+    texts = [facts[caption].text for caption in rows.captions]
+    some = np.flatnonzero([needed(text) for text in texts])
+    if not len(some):
+        raise UserError(
+            f"{rows.table.path}: no caption of its pictures has to do with an attribute of {eyes.config.attributes}; "
+            "widen the patterns there"
+        )
+    found = eyes.features(TableImages(rows.table, rows.positions[some]))
+    features = np.zeros((len(rows), found.shape[1]), np.float32)
+    features[some] = found
     return _Side(
         features=features,
-        texts=[facts[caption].text for caption in rows.captions],
+        texts=texts,
         captions=rows.captions,
         groups=[facts[caption].group for caption in rows.captions],
     )
