@@ -262,56 +262,67 @@ def _groups(
     """Shares of each group of captions: in the captions, in the pictures, and as the reader answers."""
     answers, concerned = read
     reader, target, config = against
-    found: dict[str, Any] = {}
     num_values = len(attribute.values)
-    for group, members in attribute.members(painted.texts).items():
-        own = concerned & np.array(members)
-        if not own.any():
-            raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
-        bootstrap = ShareBootstrap(
-            answers[own],
-            painted.captions[own],
-            (reader.truth, reader.said),
+
+    def drawn(rows: np.ndarray) -> ShareBootstrap:
+        test = (reader.truth, reader.said)
+        return ShareBootstrap(
+            answers[rows],
+            painted.captions[rows],
+            test,
             num_values,
             num=config.num_bootstrap,
             seed=config.seed,
         )
-        stated = np.array([attribute.stated(painted.texts[row]) for row in np.flatnonzero(own)])
-        asked = _counted(stated, num_values) if (stated >= 0).any() else None
+
+    def named(shares: np.ndarray | None) -> dict[str, float] | None:
+        return None if shares is None else dict(zip(attribute.names, shares.tolist(), strict=True))
+
+    found: dict[str, Any] = {}
+    for group, members in attribute.members(painted.texts).items():
+        own = np.flatnonzero(concerned & np.array(members))
+        if not len(own):
+            raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
+        bootstrap = drawn(own)
+        stated = np.array([attribute.stated(painted.texts[row]) for row in own])
+        stating = own[stated >= 0]  # captions are compared with their own pictures, not with all
+        asked = (_counted(stated, num_values), drawn(stating)) if len(stating) else None
         given = answers[own][answers[own] >= 0]
         said = _counted(given, num_values) if len(given) else None
         found[group] = {
-            "pictures": int(own.sum()),
+            "pictures": len(own),
+            "pictures whose captions state a value": len(stating),
             "abstained": float((answers[own] < 0).mean()),
             "shares": {
                 value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)
             },
-            "target": dict(zip(attribute.names, target.tolist(), strict=True)),
+            "target": named(target),
             **_chain(bootstrap, asked, target, said),
-            "captions": None if asked is None else dict(zip(attribute.names, asked.tolist(), strict=True)),
-            "answers": None if said is None else dict(zip(attribute.names, said.tolist(), strict=True)),
+            "captions": named(asked[0] if asked else None),
+            "shares where captions state a value": named(asked[1].value if asked else None),
+            "answers": named(said),
         }
     return found
 
 
 def _chain(
-    bootstrap: ShareBootstrap, asked: np.ndarray | None, target: np.ndarray, said: np.ndarray | None
+    bootstrap: ShareBootstrap,
+    asked: tuple[np.ndarray, ShareBootstrap] | None,
+    target: np.ndarray,
+    said: np.ndarray | None,
 ) -> dict[str, Any]:
     """Divergence from the target, and how much each step of the chain adds to the leading value."""
     value, replicates = bootstrap.value, bootstrap.replicates
     steps: dict[str, Any] = {}
     if asked is not None:
-        steps["captions to pictures"] = asdict(
-            around(amplification(asked, value), np.array([amplification(asked, one) for one in replicates]))
-        )
+        captions, pictures = asked
+        grown = np.array([amplification(captions, one) for one in pictures.replicates])
+        steps["captions to pictures"] = asdict(around(amplification(captions, pictures.value), grown))
     if said is not None:
         steps["pictures to answers"] = amplification(value, said)
+    apart = np.array([total_variation(one, target) for one in replicates])
     return {
-        "total variation": asdict(
-            around(
-                total_variation(value, target), np.array([total_variation(one, target) for one in replicates])
-            )
-        ),
+        "total variation": asdict(around(total_variation(value, target), apart)),
         "jensen_shannon": jensen_shannon(value, target),
         "amplification": steps,
     }
