@@ -22,10 +22,11 @@ from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.console import Console
 from stablerep.run import write_text
 
-HEADER = (
-    "| encoder | attribute | group, pictures | value | captions, % | pictures, % | answers, % | captions to pictures | "
-    "reader: accuracy (worst value), left open, % |\n|---|---|---|---|---|---|---|---|---|"
-)
+COLUMNS = (
+    "encoder", "attribute", "group, pictures", "value", "captions that state one, %", "their pictures, %",
+    "captions to pictures", "all pictures, %", "answers, %", "reader: accuracy (worst value), left open, %",
+)  # fmt: skip
+HEADER = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def lines(encoder: str, name: str, found: dict[str, Any]) -> list[str]:
     """Rows of the table: one for each group and value."""
     reader = found["reader"]
     if not found["groups"]:
-        return [f"| {encoder} | {name} | not read | | | | | | of {reader['test pictures']} tests |"]
+        return [f"| {encoder} | {name} | not read | | | | | | | of {reader['test pictures']} tests |"]
     quality = (
         f"{percent(reader['accuracy of answers'])} ({percent(reader['worst value'])}), "
         f"{percent(1 - reader['answered'])} of {reader['test pictures']} tests"
@@ -81,18 +82,12 @@ def lines(encoder: str, name: str, found: dict[str, Any]) -> list[str]:
         )
         for value, share in one["shares"].items():
             interval = f"{percent(share['value'])} [{percent(share['low'])}, {percent(share['high'])}]"
-            asked, said = (percent(one[key] and one[key][value]) for key in ("captions", "answers"))
-            cells = (
-                encoder,
-                name,
-                f"{group}, {one['pictures']:,}",
-                value,
-                asked,
-                interval,
-                said,
-                moved,
-                quality,
+            asked, shown, said = (
+                percent(one[key] and one[key][value])
+                for key in ("captions", "shares where captions state a value", "answers")
             )
+            of_group = f"{group}, {one['pictures']:,}"
+            cells = (encoder, name, of_group, value, asked, shown, moved, interval, said, quality)
             rows.append(f"| {' | '.join(cells)} |")
     return rows
 

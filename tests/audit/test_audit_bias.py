@@ -105,6 +105,23 @@ def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
         assert figure.width > 300
 
 
+def test_captions_are_compared_with_their_own_pictures_where_others_state_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Every fifth house states a colour, half of them red; all of these are painted blue, the others red."""
+    some = ATTRIBUTES.replace("'\\bred\\b'", "'\\bred wall(, number| of house \\d*5$)'").replace(
+        "'\\bblue\\b'", "'\\bblue wall(, number| of house \\d*0$)'"
+    )
+    (tmp_path / "attributes.toml").write_text(some)
+    audit_bias(asked(folder, attributes=tmp_path / "attributes.toml", out=tmp_path / "audit.json"))
+    houses = json.loads((tmp_path / "bias.json").read_text())["paint"]["groups"]["houses"]
+    assert houses["pictures"] == 100 and houses["pictures whose captions state a value"] == 20
+    assert houses["captions"] == {"red": 0.5, "blue": 0.5}
+    assert houses["shares where captions state a value"]["blue"] > 0.85
+    assert houses["shares"]["red"]["low"] <= 0.8 <= houses["shares"]["red"]["high"]
+    assert houses["amplification"]["captions to pictures"]["value"] < -0.35
+
+
 def test_adjusted_shares_undo_the_errors_of_the_reader_where_raw_ones_do_not() -> None:
     rng = np.random.default_rng(0)
 

@@ -81,6 +81,10 @@ class Attribute:
         ]
         return found[0] if len(found) == 1 else -1
 
+    def teaches(self, text: str) -> bool:
+        """Whether a picture with this caption shows a reader what a value looks like."""
+        return self.concerns(text) and self.stated(text) >= 0
+
     def members(self, texts: list[str]) -> dict[str, list[bool]]:
         """Which captions belong to each group."""
         groups = self.groups or {"all": ""}

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from stablerep.audit.attributes import Attribute, read_attributes
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.readers import Reader, make_reader, softmax
 from stablerep.audit.record import AuditResult, audit_path, record
-from stablerep.audit.rows import CaptionFacts, Rows, read_captions, read_rows
+from stablerep.audit.rows import Rows, read_captions, read_rows
 from stablerep.audit.shares import ShareBootstrap, amplification, around, jensen_shannon, total_variation
 from stablerep.audit.verdicts import renew_mask
 from stablerep.cluster import EngineConfig
@@ -96,10 +96,12 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
     attributes = read_attributes(config.attributes)
     rows = read_rows(config.images, config.where)
     real_rows = read_rows(config.reference, config.reference_where)
-    real_path = config.reference_captions or config.captions
     encoder = _load(config)
-    painted = _side(rows, read_captions(config.captions, list(set(rows.captions))), encoder, config, console)
-    real = _side(real_rows, read_captions(real_path, list(set(real_rows.captions))), encoder, config, console)
+    eyes = _Eyes(encoder, config, console)
+    painted = _side(rows, config.captions, eyes, _by_any(attributes, Attribute.concerns))
+    real = _side(
+        real_rows, config.reference_captions or config.captions, eyes, _by_any(attributes, Attribute.teaches)
+    )
     columns: dict[str, pa.Array] = {}
     findings: dict[str, Any] = {}
     for name, attribute in attributes.items():
@@ -151,6 +153,7 @@ def _load(config: BiasAuditConfig) -> Any:
     )
 
 
+<<<<<<< HEAD
 def _extraction(config: BiasAuditConfig) -> Extraction:
     cache = audit_path(config.images, config.out).parent / "features"
     return Extraction(batch_size=config.batch_size, cache=cache, engine=config, device=config.device)
@@ -162,9 +165,49 @@ def _side(
     images = TableImages(rows.table, rows.positions)
     vectors = image_vectors if config.zero_shot else extract_with
     features = vectors(encoder, images, _extraction(config), console=console)
+=======
+@dataclass(frozen=True)
+class _Eyes:
+    """An encoder at work."""
+
+    encoder: Any
+    config: BiasAuditConfig
+    console: Console
+
+    def features(self, images: TableImages) -> np.ndarray:
+        """Of pictures (M, D)."""
+        config = self.config
+        cache = audit_path(config.images, config.out).parent / "features"
+        if config.zero_shot:
+            settings = MatchConfig(batch_size=config.batch_size, cache=cache)
+            return image_vectors(self.encoder, images, settings, console=self.console)
+        return extract(self.encoder, images, batch_size=config.batch_size, cache=cache, console=self.console)
+
+
+def _by_any(
+    attributes: Mapping[str, Attribute], needs: Callable[[Attribute, str], bool]
+) -> Callable[[str], bool]:
+    """Whether some attribute needs a caption."""
+    return lambda text: any(needs(attribute, text) for attribute in attributes.values())
+
+
+def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]) -> _Side:
+    """Pictures whose captions are needed are looked at; features of the others are zeros, which nobody reads."""
+    facts = read_captions(captions, list(set(rows.captions)))
+    texts = [facts[caption].text for caption in rows.captions]
+    some = np.flatnonzero([needed(text) for text in texts])
+    if not len(some):
+        raise UserError(
+            f"{rows.table.path}: no caption of its pictures has to do with an attribute of {eyes.config.attributes}; "
+            "widen the patterns there"
+        )
+    found = eyes.features(TableImages(rows.table, rows.positions[some]))
+    features = np.zeros((len(rows), found.shape[1]), np.float32)
+    features[some] = found
+>>>>>>> audit
     return _Side(
         features=features,
-        texts=[facts[caption].text for caption in rows.captions],
+        texts=texts,
         captions=rows.captions,
         groups=[facts[caption].group for caption in rows.captions],
     )
@@ -232,56 +275,67 @@ def _groups(
     """Shares of each group of captions: in the captions, in the pictures, and as the reader answers."""
     answers, concerned = read
     reader, target, config = against
-    found: dict[str, Any] = {}
     num_values = len(attribute.values)
-    for group, members in attribute.members(painted.texts).items():
-        own = concerned & np.array(members)
-        if not own.any():
-            raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
-        bootstrap = ShareBootstrap(
-            answers[own],
-            painted.captions[own],
-            (reader.truth, reader.said),
+
+    def drawn(rows: np.ndarray) -> ShareBootstrap:
+        test = (reader.truth, reader.said)
+        return ShareBootstrap(
+            answers[rows],
+            painted.captions[rows],
+            test,
             num_values,
             num=config.num_bootstrap,
             seed=config.seed,
         )
-        stated = np.array([attribute.stated(painted.texts[row]) for row in np.flatnonzero(own)])
-        asked = _counted(stated, num_values) if (stated >= 0).any() else None
+
+    def named(shares: np.ndarray | None) -> dict[str, float] | None:
+        return None if shares is None else dict(zip(attribute.names, shares.tolist(), strict=True))
+
+    found: dict[str, Any] = {}
+    for group, members in attribute.members(painted.texts).items():
+        own = np.flatnonzero(concerned & np.array(members))
+        if not len(own):
+            raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
+        bootstrap = drawn(own)
+        stated = np.array([attribute.stated(painted.texts[row]) for row in own])
+        stating = own[stated >= 0]  # captions are compared with their own pictures, not with all
+        asked = (_counted(stated, num_values), drawn(stating)) if len(stating) else None
         given = answers[own][answers[own] >= 0]
         said = _counted(given, num_values) if len(given) else None
         found[group] = {
-            "pictures": int(own.sum()),
+            "pictures": len(own),
+            "pictures whose captions state a value": len(stating),
             "abstained": float((answers[own] < 0).mean()),
             "shares": {
                 value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)
             },
-            "target": dict(zip(attribute.names, target.tolist(), strict=True)),
+            "target": named(target),
             **_chain(bootstrap, asked, target, said),
-            "captions": None if asked is None else dict(zip(attribute.names, asked.tolist(), strict=True)),
-            "answers": None if said is None else dict(zip(attribute.names, said.tolist(), strict=True)),
+            "captions": named(asked[0] if asked else None),
+            "shares where captions state a value": named(asked[1].value if asked else None),
+            "answers": named(said),
         }
     return found
 
 
 def _chain(
-    bootstrap: ShareBootstrap, asked: np.ndarray | None, target: np.ndarray, said: np.ndarray | None
+    bootstrap: ShareBootstrap,
+    asked: tuple[np.ndarray, ShareBootstrap] | None,
+    target: np.ndarray,
+    said: np.ndarray | None,
 ) -> dict[str, Any]:
     """Divergence from the target, and how much each step of the chain adds to the leading value."""
     value, replicates = bootstrap.value, bootstrap.replicates
     steps: dict[str, Any] = {}
     if asked is not None:
-        steps["captions to pictures"] = asdict(
-            around(amplification(asked, value), np.array([amplification(asked, one) for one in replicates]))
-        )
+        captions, pictures = asked
+        grown = np.array([amplification(captions, one) for one in pictures.replicates])
+        steps["captions to pictures"] = asdict(around(amplification(captions, pictures.value), grown))
     if said is not None:
         steps["pictures to answers"] = amplification(value, said)
+    apart = np.array([total_variation(one, target) for one in replicates])
     return {
-        "total variation": asdict(
-            around(
-                total_variation(value, target), np.array([total_variation(one, target) for one in replicates])
-            )
-        ),
+        "total variation": asdict(around(total_variation(value, target), apart)),
         "jensen_shannon": jensen_shannon(value, target),
         "amplification": steps,
     }

@@ -50,7 +50,7 @@ def make_reader(
     Raises ``UserError`` where too few real pictures state a value.
     """
     features, texts, groups = real
-    labels = np.array([attribute.stated(text) if attribute.concerns(text) else -1 for text in texts])
+    labels = np.array([attribute.stated(text) if attribute.teaches(text) else -1 for text in texts])
     is_test = _halves(groups, seed)
     for number, value in enumerate(attribute.names):
         found = set(np.asarray(groups)[labels == number])
