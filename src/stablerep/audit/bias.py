@@ -153,19 +153,11 @@ def _load(config: BiasAuditConfig) -> Any:
     )
 
 
-<<<<<<< HEAD
 def _extraction(config: BiasAuditConfig) -> Extraction:
     cache = audit_path(config.images, config.out).parent / "features"
     return Extraction(batch_size=config.batch_size, cache=cache, engine=config, device=config.device)
 
 
-def _side(
-    rows: Rows, facts: Mapping[str, CaptionFacts], encoder: Any, config: BiasAuditConfig, console: Console
-) -> _Side:
-    images = TableImages(rows.table, rows.positions)
-    vectors = image_vectors if config.zero_shot else extract_with
-    features = vectors(encoder, images, _extraction(config), console=console)
-=======
 @dataclass(frozen=True)
 class _Eyes:
     """An encoder at work."""
@@ -176,12 +168,8 @@ class _Eyes:
 
     def features(self, images: TableImages) -> np.ndarray:
         """Of pictures (M, D)."""
-        config = self.config
-        cache = audit_path(config.images, config.out).parent / "features"
-        if config.zero_shot:
-            settings = MatchConfig(batch_size=config.batch_size, cache=cache)
-            return image_vectors(self.encoder, images, settings, console=self.console)
-        return extract(self.encoder, images, batch_size=config.batch_size, cache=cache, console=self.console)
+        vectors = image_vectors if self.config.zero_shot else extract_with
+        return vectors(self.encoder, images, _extraction(self.config), console=self.console)
 
 
 def _by_any(
@@ -204,7 +192,6 @@ def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]
     found = eyes.features(TableImages(rows.table, rows.positions[some]))
     features = np.zeros((len(rows), found.shape[1]), np.float32)
     features[some] = found
->>>>>>> audit
     return _Side(
         features=features,
         texts=texts,
