@@ -2,12 +2,11 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from desk import TINY_PAINTING, TINY_TRAINING
 
 from generation import tiny_pipelines
@@ -16,11 +15,8 @@ from stablerep.cli import COMMANDS, run
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def always_one_thread(one_thread: None) -> None:
+    """Every module of this folder computes on one thread."""
 
 
 @pytest.fixture(autouse=True)

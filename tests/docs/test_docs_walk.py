@@ -7,7 +7,6 @@ made small behind them, once the configuration is built.
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from pages import PAGES, ROOT, Line, is_stablerep, logical_lines, walked_blocks
 from PIL import Image
 
@@ -28,7 +26,7 @@ from stablerep.generation.settings import GenerateConfig
 from stablerep.learning.trainer import TrainConfig
 from stablerep.store import ImageTable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 ICONS = ROOT / "src" / "stablerep" / "data" / "icons.parquet"
 WALKED = [page for page in PAGES if walked_blocks(page)]
 START = ROOT / "docs" / "index.md"
@@ -59,14 +57,6 @@ def smaller(config: Any, material: Path) -> Any:
     if isinstance(config, EvaluateConfig):
         return dataclasses.replace(config, benchmarks=("icons",), num_bootstrap=20, precision="float32")
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

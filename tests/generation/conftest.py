@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import tiny_pipelines
-import torch
 from some_captions import TEXTS, add_captions
 
 from stablerep.generation.settings import GenerateConfig
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+@pytest.fixture(scope="module", autouse=True)
+def always_one_thread(one_thread: None) -> None:
+    """Every module of this folder computes on one thread."""
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """What the tests of training share."""
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_training import World, train_config, write_world
 
 from stablerep.learning.methods import train
@@ -19,13 +17,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return write_world(folder)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from more, and bit-equality is promised for equal numbers of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", autouse=True)
+def always_one_thread(one_thread: None) -> None:
+    """Every module of this folder computes on one thread."""
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The circle at its smallest: every turn's painter comes from the pictures of the one before."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,7 @@ from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
 QUICK = {"compile": False, "precision": "float32"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
-import torch
 from PIL import Image
 
 from generation import tiny_pipelines
@@ -19,13 +18,7 @@ from stablerep.store import ImageTable
 from stablerep.workflows.compare import CompareConfig, compare
 from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

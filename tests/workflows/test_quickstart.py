@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
-import torch
 
 from generation import tiny_pipelines
 from stablerep import config as config_module
@@ -31,12 +30,7 @@ ENCODER = {"architecture": "vit_tiny_patch16_224", "image_size": 16, "width": 24
 NUM_CAPTIONS = 12
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
