@@ -26,7 +26,9 @@ def main(paths: Sequence[str]) -> None:
     for path in map(Path, paths):
         for title, content in _parts(json.loads(path.read_text(encoding="utf-8")), path.stem):
             print(
-                "\n".join([f"### {title}", "", *_scores(content["rows"]), *_other(content.get("measurements", []))])
+                "\n".join(
+                    [f"### {title}", "", *_scores(content["rows"]), *_other(content.get("measurements", []))]
+                )
             )
 
 
@@ -74,7 +76,11 @@ def _other(measurements: Rows) -> list[str]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for one in measurements:
         values = np.array(one["per_run"])
-        spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 and values.std() > 1e-9 * abs(values.mean()) else ""
+        spread = (
+            f" ± {values.std(ddof=1):.2g}"
+            if len(values) > 1 and values.std() > 1e-9 * abs(values.mean())
+            else ""
+        )
         place = (f"{one['arm']}, {one['num_captions']:,}", f"{one['benchmark']}: {one['test']}")
         found.setdefault(place, {})[one["metric"]] = f"{values.mean():.3g}{spread}"
     return [

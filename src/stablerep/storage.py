@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-
 from stablerep.errors import UserError
 
 # Two slashes, or the one that pathlib leaves of them; a drive letter is no scheme.
@@ -88,10 +86,12 @@ def reading(path: str) -> Iterator[None]:
 
     A filter that cannot be understood is none of these: its plain ``ValueError`` passes.
     """
+    from pyarrow import ArrowException  # the command line's help reads paths, and should not pay for this
+
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, OSError | pa.ArrowException) and not is_panic(error):
+        if not isinstance(error, OSError | ArrowException) and not is_panic(error):
             raise
         raise UserError(
             f"{path} could not be read ({first_line(error)}); `stablerep doctor` says what is left of it"

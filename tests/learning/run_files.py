@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stablerep.cost import FILE
 from stablerep.learning import trainer
 from stablerep.run import Run
 
@@ -49,8 +50,9 @@ OF_EVERY_RUN = {
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder but the TensorBoard curves, whose names hold time and machine."""
+    """Every file below the folder but the TensorBoard curves, whose names hold time and machine, and the costs."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
+    paths = [path for path in paths if path.name != FILE]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
