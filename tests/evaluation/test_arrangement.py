@@ -89,7 +89,7 @@ def test_intervals_hold_the_value_and_narrow_with_more_pictures(tmp_path: Path) 
         assert interval.low < interval.value < interval.high
         widths.append(interval.high - interval.low)
     few = measured(
-        tmp_path, {"test": split(colour_is="concept", style="a", num=1800)}, GeometryConfig(most=240)
+        tmp_path, {"test": split(colour_is="concept", style="a", num=1800)}, GeometryConfig(most=240, folds=4)
     )
     assert few.sizes == {"num_pictures": 240, "num_groups": 4}
     assert widths[1] < widths[0] * 1.5  # groups, not pictures, decide the width

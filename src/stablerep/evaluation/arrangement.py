@@ -14,12 +14,11 @@ import numpy as np
 from stablerep import config as config_module
 from stablerep import runtime
 from stablerep.evaluation.benchmarks import BENCHMARKS, Benchmark, Split
-from stablerep.evaluation.contract import NOTHING, Subject, Tools, described
+from stablerep.evaluation.contract import NOTHING, NotMeasurableError, Subject, Tools, described
 from stablerep.evaluation.geometry import Geometry, measure_geometry
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Measurement
 
-_NORMAL_95 = 1.96
 _NUMBERS = ("effective_rank", "alignment", "uniformity")
 _COUNTS = ("num_pictures",)
 
@@ -34,8 +33,8 @@ class GeometryConfig:
     """Parts of the groups; the intervals come from leaving out one after the other."""
 
     def __post_init__(self) -> None:
-        if self.most < 2 or self.folds < 2:
-            raise ValueError(f"most and folds must be at least 2, got {self.most} and {self.folds}")
+        if min(self.most, self.folds) < 3:
+            raise ValueError(f"most and folds must be at least 3, got {self.most} and {self.folds}")
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,27 @@ class Arrangement:
         return config_module.to_dict(self.config)
 
     def measure(self, subject: Subject, data: Benchmark, tools: Tools) -> list[Measurement]:
-        """One measurement over all tests of the benchmark."""
+        """One measurement over all tests of the benchmark.
+
+        Raises ``NotMeasurableError`` where there are fewer groups than parts to leave out.
+        """
         splits = list(data.tests.values())
         groups = np.concatenate([np.array(split.groups) for split in splits])
         styles = np.concatenate([_styles(split) for split in splits])
         if len(np.unique(styles)) < 2:  # of one style alone nothing can be said
             styles = np.full(len(styles), "")
         features = np.concatenate([tools.features(subject.encoder, split.images) for split in splits])
-        seed = runtime.seed_for(tools.seed, "geometry", data.name)
-        order = np.random.default_rng(seed).permutation(np.unique(groups))
-        rows = np.flatnonzero(np.isin(groups, _first(order, groups, self.config.most)))
-        metrics = self._with_intervals(features[rows], groups[rows], styles[rows], order)
+        order = runtime.numpy_generator("geometry", tools.seed, data.name).permutation(np.unique(groups))
+        kept = _first(order, groups, self.config.most)
+        if len(kept) < self.config.folds:
+            raise NotMeasurableError(
+                f"{data.name}: {len(kept)} groups of pictures are fewer than the {self.config.folds} parts of the "
+                "jackknife; give fewer --geometry.folds or more --geometry.most"
+            )
+        rows = np.flatnonzero(np.isin(groups, kept))
+        fold_of = {group: place % self.config.folds for place, group in enumerate(kept)}
+        folds = np.array([fold_of[group] for group in groups[rows]])
+        metrics = _with_intervals(features[rows], groups[rows], styles[rows], folds)
         return [
             Measurement(
                 **described(
@@ -79,37 +88,33 @@ class Arrangement:
                 settings=self.settings,
                 chosen={},
                 chosen_on=NOTHING,
-                sizes={"num_pictures": len(rows), "num_groups": len(np.unique(groups[rows]))},
+                sizes={"num_pictures": len(rows), "num_groups": len(kept)},
                 numbers=tuple(name for name in map(_plain, _NUMBERS) if name in metrics),
             )
         ]
 
-    def _with_intervals(
-        self, features: np.ndarray, groups: np.ndarray, styles: np.ndarray, order: np.ndarray
-    ) -> dict[str, Interval]:
-        """Every value that can be said, with 1.96 standard errors of the jackknife to both sides."""
-        whole = _values(measure_geometry(features, groups, styles))
-        fold_of = {group: place % self.config.folds for place, group in enumerate(order)}
-        fold = np.array([fold_of[group] for group in groups])
-        parts = [
-            _values(measure_geometry(*(each[fold != left_out] for each in (features, groups, styles))))
-            for left_out in np.unique(fold)
-        ]
-        found = {}
-        for name, value in whole.items():
-            values = np.array([part[name] for part in parts if name in part])
-            spread = math.sqrt((len(values) - 1) * float(values.var())) if len(values) else 0.0
-            margin = _NORMAL_95 * spread
-            found[name] = Interval(value=value, low=value - margin, high=value + margin)
-        return found
+
+def _with_intervals(
+    features: np.ndarray, groups: np.ndarray, styles: np.ndarray, folds: np.ndarray
+) -> dict[str, Interval]:
+    """Every value that can be said of features (M, D), with the jackknife's standard error over folds (M,)."""
+    parts = [
+        _values(measure_geometry(features[others], groups[others], styles[others]))
+        for others in (folds != left_out for left_out in np.unique(folds))
+    ]
+    found = {}
+    for name, value in _values(measure_geometry(features, groups, styles)).items():
+        values = np.array([part[name] for part in parts if name in part])
+        found[name] = Interval.normal(value, math.sqrt((len(values) - 1) * float(values.var())))
+    return found
 
 
 def _first(order: np.ndarray, groups: np.ndarray, most: int) -> np.ndarray:
-    """Groups from the front of an order whose pictures are at most so many; at least two groups."""
+    """Groups from the front of an order whose pictures are at most so many."""
     names, counts = np.unique(groups, return_counts=True)
     count_of = dict(zip(names, counts, strict=True))
     running = np.cumsum([count_of[group] for group in order])
-    kept: np.ndarray = order[: max(2, int(np.searchsorted(running, most, side="right")))]
+    kept: np.ndarray = order[: int(np.searchsorted(running, most, side="right"))]
     return kept
 
 

@@ -17,8 +17,6 @@ from stablerep.evaluation.contract import NOTHING, NotMeasurableError, Subject, 
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Measurement
 
-_NORMAL_95 = 1.96
-
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotConfig:
@@ -66,11 +64,10 @@ class FewShot:
                 features if centre is None else features - centre, split, seed
             )
             mean, spread = float(accuracies.mean()), float(accuracies.std(ddof=min(1, len(accuracies) - 1)))
-            margin = _NORMAL_95 * spread / math.sqrt(len(accuracies))
             found.append(
                 Measurement(
                     **described(subject, data.name, name, "few-shot"),
-                    metrics={"accuracy": Interval(value=mean, low=mean - margin, high=mean + margin)},
+                    metrics={"accuracy": Interval.normal(mean, spread / math.sqrt(len(accuracies)))},
                     chance={"accuracy": 1 / self.config.ways},
                     settings=self.settings,
                     chosen={},

@@ -13,6 +13,7 @@ import numpy as np
 from stablerep import runtime
 
 _LEVEL = 95.0
+_NORMAL_95 = 1.96  # standard errors to each side
 METRICS = ("mean_per_class", "top1")
 
 
@@ -29,6 +30,12 @@ class Interval:
         """The percentile interval of replicates (B,)."""
         low, high = np.percentile(replicates, [50 - _LEVEL / 2, 50 + _LEVEL / 2])
         return cls(value=float(value), low=float(low), high=float(high))
+
+    @classmethod
+    def normal(cls, value: float, standard_error: float) -> Self:
+        """The interval of a value whose error is normally distributed."""
+        margin = _NORMAL_95 * standard_error
+        return cls(value=value, low=value - margin, high=value + margin)
 
     @classmethod
     def read(cls, stored: Any) -> Self:

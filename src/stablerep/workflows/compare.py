@@ -88,7 +88,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MetricRow:
     """One metric of a protocol that names no classes, of one arm or baseline at one size, seed by seed."""
 
     arm: str
@@ -109,7 +109,7 @@ class Comparison:
     learning_rates: Mapping[str, float]
     """Chosen on validation: arm and number of captions -> peak learning rate; empty where none was searched."""
     rows_found: tuple[Row, ...]
-    measured: tuple[Measured, ...] = ()
+    metrics_found: tuple[MetricRow, ...] = ()
     """What protocols that name no classes found, such as `geometry`."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("test", "arm", "captions", "per class, %", "against first")
@@ -134,7 +134,7 @@ class Comparison:
             "figure": str(self.figure),
             "learning_rates": dict(self.learning_rates),
             "rows": [dataclasses.asdict(row) for row in self.rows_found],
-            "measurements": [dataclasses.asdict(one) for one in self.measured],
+            "measurements": [dataclasses.asdict(one) for one in self.metrics_found],
         }
 
 
@@ -148,17 +148,17 @@ def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) ->
     matrix.prepare()
     rates = {(arm, num): matrix.choose_rate(arm, num) for num in config.num_captions for arm in config.arms}
     rows: list[Row] = []
-    measured: list[Measured] = []
+    metrics: list[MetricRow] = []
     for num in config.num_captions:
         scores = [matrix.measure(num, seed, rates) for seed in config.seeds]
         rows += _rows(config, num, scores)
-        measured += _measured(config, num, scores)
+        metrics += _metric_rows(config, num, scores)
     found = Comparison(
         path=config.out / "compare.json",
         figure=draw_comparison([_point(row) for row in rows], config.out / "compare.png"),
         learning_rates={f"{arm} {num}": rate for (arm, num), rate in rates.items() if rate is not None},
         rows_found=tuple(rows),
-        measured=tuple(measured),
+        metrics_found=tuple(metrics),
     )
     content = {"config": config_module.to_dict(config), "provenance": provenance(), **found.to_json()}
     write_text(found.path, json.dumps(content, indent=2) + "\n")
@@ -291,7 +291,7 @@ def _rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[Row
     return rows
 
 
-def _measured(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[Measured]:
+def _metric_rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[MetricRow]:
     """The metrics of all arms, then of the baselines, with one value per seed."""
     arms = {f"{arm.replace(':', '-')}-{num}-seed-": arm for arm in config.arms}
     values: dict[tuple[str, str, str, str, str], list[float]] = {}
@@ -304,7 +304,7 @@ def _measured(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list
                 key = (arm, found.benchmark, found.test, found.protocol, metric)
                 values.setdefault(key, []).append(value.value)
     return [
-        Measured(
+        MetricRow(
             arm=arm,
             num_captions=num,
             benchmark=benchmark,
