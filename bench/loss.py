@@ -1,11 +1,14 @@
 """The contrastive loss block by block, beside the plain way that holds the whole matrix of similarities.
 
-    python bench/loss.py [--rows 8256] [--dim 256] [--images-per-caption 6] [--threads 1] [--ways plain blockwise]
+    python bench/loss.py [--rows 8256] [--dim 256] [--images-per-caption 6] [--threads 1] [--ranks 1]
 
 Each way runs forward and backward in a process of its own, so that its peak memory is its own. Printed are the
 best of three CPU times, the memory above what was there after a small warm-up, and how far value and gradient differ.
 The third way is ``SupConLoss`` of pytorch-metric-learning (Khosla et al. 2020: the mean over a row's positives, as ours
 is for equal weights), which `pip install pytorch-metric-learning` brings.
+
+With ``--ranks`` above one it is the work of the first of so many processes: its own rows against the rows of
+all. Without symmetry each block serves once; pytorch-metric-learning is then left out.
 
 Sizes of which the plain way needs more memory than there is: ``--ways blockwise``; what plain would need grows with the
 square of the rows.
@@ -23,10 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stablerep.learning.losses import multi_positive_contrastive
+from stablerep.learning.losses import Samples, multi_positive_contrastive, soft_cross_entropy
 
 TEMPERATURE = 0.1
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, int], Tensor]
+"""Features (N, D) and labels (N,) of all ranks, and how many ranks there are, to the loss of the first one's rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +43,27 @@ class Measured:
     gradient: Tensor
 
 
-def plain(features: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the N x N similarities of features (N, D), written as in the paper."""
-    normalised = F.normalize(features, dim=1)
-    own = torch.eye(len(labels), dtype=torch.bool)
-    logits = (normalised @ normalised.T / TEMPERATURE).masked_fill(own, float("-inf"))
-    positive = (labels[:, None] == labels[None, :]) & ~own
+def plain(features: Tensor, labels: Tensor, ranks: int) -> Tensor:
+    """Cross-entropy over the similarities of rows and all features (N, D), written as in the paper."""
+    normalised, num_rows = F.normalize(features, dim=1), len(labels) // ranks
+    own = torch.eye(num_rows, len(labels), dtype=torch.bool)
+    logits = (normalised[:num_rows] @ normalised.T / TEMPERATURE).masked_fill(own, float("-inf"))
+    positive = (labels[:num_rows, None] == labels[None, :]) & ~own
     target = positive / positive.sum(1, keepdim=True)
     return -(target * logits.log_softmax(1).masked_fill(own, 0)).sum(1).mean()
 
 
-def blockwise(features: Tensor, labels: Tensor) -> Tensor:
-    """The loss of the package."""
-    return multi_positive_contrastive(features, labels, TEMPERATURE)
+def blockwise(features: Tensor, labels: Tensor, ranks: int) -> Tensor:
+    """The loss of the package: as one process calls it, or on what it has after gathering."""
+    if ranks == 1:
+        return multi_positive_contrastive(features, labels, TEMPERATURE)
+    normalised, num_rows = F.normalize(features, dim=1), len(labels) // ranks
+    rows = Samples(features=normalised[:num_rows], labels=labels[:num_rows])
+    everything = Samples(features=normalised, labels=labels)
+    return soft_cross_entropy(rows, everything, 1 / TEMPERATURE, own=torch.arange(num_rows))
 
 
-def metric_learning(features: Tensor, labels: Tensor) -> Tensor:
+def metric_learning(features: Tensor, labels: Tensor, ranks: int) -> Tensor:  # noqa: ARG001 -- it knows one
     """The loss of pytorch-metric-learning, which normalises by itself."""
     from pytorch_metric_learning.losses import SupConLoss
 
@@ -71,13 +80,13 @@ def measure(way: str, options: argparse.Namespace) -> Measured:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(options.rows, options.dim, generator=generator).requires_grad_()
     labels = torch.arange(options.rows) // options.images_per_caption
-    WAYS[way](features[:64], labels[:64]).backward()  # type: ignore[no-untyped-call]  # libraries load what they need
+    WAYS[way](features[:64], labels[:64], 1).backward()  # type: ignore[no-untyped-call]  # loads what it needs
     before = _peak_megabytes()
     seconds = float("inf")
     for _ in range(3):
         features.grad = None
         begin = time.process_time()
-        loss = WAYS[way](features, labels)
+        loss = WAYS[way](features, labels, options.ranks)
         loss.backward()  # type: ignore[no-untyped-call]
         seconds = min(seconds, time.process_time() - begin)
     assert features.grad is not None
@@ -100,11 +109,14 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256, help="D, width of the projection")
     parser.add_argument("--images-per-caption", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     if importlib.util.find_spec("pytorch_metric_learning") is None and "metric-learning" in options.ways:
         print("metric-learning is left out: pip install pytorch-metric-learning")
         options.ways.remove("metric-learning")
+    if options.ranks > 1:
+        options.ways = [way for way in options.ways if way != "metric-learning"]
     found: dict[str, Measured] = {}
     for way in options.ways:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
