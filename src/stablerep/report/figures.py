@@ -235,15 +235,22 @@ def _draw_scores(whiskers: Sequence[Whisker], rows: Sequence[str], chance: float
     return figure
 
 
+def _panels(num: int, most_columns: int, size: tuple[int, int]) -> tuple[Figure, Any]:
+    """A figure of so many panels, and their axes; ``size`` is the width of all and the height of one, in points."""
+    columns = min(num, most_columns)
+    num_rows = -(-num // columns)
+    width, height = size
+    figure = Figure(figsize=(width / 72, (num_rows * height + 12) / 72), layout="constrained")
+    grid = figure.subplots(num_rows, columns, squeeze=False)
+    for axes in grid.flat[num:]:
+        axes.set_axis_off()
+    return figure, grid
+
+
 def _draw_trends(
     panels: Sequence[TrendPanel], series: Mapping[str, int | None], x_label: str, width: int
 ) -> Figure:
-    columns = min(len(panels), 2 if width == _WIDE else 1)
-    num_rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(width / 72, (num_rows * 200 + 12) / 72), layout="constrained")
-    grid = figure.subplots(num_rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
+    figure, grid = _panels(len(panels), 2 if width == _WIDE else 1, (width, 200))
     for axes, panel in zip(grid.flat, panels, strict=False):
         places = sorted({point.x for point in panel.points})
         is_log = places[0] > 0 and places[-1] > 3 * places[0]
@@ -274,12 +281,7 @@ def _draw_trend(axes: Any, points: Sequence[TrendPoint], index: int | None, stre
 
 
 def _draw_histograms(panels: Sequence[Panel], width: int) -> Figure:
-    columns = min(len(panels), 3 if width == _WIDE else 2)
-    num_rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(width / 72, (num_rows * 118 + 12) / 72), layout="constrained")
-    grid = figure.subplots(num_rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
+    figure, grid = _panels(len(panels), 3 if width == _WIDE else 2, (width, 118))
     for axes, panel in zip(grid.flat, panels, strict=False):
         values = np.concatenate([panel.fine, panel.rejected])
         low, high = np.quantile(values, [0.005, 0.995])
