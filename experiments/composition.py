@@ -99,6 +99,10 @@ def _held_out() -> str:
     return "(" + " OR ".join(f"group LIKE '{label}/{tone}/%'" for label, tone in HELD_OUT.items()) + ")"
 
 
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 class _Lab:
     """Makes what is missing, and judges it."""
 
@@ -145,7 +149,7 @@ class _Lab:
     def two_objects(self, painter: str, teacher: Path) -> dict[str, Any]:
         """Whether the two classes that the judge finds likeliest are those of the prompt."""
         prompts = {
-            f"a {first.noun} and a {second.noun}": (first.label, second.label)
+            f"{_with_article(first.noun)} and {_with_article(second.noun)}": (first.label, second.label)
             for first, second in itertools.combinations(KINDS, 2)
         }
         table = CaptionTable.open_or_create(self.config.out / "two-objects.lance")
