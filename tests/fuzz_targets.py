@@ -245,15 +245,16 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
+# Where each event of the interpreter that writes has its paths, and where the open folder each path starts from.
 _WRITING = {
-    "os.mkdir",
-    "os.rename",
-    "os.link",
-    "os.symlink",
-    "os.truncate",
-    "os.remove",
-    "os.rmdir",
-    "os.chmod",
+    "os.mkdir": ((0, 2),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((0, 2), (1, 3)),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.chmod": ((0, 2),),
 }
 
 
@@ -282,18 +283,24 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     paths = list(_written(event, arguments))
     allowed, found = _WATCHERS[-1]
     for path in paths:
-        whole = os.path.realpath(os.fsdecode(path))
+        whole = os.path.realpath(path)
         if not whole.startswith((f"{allowed}{os.sep}", "/dev/", "/proc/")) and "__pycache__" not in whole:
             found.append(f"{event} {whole}")
 
 
-def _written(event: str, arguments: tuple[Any, ...]) -> Iterator[str | bytes]:
+def _written(event: str, arguments: tuple[Any, ...]) -> Iterator[str]:
     """The paths that an event of the interpreter writes to."""
     if event == "open":
         path, mode, flags = arguments
         if isinstance(path, str | bytes) and (
             set(mode or "") & set("wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR)
         ):
-            yield path
-    elif event in _WRITING:
-        yield from (part for part in arguments[:2] if isinstance(part, str | bytes))
+            yield os.fsdecode(path)
+        return
+    for position, start in _WRITING.get(event, ()):
+        path, folder = arguments[position], -1 if start is None else arguments[start]
+        if isinstance(path, str | bytes):
+            # shutil.rmtree removes by names within an open folder; what such a name means, only the system knows.
+            yield str(
+                (Path(f"/proc/self/fd/{folder}").readlink() if folder >= 0 else Path()) / os.fsdecode(path)
+            )

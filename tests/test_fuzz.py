@@ -1,6 +1,7 @@
 """Hostile input ends in a sentence or in a value, never in a traceback; and a bomb is refused by its header."""
 
 import random
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -56,7 +57,20 @@ def test_what_is_written_outside_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "own" / "fine").read_text()
         (tmp_path / "escaped").write_text("x")
         (tmp_path / "own" / "fine").rename(tmp_path / "moved")
-    assert [event.partition(" ")[0] for event in outside] == ["open", "os.rename"]
+        (tmp_path / "own" / "folder").mkdir()
+        (tmp_path / "own" / "folder" / "file").write_text("x")
+        shutil.rmtree(tmp_path / "own" / "folder")
+        (tmp_path / "tree").mkdir()
+        shutil.rmtree(tmp_path / "tree")
+    assert outside == [
+        f"{event} {tmp_path / name}"
+        for event, name in (
+            ("open", "escaped"),
+            ("os.rename", "moved"),
+            ("os.mkdir", "tree"),
+            ("os.rmdir", "tree"),
+        )
+    ]
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
