@@ -3,7 +3,7 @@
 A cluster of three nodes (Ray's own ``cluster_utils``: separate node processes on this machine) paints a tiny
 random-weight pipeline. After the first commit a worker is killed every few seconds, one node is taken away without
 warning and another one joins later, and the driver is killed once and started again. Every complete table must equal
-the local engine's, row for row, byte for byte.
+the local engine's, row for row, byte for byte; a run in which not every kind of fault came in time does not count.
 
     python bench/ray_faults.py --num-runs 3
     python bench/ray_faults.py --speed       # pictures per second of one and of two workers, without faults
@@ -33,6 +33,10 @@ from stablerep.store import CaptionTable, ImageTable, caption_id
 HELPERS = Path(__file__).parents[1] / "tests" / "generation"
 MEMORY = 100 * 2**20
 LEAST_SCALING = 1.85
+EVENTS = ("worker", "node", "worker", "driver", "join")
+"""What happens in turn; after these a worker dies each time."""
+FAULTS = ("worker", "node", "driver")
+"""What every run must have survived."""
 
 
 def prepare(folder: Path, num_captions: int, num_steps: int) -> GenerateConfig:
@@ -84,9 +88,7 @@ class Faults:
         self._draw = random.Random(seed)
         self._workers_below = runpy.run_path(str(HELPERS / "ray_cluster.py"))["workers_below"]
         self._nodes = [cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(3)]
-        self._due: Iterator[str] = itertools.chain(
-            ["worker", "node", "worker", "driver", "join"], itertools.repeat("worker")
-        )
+        self._due: Iterator[str] = itertools.chain(EVENTS, itertools.repeat("worker"))
         self._next = 0.0
         self.happened: Counter[str] = Counter()
 
@@ -180,7 +182,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--num-runs", type=int, default=1, help="disturbed runs in a row")
-    parser.add_argument("--num-captions", type=int, default=60, help="captions, of 8 pictures each")
+    parser.add_argument("--num-captions", type=int, default=480, help="captions, of 8 pictures each")
     parser.add_argument("--num-steps", type=int, default=40, help="denoising steps: how long a picture takes")
     parser.add_argument("--every", type=float, default=20.0, help="seconds between faults")
     parser.add_argument("--seed", type=int, default=0, help="which workers are killed")
@@ -211,16 +213,17 @@ def main() -> int:
             begin = time.monotonic()
             happened = disturbed_run(disturbed, arguments.every, arguments.seed + run)
             equal = contents(disturbed.out).equals(expected)
-            num_equal += equal
-            faults = (
-                ", ".join(f"{count} x {fault}" for fault, count in happened.items()) or "no fault in time"
-            )
+            missing = [fault for fault in FAULTS if not happened[fault]]
+            num_equal += equal and not missing
+            faults = ", ".join(f"{count} x {fault}" for fault, count in happened.items())
             print(
                 f"run {run}: {time.monotonic() - begin:.0f} s, {faults}: {'equal' if equal else 'DIFFERENT'}"
+                + (f"; not in time: {', '.join(missing)} (take more captions)" if missing else "")
             )
     passed = num_equal == arguments.num_runs
     print(
-        f"{'PASSED' if passed else 'FAILED'}: {num_equal} of {arguments.num_runs} tables equal the local engine's"
+        f"{'PASSED' if passed else 'FAILED'}: {num_equal} of {arguments.num_runs} tables equal the local engine's "
+        "after every kind of fault"
     )
     return 0 if passed else 1
 

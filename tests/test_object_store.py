@@ -27,15 +27,6 @@ def image(caption: str, index: int = 0) -> dict[str, Any]:
     return {"origin": REAL, "caption_id": caption, "image_index": index, "image": b"picture", "status": OK}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, object_store.Faults]]:
-    with object_store.serve() as (address, faults), pytest.MonkeyPatch.context() as patch:
-        for name, value in object_store.environment(address).items():
-            patch.setenv(name, value)
-        object_store.make_bucket(address, "bucket")
-        yield address, faults
-
-
 @pytest.fixture
 def faults(server: tuple[str, object_store.Faults]) -> Iterator[object_store.Faults]:
     yield server[1]

@@ -154,7 +154,7 @@ def _real_pictures(folder: Path | None, world: str, option: str) -> list[Labelle
     """The usable real pictures of a world, ordered by identity, so that no writing order shows."""
     if folder is None:
         raise MissingDataError(f"benchmark {world}: no folder was given; name its world with --{option}")
-    if not (folder / "images.lance").exists():
+    if not ImageTable.exists(folder / "images.lance"):
         raise MissingDataError(
             f"benchmark {world}: {folder} has no images.lance; give the folder of the {world} world"
         )
