@@ -27,12 +27,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from scaling import can_judge
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.store import CaptionTable, ImageTable, caption_id
 
 HELPERS = Path(__file__).parents[1] / "tests" / "generation"
 MEMORY = 100 * 2**20
-LEAST_SCALING = 1.85
 EVENTS = ("worker", "node", "worker", "driver", "join")
 """What happens in turn; after these a worker dies each time."""
 FAULTS = ("worker", "node", "driver")
@@ -138,27 +138,6 @@ def disturbed_run(config: GenerateConfig, seconds: float, seed: int) -> Counter[
         cluster.shutdown()
 
 
-def loops(seconds: float) -> int:
-    """How many products of matrices one thread computes in this time."""
-    import torch
-
-    torch.set_num_threads(1)
-    matrix, done = torch.ones(512, 512), 0
-    begin = time.monotonic()
-    while time.monotonic() - begin < seconds:
-        (matrix @ matrix)[0, 0].item()
-        done += 1
-    return done
-
-
-def machine_scales(seconds: float = 10.0) -> float:
-    """What two processes that have nothing to do with each other compute together, over what one computes alone."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(loops, [0.5, 0.5], chunksize=1)  # both have started
-        (alone,) = pool.map(loops, [seconds])
-        return sum(pool.map(loops, [seconds, seconds], chunksize=1)) / alone
-
-
 def measure_speed(config: GenerateConfig) -> float:
     """Pictures per second of two workers over those of one; loading does not count."""
     import ray
@@ -192,13 +171,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         config = prepare(Path(name), arguments.num_captions, arguments.num_steps)
         if arguments.speed:
-            scales = machine_scales()
-            print(f"two independent matrix loops: {scales:.2f} times one")
-            if scales < LEAST_SCALING:
-                print(
-                    f"SKIPPED: the machine is busy or its cores are not independent; below {LEAST_SCALING} the workers "
-                    "cannot be judged"
-                )
+            if not can_judge():
                 return 0
             ratio = measure_speed(config)
             print(

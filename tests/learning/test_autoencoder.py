@@ -43,6 +43,7 @@ def test_shapes_are_those_of_the_latent_and_the_picture() -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in features.items()}
     assert shapes == {
         "decoded": (N * V, 3, SIZE, SIZE),
+        "images": (N * V, 3, SIZE, SIZE),
         "mean": (N * V, 4, SIZE // 2, SIZE // 2),
         "log_variance": (N * V, 4, SIZE // 2, SIZE // 2),
     }

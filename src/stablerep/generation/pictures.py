@@ -30,6 +30,14 @@ class Painted:
         """The first ``count`` pictures: a batch without its padding."""
         return Painted(self.pictures[:count], self.reasons[:count])
 
+    def without_margin(self, margin: int) -> "Painted":
+        """The pictures without so many pixels on every side; ``ValueError`` where none would be left."""
+        height, width = self.pictures.shape[-2:]
+        if 2 * margin >= min(height, width):
+            raise ValueError(f"a margin of {margin} pixels leaves nothing of a picture of {width} x {height}")
+        inner = self.pictures[..., margin : height - margin, margin : width - margin]
+        return Painted(inner, self.reasons)
+
 
 @dataclass(frozen=True)
 class Encoded:

@@ -65,6 +65,7 @@ class DiffusersTeacher:
         self._paint_parameters = inspect.signature(type(pipeline).__call__).parameters
         self._names = CONDITIONING.get(type(pipeline).__name__)
         self._options = _options(settings, self._paint_parameters)
+        self._margin = settings.margin
         self.styles = settings.styles
         self._negative_prompt = settings.negative_prompt
         self._negative: dict[str, Tensor] = {}
@@ -121,7 +122,11 @@ class DiffusersTeacher:
             raise UserError(
                 f"teacher {self.name}: {type(self._pipe).__name__} does not return pictures as arrays"
             )
-        return judge(images, getattr(output, "nsfw_content_detected", None)).head(count)
+        painted = judge(images, getattr(output, "nsfw_content_detected", None)).head(count)
+        try:
+            return painted.without_margin(self._margin)
+        except ValueError as error:
+            raise UserError(f"teacher {self.name}: {error}; give a smaller --margin") from error
 
     def _encode_batch(self, prompts: list[str]) -> list[Conditioning]:
         assert self._names is not None
@@ -269,8 +274,11 @@ def _describe(
         "device": device,
         "threads": torch.get_num_threads() if device == "cpu" else None,
     }
-    if settings.guidance_interval is not None:  # only then, as tables painted before know no such setting
+    # Only where they are set, as tables painted before know no such settings.
+    if settings.guidance_interval is not None:
         described["guidance_interval"] = list(settings.guidance_interval)
+    if settings.margin:
+        described["margin"] = settings.margin
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 

@@ -41,6 +41,8 @@ class PaintConfig:
     """Height to paint, in pixels; the pipeline's own where neither says."""
     width: int | None = None
     """Width to paint, in pixels; the pipeline's own where neither says."""
+    margin: int | None = None
+    """Pixels cut off every side of what is painted; as many as the teacher says where not given."""
     dtype: DtypeName | None = None
     """Precision of the weights; where the teacher does not say: float16 on a GPU, bfloat16 on a CPU that computes in
     it, float32 elsewhere."""
@@ -61,6 +63,8 @@ class PaintConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.margin is not None and self.margin < 0:
+            raise ValueError(f"margin must not be negative, got {self.margin}")
         if (
             self.guidance_interval is not None
             and not 0
@@ -140,6 +144,7 @@ class TeacherDefaults:
     scheduler: SchedulerName | None = None
     height: int | None = None
     width: int | None = None
+    margin: int = 0
     dtype: DtypeName | None = None
     batch_size: int | None = None
     max_sequence_length: int | None = None
@@ -159,6 +164,7 @@ class PaintSettings:
     scheduler: SchedulerName | None
     height: int | None
     width: int | None
+    margin: int
     max_sequence_length: int | None
     dtype: DtypeName
     attention: Literal["fused", "plain"]
@@ -178,6 +184,7 @@ def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device
         scheduler=config.scheduler or defaults.scheduler,
         height=config.height or defaults.height,
         width=config.width or defaults.width,
+        margin=_first(config.margin, defaults.margin, 0),
         max_sequence_length=defaults.max_sequence_length,
         dtype=dtype,
         attention=_attention(config.attention, dtype, device),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stablerep import runtime
-from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid
+from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid, with_margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +16,12 @@ class AutoencoderConfig:
     """Architecture and loss of the autoencoder."""
 
     image_size: int = 64
+    """Side of a picture in pixels."""
     channels: tuple[int, ...] = (16, 32, 64)
     """Channels per resolution; each entry after the first halves height and width."""
     latent_channels: int = 4
+    margin: int = 0
+    """Black pixels put on every side of a picture, so that one whose sides do not fit need not be resized."""
     num_groups: int = 8
     """Groups of the group norms; divides every entry of channels."""
     kl_weight: float = 1e-5
@@ -31,9 +34,17 @@ class AutoencoderConfig:
             raise ValueError(
                 f"num_groups {self.num_groups} must divide every entry of channels {self.channels}"
             )
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative, got {self.margin}")
         downsampling = 2 ** (len(self.channels) - 1)
-        if self.image_size % downsampling:
-            raise ValueError(f"image_size {self.image_size} must be a multiple of {downsampling}")
+        if self.side % downsampling:
+            margin = f" with a margin of {self.margin}" if self.margin else ""
+            raise ValueError(f"image_size {self.image_size}{margin} must be a multiple of {downsampling}")
+
+    @property
+    def side(self) -> int:
+        """Pixels from edge to edge with the margin."""
+        return self.image_size + 2 * self.margin
 
 
 class Autoencoder(Method):
@@ -52,7 +63,7 @@ class Autoencoder(Method):
             layers_per_block=1,
             latent_channels=config.latent_channels,
             norm_num_groups=config.num_groups,
-            sample_size=config.image_size,
+            sample_size=config.side,
             mid_block_add_attention=False,
         )
         if config.start_from is not None:
@@ -60,18 +71,18 @@ class Autoencoder(Method):
         self.register_buffer("latent_square", torch.zeros(()))
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction ``(N*V, 3, H, W)``, and mean and log-variance of the latent, each ``(N*V, c, h, w)``."""
-        images = batch["image"].flatten(0, 1) * 2 - 1
+        """Reconstruction and picture ``(N*V, 3, H, W)``, mean and log-variance of the latent ``(N*V, c, h, w)``."""
+        images = with_margin(batch["image"].flatten(0, 1), self.config.margin) * 2 - 1
         moments = self.vae.quant_conv(self.vae.encoder(images)).float()
         mean, log_variance = moments.chunk(2, dim=1)
         noise = _noise_like(mean, batch["seed"])
         latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp()
         decoded = self.vae.decoder(self.vae.post_quant_conv(latents))
-        return {"decoded": decoded.float(), "mean": mean, "log_variance": log_variance}
+        return {"decoded": decoded.float(), "images": images, "mean": mean, "log_variance": log_variance}
 
     def loss(self, features: dict[str, Tensor], batch: Batch) -> StepResult:
         """Mean absolute and squared error per pixel plus the weighted KL term per picture."""
-        error = (features["decoded"] - batch["image"].flatten(0, 1) * 2 + 1).flatten(1)
+        error = (features["decoded"] - features["images"]).flatten(1)
         mean, log_variance = features["mean"], features["log_variance"].clamp(-30, 20)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
         squared = error.square().mean(1)

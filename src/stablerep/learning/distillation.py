@@ -77,8 +77,7 @@ class Distillation(TextToImage):
         teacher arrives."""
         tokens = batch["tokens"]
         with torch.no_grad():
-            images = batch["image"].flatten(0, 1) * 2 - 1
-            latents = self.vae.encode(images).latent_dist.mode().float() * self.vae.config.scaling_factor
+            latents = self.latents(self.pictures(batch))
             noise, step = self._draw_start(batch["seed"], latents)
             begin, end = self.levels[step], self.levels[step + 1]
             noisy = torch.lerp(latents, noise, _as_column(begin))
@@ -134,6 +133,7 @@ def _painter_of(folder: Path, said: dict[str, Any], config: DistillationConfig) 
             "patch_size": transformer["patch_size"],
             "num_tokens": said["max_sequence_length"],
             "styles": said["styles"],
+            "margin": said.get("margin", 0),
         }
     except KeyError as error:
         raise UserError(

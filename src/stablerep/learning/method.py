@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablerep import runtime
@@ -69,6 +70,11 @@ class Method(nn.Module, abc.ABC):
     def reads_text(self) -> bool:
         """Whether batches must carry tokens."""
         return type(self).tokenize is not Method.tokenize
+
+
+def with_margin(images: Tensor, margin: int) -> Tensor:
+    """Pictures ``(..., H, W)`` with so many black pixels on every side, none of their own changed."""
+    return F.pad(images, (margin,) * 4)
 
 
 def mean_over_valid(values: Tensor, batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stablerep.errors import UserError
 from stablerep.learning.alignment import Alignment, AlignmentConfig
-from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid
+from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid, with_margin
 from stablerep.models.painter import (
     TEXT_HEADS,
     build_like,
@@ -38,6 +38,9 @@ class TextToImageConfig:
     """Entries of the byte-pair vocabulary, learned from the captions."""
     vocabulary_from: str = "split IS NULL OR split = 'train'"
     """Filter on the caption table: which captions the vocabulary is learned from."""
+    margin: int = 0
+    """Black pixels put on every side of a picture, as the autoencoder was trained with; the exported painter's are cut
+    off again. A pipeline that paints multiples of 8 pixels thus paints pictures of other sizes without resizing."""
     num_tokens: int = 24
     """T, tokens per caption in training; longer captions are cut."""
     width: int = 256
@@ -75,6 +78,8 @@ class TextToImageConfig:
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide width {self.width}")
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative, got {self.margin}")
         if self.text_width % TEXT_HEADS:
             raise ValueError(f"text_width must be a multiple of {TEXT_HEADS}, got {self.text_width}")
         for name in ("caption_dropout", "ema_decay"):
@@ -151,9 +156,9 @@ class TextToImage(Method):
 
         Where tokens are aligned, also their mean cosine ``alignment (N*V,)`` with what the encoder sees.
         """
+        images = self.pictures(batch)
         with torch.no_grad():
-            images = batch["image"].flatten(0, 1) * 2 - 1
-            latents = self.vae.encode(images).latent_dist.mode().float() * self.vae.config.scaling_factor
+            latents = self.latents(images)
             noise, level, dropped = self._draw(batch["seed"], latents)
         tokens = torch.where(dropped[:, None], self.empty_like(batch["tokens"]), batch["tokens"])
         noisy = torch.lerp(latents, noise, level[:, None, None, None])
@@ -162,8 +167,18 @@ class TextToImage(Method):
             "velocity": noise - latents,
         }
         if self.alignment is not None:
-            features["alignment"] = self.alignment(batch["image"].flatten(0, 1))
+            features["alignment"] = self.alignment(images)
         return features
+
+    def pictures(self, batch: Batch) -> Tensor:
+        """The pictures ``(N*V, 3, H, W)`` of a batch within their margin, in [0, 1]."""
+        return with_margin(batch["image"].flatten(0, 1), self.config.margin)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Latents ``(N*V, c, h, w)`` of pictures ``(N*V, 3, H, W)`` in [0, 1], of unit variance."""
+        encoded = self.vae.encode(pictures * 2 - 1).latent_dist.mode().float()
+        latents: Tensor = encoded * self.vae.config.scaling_factor
+        return latents
 
     def velocity(self, model: nn.ModuleDict, noisy: Tensor, level: Tensor, tokens: Tensor) -> Tensor:
         """What a student or average predicts for latents ``(N*V, c, h, w)`` at levels ``(N*V,)``, texts ``(N, T)``."""
@@ -222,6 +237,7 @@ class TextToImage(Method):
             "scheduler": "teacher",
             "max_sequence_length": self.config.num_tokens,
             "batch_size": self.config.batch_size,
+            "margin": self.config.margin,
             "styles": list(self.config.styles),
         }
 
