@@ -23,6 +23,7 @@ from stablerep.generation.teacher import load_teacher
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.distillation import Distillation, DistillationConfig
 from stablerep.learning.method import Batch, with_margin
+from stablerep.learning.methods import METHODS
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 
 MARGIN = 2
@@ -104,6 +105,20 @@ def test_an_asked_margin_goes_before_the_teachers(world: World) -> None:
         nothing.paint(nothing.encode(["a"]), [0])
     with pytest.raises(ValueError, match="margin must not be negative"):
         PaintConfig(margin=-1)
+
+
+def test_views_are_as_large_as_the_picture_within_its_margin(world: World, tmp_path: Path) -> None:
+    def config(size: int) -> Any:
+        method = {"autoencoder": world.autoencoder, "margin": MARGIN}
+        return train_config(
+            "text-to-image", world, tmp_path / "run", method=method, data={"view": {"image_size": size}}
+        )
+
+    assert isinstance(METHODS["text-to-image"].build(config(INNER)), TextToImage)
+    with pytest.raises(
+        UserError, match=rf"image_size is {SIZE}, but the size of .* without its margin is {INNER}"
+    ):
+        METHODS["text-to-image"].build(config(SIZE))
 
 
 def test_a_faster_student_keeps_its_teachers_margin(world: World, tmp_path: Path) -> None:

@@ -139,14 +139,14 @@ def _build_stablerep_plus(config: StableRepPlusTrainConfig) -> Method:
 def _build_painter(config: TextToImageTrainConfig) -> Method:
     texts = _vocabulary_texts(_captions_to_read(config), config.method.vocabulary_from)
     painter = TextToImage(config.method, texts)
-    _require_size(config, painter.vae.config.sample_size, f"the size of {config.method.autoencoder}")
+    _require_latents(config, painter, f"the size of {config.method.autoencoder}")
     return painter
 
 
 def _build_distillation(config: DistillationTrainConfig) -> Method:
     _captions_to_read(config)
     student = Distillation(config.method)
-    _require_size(config, student.vae.config.sample_size, f"the size of {config.method.teacher}")
+    _require_latents(config, student, f"the size of {config.method.teacher}")
     return student
 
 
@@ -187,6 +187,15 @@ def _vocabulary_texts(captions: Path, where: str) -> list[str]:
     if not texts:
         raise UserError(f"{captions}: no caption matches {where!r} (vocabulary_from); widen the filter")
     return texts
+
+
+def _require_latents(config: TrainConfig, painter: TextToImage, what: str) -> None:
+    margin = painter.config.margin
+    _require_size(
+        config,
+        painter.vae.config.sample_size - 2 * margin,
+        f"{what} without its margin" if margin else what,
+    )
 
 
 def _require_size(config: TrainConfig, size: int, what: str) -> None:
