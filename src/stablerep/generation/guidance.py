@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from stablerep.errors import UserError
-
-_MODELS = ("transformer", "unet")
+from stablerep.generation.denoiser import denoiser_of
 
 
 def guide_within(pipeline: Any, interval: tuple[float, float], batch_size: int) -> None:
@@ -23,7 +22,7 @@ def guide_within(pipeline: Any, interval: tuple[float, float], batch_size: int) 
     ``batch_size`` is the number of pictures in every batch. Raises ``UserError`` for a pipeline without a transformer
     or U-Net.
     """
-    model = next((part for name in _MODELS if (part := getattr(pipeline, name, None)) is not None), None)
+    model = denoiser_of(pipeline)
     if model is None:
         raise UserError(
             f"{type(pipeline).__name__} has neither a transformer nor a U-Net, so guidance cannot be limited to an "

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stablerep.errors import UserError
+from stablerep.generation.denoiser import compile_denoiser
 from stablerep.generation.guidance import guide_within
 from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
@@ -210,6 +211,8 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
         )
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
+    if settings.compile:
+        compile_denoiser(pipeline)
     if settings.guidance_interval is not None:
         guide_within(pipeline, settings.guidance_interval, settings.batch_size)
     pipeline.set_progress_bar_config(disable=True)
@@ -279,6 +282,8 @@ def _describe(
         described["guidance_interval"] = list(settings.guidance_interval)
     if settings.margin:
         described["margin"] = settings.margin
+    if settings.compile:
+        described["compile"] = True
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 

@@ -48,6 +48,9 @@ class PaintConfig:
     it, float32 elsewhere."""
     attention: AttentionName = "auto"
     """Attention kernel, where the pipeline has the choice; auto: plain in bfloat16 on a CPU, else torch's fused one."""
+    compile: bool = False
+    """Compile the denoising model before painting, which takes about a minute and pays from some thousand pictures on.
+    Pixels are rounded otherwise, so it belongs to the fingerprint."""
     batch_size: int | None = None
     """Pictures painted together; every batch has this size. 8 where the teacher does not say."""
     styles: tuple[str, ...] | None = None
@@ -168,6 +171,7 @@ class PaintSettings:
     max_sequence_length: int | None
     dtype: DtypeName
     attention: Literal["fused", "plain"]
+    compile: bool
     batch_size: int
     styles: tuple[str, ...]
 
@@ -188,6 +192,7 @@ def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device
         max_sequence_length=defaults.max_sequence_length,
         dtype=dtype,
         attention=_attention(config.attention, dtype, device),
+        compile=config.compile,
         batch_size=_first(config.batch_size, defaults.batch_size, 8),
         styles=_first(config.styles, defaults.styles, ()),
     )
