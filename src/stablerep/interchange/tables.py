@@ -35,6 +35,8 @@ MANIFEST = "stablerep.json"
 CAPTION_FILE = "captions.parquet"
 FAILED = "failed"
 _BATCH = 64
+_AHEAD = 2**24
+"""Bytes that Lance may read ahead of what is written, 2 GiB where nothing is said: whole tables would lie in memory."""
 _MANIFEST_VERSION = 1
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
@@ -69,7 +71,8 @@ class Tables:
 
     def batches(self) -> Iterator[pa.Table]:
         """All rows with all columns, in the order of the table."""
-        for batch in self.images.scan(batch_size=_BATCH, batch_readahead=2, fragment_readahead=1):
+        ahead = {"batch_readahead": 2, "fragment_readahead": 1, "io_buffer_size": _AHEAD}
+        for batch in self.images.scan(batch_size=_BATCH, **ahead):
             yield pa.Table.from_batches([batch])
 
     def by_caption(self) -> Iterator[tuple[pa.Table, dict[str, Any] | None]]:
