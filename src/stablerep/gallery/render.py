@@ -72,7 +72,14 @@ def _reason(gallery: Gallery, place: Place) -> str:
 def results(gallery: Gallery, shown: Shown, sort: str) -> str:
     """A page of captions with their pictures, or of pictures alone."""
     column = gallery.main.column(sort)
-    content = {"summary": _summary(gallery, shown), "page": shown.page, "cards": [], "tiles": []}
+    content: dict[str, Any] = {
+        "summary": _summary(gallery, shown),
+        "page": shown.page,
+        "cards": [],
+        "tiles": [],
+    }
+    content["hint"] = _hint(shown)
+    content["awaited"] = not shown.num_pictures and shown.num_unseen > 0
     if shown.view == "pictures":
         rows = shown.groups[0].rows
         content["tiles"] = tiles(gallery, 0, rows, _values(column, rows))
@@ -109,7 +116,22 @@ def _values(column: Column | None, rows: np.ndarray) -> list[str]:
     return [column.choices[code] for code in column.codes[rows]]
 
 
+def _hint(shown: Shown) -> tuple[str, str]:
+    """Why nothing is there, and what helps."""
+    if shown.num_unseen:
+        return (
+            "None of them was looked at yet",
+            "They appear here as soon as the encoder has seen the first ones.",
+        )
+    if shown.how is None:
+        return "Nothing passes the filters", "Take one of them away."
+    away = "take a filter away, or " if shown.is_filtered else ""
+    return "Nothing matches", f"{away}search for fewer or other words.".capitalize()
+
+
 def _summary(gallery: Gallery, shown: Shown) -> str:
+    if not shown.num_pictures:
+        return f"No picture: {shown.how}" if shown.how else "No picture"
     found = f"{_counted(shown.num_pictures, 'picture')} of {_counted(shown.num_captions, 'caption')}"
     if shown.num_pictures == len(gallery.main):
         return f"All {found}"
