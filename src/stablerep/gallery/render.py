@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from stablerep.gallery.columns import Column, NumberColumn
+from stablerep.gallery.columns import NONE, ChoiceColumn, Column, NumberColumn
+from stablerep.gallery.index import Key
 from stablerep.gallery.marks import marks_of
 from stablerep.gallery.painting import Painting
-from stablerep.gallery.pairs import CopyPair, Pair, Place
+from stablerep.gallery.pairs import COPY_VERDICT, NO_COPY, CopyPair, Pair, Place
 from stablerep.gallery.projection import ATLAS_COLUMNS, TILE, Map
 from stablerep.gallery.query import Page
 from stablerep.gallery.session import Gallery, Shown
@@ -169,18 +170,34 @@ def copies(gallery: Gallery, found: list[CopyPair], page: Page, total: int) -> s
     for pair in found:
         index = gallery.tables[0]
         facts = [f"score {pair.score:.3f}"] if pair.score is not None else []
-        facts += [pair.verdict] if pair.verdict else []
+        is_copy = pair.verdict != NO_COPY
+        facts += [pair.verdict if is_copy else "no copy"] if pair.verdict else []
         content.append(
             {
                 "shown": _tile(gallery, pair.copy),
                 "original": _tile(gallery, pair.found),
                 "text": index.text(index.caption[pair.copy.position]),
-                "of": f"image {pair.original.image_index} of {_caption_text(gallery, pair.original.caption_id)!r}, "
-                f"{pair.original.origin}",
+                "of": f"{'repeats' if is_copy else 'is most like'} {_named(gallery, pair.original)}",
                 "facts": " · ".join(facts),
             }
         )
-    return str(_macros().copied(content, page, f"{total:,} pictures repeat another, the most similar first"))
+    return str(_macros().copied(content, page, _copies_summary(gallery, total)))
+
+
+def _named(gallery: Gallery, key: Key) -> str:
+    return f"image {key.image_index} of {_caption_text(gallery, key.caption_id)!r}, {key.origin}"
+
+
+def _copies_summary(gallery: Gallery, total: int) -> str:
+    column = gallery.main.column(COPY_VERDICT)
+    if not isinstance(column, ChoiceColumn) or NO_COPY not in column.choices:
+        return f"{total:,} pictures repeat another, the most similar first"
+    counts = dict(zip(column.choices, column.counts().tolist(), strict=True))
+    num_copies = sum(counts.values()) - counts[NO_COPY] - counts.get(NONE, 0)
+    return (
+        f"{_counted(total, 'picture')} beside the one that each is most like, the most similar first. "
+        f"Of the whole table {num_copies:,} repeat another."
+    )
 
 
 def paintings(done: Sequence[Painting], seconds: float, teacher: str) -> str:
