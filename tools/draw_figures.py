@@ -127,11 +127,11 @@ def _painted(project: Path) -> Any:
     captions = CaptionTable.open(project / "world" / "captions.lance").read(["id", "text"]).to_pylist()
     ids = {row["text"]: row["id"] for row in captions}
     table = ImageTable.open(project / "images.lance")
-    figure, axes = plt.subplots(3, 4, figsize=(4.2, 4.2))
+    figure, axes = plt.subplots(3, 4, figsize=(4.2, 3.8))
     for row, (text, hue) in enumerate(zip(_SHOWN, _HUES, strict=True)):
         positions = table.positions(f"caption_id = '{ids[text]}' AND status = 'ok'")[:4]
         _row(axes[row], table.take_images(positions), text, hue)
-    figure.tight_layout(h_pad=1.6)
+    figure.subplots_adjust(0.02, 0.02, 0.98, 0.94, wspace=0.06, hspace=0.3)
     return figure
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,14 +229,41 @@ def test_a_picture_is_searched_by(page: Any) -> None:
     )
     shows(page, "pictures nearest to yours by raw pixels")
     assert captions(page)[0] == "a blue square"
+    assert page.get_by_label("Sort by", exact=True).locator("option").first.inner_text() == "best match"
+    assert not page.get_by_label("Order", exact=True).is_visible()
     page.get_by_role("button", name="Nearest to your picture").click()
     shows(page, "All 20")
+
+
+def test_a_chosen_box_looks_chosen(page: Any) -> None:
+    page.locator("[data-column=sharp] summary").click()
+    box = page.locator("[data-column=sharp] label", has_text="yes").locator("input")
+    free = box.screenshot()
+    box.check()
+    shows(page, "10 pictures")
+    page.evaluate("document.activeElement.blur()")
+    page.mouse.move(0, 0)
+    assert box.screenshot() != free
+
+
+def test_a_search_before_the_first_vectors_answers_by_itself(browser: Any, tmp_path: Path) -> None:
+    gallery = open_small(tmp_path)
+    site = Site(gallery, guarded(gallery, host="127.0.0.1", password=None))
+    page = browser.new_page()
+    come(page, site)
+    page.locator(TILE).first.focus()
+    page.keyboard.press("s")
+    page.locator(".sg-empty", has_text="None of them was looked at yet").wait_for()
+    gallery.vectors.compute()
+    shows(page, "19 pictures of 4 captions: pictures nearest to image")
+    page.close()
+    site.close()
 
 
 def test_pairs_copies_map_and_paint(page: Any) -> None:
     go(page, "Compare")
     page.locator(".sg-summary:visible", has_text="4 captions have pictures of both").wait_for()
-    assert page.locator(".sg-compared:visible").count() == 4
+    assert page.locator(".sg-compared:visible .sg-card").count() == 4
     go(page, "Copies")
     page.locator(".sg-summary:visible", has_text="2 pictures repeat another").wait_for()
     assert page.locator(".sg-away:visible").inner_text() == "not in an open table"

@@ -4,12 +4,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from small_gallery import COLOURS, EDITED, PAINTER, TEXTS, open_small
 
 from stablerep.errors import UserError
 from stablerep.features import decode_image
-from stablerep.gallery import projection
+from stablerep.gallery import projection, render
 from stablerep.gallery.columns import OneOf
 from stablerep.gallery.painting import Painter
 from stablerep.gallery.pairs import Lane, Place
@@ -52,6 +53,16 @@ def test_marks_meet_rows_that_others_append(tmp_path: Path) -> None:
     assert len(gallery.main) == 21
     assert gallery.num_marked() == {"repaint": 1}
     assert not gallery.refresh()
+
+
+def test_pictures_that_are_no_copies_are_not_called_copies(tmp_path: Path) -> None:
+    gallery = open_small(tmp_path)
+    assert "2 pictures repeat another" in render.copies(gallery, *gallery.copies([], 0))
+    gallery.main.table.write_columns([5], {"copy_verdict": pa.array(["none"])})
+    assert gallery.refresh()
+    page = render.copies(gallery, *gallery.copies([], 0))
+    assert "Of the whole table 1 repeat another." in page
+    assert page.count("is most like image") == 1 and page.count("repeats image") == 1 and "no copy" in page
 
 
 def test_marks_that_make_no_sense_are_refused(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from small_gallery import COLOURS, TEXTS, open_small, picture
 
 from stablerep.errors import UserError
-from stablerep.gallery import blocks
+from stablerep.gallery import blocks, render
 from stablerep.gallery import vectors as vectors_module
+from stablerep.gallery.columns import Between, OneOf
 from stablerep.gallery.pairs import Place
 from stablerep.gallery.session import Gallery, Wish
 from stablerep.gallery.vectors import Vectors
@@ -125,8 +126,31 @@ def test_a_search_says_what_it_has_not_seen(tmp_path: Path) -> None:
     shown = gallery.browse(Wish(like=picture((1, 2, 3))))
     assert shown.num_pictures == 0
     assert shown.how is not None and "20 are to come" in shown.how
+    waiting = render.results(gallery, shown, "*table")
+    assert "data-awaited" in waiting and "None of them was looked at yet" in waiting
     gallery.vectors.compute()
-    assert gallery.browse(Wish(like=picture((1, 2, 3)))).num_pictures == 19
+    seen = gallery.browse(Wish(like=picture((1, 2, 3))))
+    assert seen.num_pictures == 19 and "data-awaited" not in render.results(gallery, seen, "*table")
+
+
+def test_what_finds_nothing_says_what_helps(gallery: Gallery) -> None:
+    few = {"sharp": OneOf(("yes",)), "match": Between(5, None)}
+    hints = {
+        "Search for fewer or other words.": Wish(text="zebra"),
+        "Take a filter away, or search for fewer or other words.": Wish(text="zebra", filters=few),
+        "Take one of them away.": Wish(filters=few),
+    }
+    for hint, wish in hints.items():
+        page = render.results(gallery, gallery.browse(wish), wish.sort)
+        assert hint in page and "data-awaited" not in page
+
+
+def test_vectors_that_cannot_be_computed_are_not_awaited(tmp_path: Path) -> None:
+    gallery = open_small(tmp_path)
+    gallery.vectors.problem = "the disk is full"
+    shown = gallery.browse(Wish(like=picture((1, 2, 3))))
+    assert shown.how is not None and "the disk is full" in shown.how
+    assert "data-awaited" not in render.results(gallery, shown, "*table")
 
 
 def test_damaged_vectors_are_named(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-_VOID = {"meta", "link", "img", "br", "hr", "path", "use", "line"}
+_VOID = {"meta", "link", "img", "br", "hr", "wbr", "path", "use", "line"}
 _REFERRING = {
     "src",
     "srcset",

@@ -13,7 +13,13 @@ from stablerep.errors import UserError
 from stablerep.report.circles import read_circles
 from stablerep.report.reading import open_project
 from stablerep.report.scores import read_scores
-from stablerep.report.sizes import comparison_trends, find_compared, read_comparisons, run_trends
+from stablerep.report.sizes import (
+    baselines_ahead,
+    comparison_trends,
+    find_compared,
+    read_comparisons,
+    run_trends,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def compared(compared_and_turned: Path) -> ParsedPage:
 def test_every_number_of_a_comparison_is_in_a_table(compared: ParsedPage) -> None:
     tables = [table for table in compared.tables if table[0][0] == "captions"]
     assert len(tables) == len(TESTS) * 2
-    assert tables[0][0] == ["captions", *(f"{size:,}" for size in SIZES)]
+    assert tables[0][0] == ["captions", *(str(size) for size in SIZES)]
     assert tables[0][1] == [ARMS[0], "10.0 8.0 \u2013 12.0", "15.0 13.0 \u2013 17.0", "20.0 18.0 \u2013 22.0"]
     assert tables[0][2][3] == "26.0 24.0 \u2013 28.0 +6.0  (+4.0 to +8.0)"
     assert tables[0][3] == ["raw pixels", *["12.0 10.0 \u2013 14.0"] * 3]
@@ -44,8 +50,20 @@ def test_a_difference_within_its_interval_is_not_claimed(tmp_path: Path) -> None
     assert found is not None
     assert "Between simclr:real and stablerep:painted no difference is shown" in found.remarks[1]
     (trend, _) = comparison_trends([comparison])
-    assert trend.figure is None and trend.tables  # one size makes no line
+    assert trend.is_beside and trend.tables[0].columns == ("linear probe", "k-NN")  # one size makes no line
+    assert (
+        trend.figure is not None and "raw pixels" in trend.figure.wide and "captions" not in trend.figure.wide
+    )
     assert not any(cell.is_shown for _, _, cells in trend.tables[0].rows for cell in cells if cell)
+
+
+def test_a_baseline_that_scores_higher_is_said(tmp_path: Path) -> None:
+    folder = _with_runs(write_comparison(tmp_path / "compare", sizes=(250,)))
+    found = baselines_ahead(read_comparisons(open_project((folder,), None, None, None)))
+    test = f"icons: {TESTS[0]}, linear probe, 250 captions"
+    assert (
+        f"{test}: {ARMS[0]} 10.0\u00a0%, {ARMS[1]} 10.0\u00a0%, less than raw pixels (12.0\u00a0%)." in found
+    )
 
 
 def test_the_figure_has_a_line_per_arm_and_names_every_size(tmp_path: Path) -> None:
@@ -76,7 +94,7 @@ def test_runs_of_several_sizes_make_the_same_figure(tmp_path: Path) -> None:
     trends = run_trends(project, read_scores(project))
     assert [trend.title for trend in trends] == [f"icons: {test}" for test in TESTS]
     assert trends[0].figure is not None
-    assert trends[0].tables[0].columns == ("100", "1,000")
+    assert trends[0].tables[0].columns == ("100", "1000")
 
 
 def test_runs_of_one_size_make_no_figure(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def facets(gallery: Gallery, wish: Wish, found: np.ndarray) -> dict[str, Any]:
     """Every column as plain values for the browser, with what is chosen in it now."""
     return {
         "columns": [_facet(column, wish, found) for column in gallery.main.columns()],
-        "like": wish.like is not None,
+        "ranked": gallery.is_ranked(wish),
     }
 
 

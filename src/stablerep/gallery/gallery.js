@@ -240,7 +240,14 @@
   };
 
   const pictures = (element, trigger) => {
-    const settle = () => { const found = element.querySelector(".sg-found"); if (found) oneStop(found); };
+    let again;
+    const settle = () => {
+      const found = element.querySelector(".sg-found");
+      clearInterval(again);
+      if (!found) return;
+      oneStop(found);
+      if ("awaited" in found.dataset) again = setInterval(() => trigger("turned", { said: 0 }), 2000);
+    };
     new MutationObserver(settle).observe(element, { childList: true, subtree: true });
     settle();
     element.addEventListener("click", event => {
@@ -351,9 +358,10 @@
       const numFilters = Object.keys(filters).length;
       const views = make("fieldset", { className: "sg-views" }, make("legend", { textContent: "Show" }),
         ...["captions", "pictures"].map(name => make("label", {}, make("input", { type: "radio", name: "sg-view", value: name, checked: value.view === name, onchange: () => tell({ view: name }) }), make("span", { textContent: name }))));
-      const sorts = [["*table", value.like ? "best match" : "table order"], ...value.columns.map(column => [column.name, column.name.replaceAll("_", " ")])];
+      const sorts = [["*table", value.ranked ? "best match" : "table order"], ...value.columns.map(column => [column.name, column.name.replaceAll("_", " ")])];
       const order = make("div", { className: "sg-order" }, select("Sort by", sorts, value.sort, sort => tell({ sort })),
         select("Order", [["up", "ascending"], ["down", "descending"]], value.descending ? "down" : "up", way => tell({ descending: way === "down" })));
+      if (value.ranked && value.sort === "*table") order.lastChild.hidden = true;  // the best always comes first
       const clear = make("button", { type: "button", className: "sg-clear", disabled: !numFilters, onclick: () => tell({ filters: {} }) },
         numFilters ? `Clear ${numFilters} ${numFilters === 1 ? "filter" : "filters"}` : "No filters");
       const wasOpen = root.querySelector(".sg-filters")?.open ?? !matchMedia("(max-width: 760px)").matches;

@@ -236,7 +236,8 @@ def _compare_tab(gallery: Gallery, tab: Any) -> None:
     names = {_lane_name(gallery, lane): lane for lane in pairs.lanes(gallery.tables)}
     if len(names) < 2:
         gr.HTML(
-            render.note("One origin only", "Open a table with two origins, or a second table with --beside.")
+            render.note("One origin only", "Open a table with two origins, or a second table with --beside."),
+            apply_default_css=False,
         )
         return
     choices = list(names)
@@ -267,7 +268,12 @@ def _copies_tab(gallery: Gallery, tab: Any) -> None:
 
     if not pairs.has_copies(gallery.main):
         gr.HTML(
-            render.note("No copies are known", "An audit that looks for copies writes them into the table.")
+            render.note(
+                "Nobody looked for copies yet",
+                f"`stablerep audit copies {gallery.main.table.path} --reference REAL.lance` does; then open the "
+                "gallery again.",
+            ),
+            apply_default_css=False,
         )
         return
     column = gallery.main.column(pairs.COPY_VERDICT)
@@ -291,7 +297,7 @@ def _copies_tab(gallery: Gallery, tab: Any) -> None:
 def _map_tab(gallery: Gallery, wish: Any) -> None:
     import gradio as gr
 
-    with gr.Row(elem_classes="sg-bar"):
+    with gr.Row(elem_classes="sg-bar sg-how"):
         names = {"umap": "UMAP", "t-sne": "t-SNE", "pca": "PCA"}
         how = gr.Radio(
             [(names[name], name) for name in projections()], value=projections()[0], label="Projection"
@@ -316,7 +322,8 @@ def _paint_tab(gallery: Gallery) -> None:
         gr.HTML(
             render.note(
                 "No teacher is open", "Start the gallery with --teacher icons, or a diffusers folder."
-            )
+            ),
+            apply_default_css=False,
         )
         return
     with gr.Row(elem_classes="sg-bar", equal_height=True):

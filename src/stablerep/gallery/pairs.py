@@ -14,6 +14,8 @@ from stablerep.gallery.index import Key, PictureIndex
 COPY_OF = "copy_of"
 COPY_SCORE = "copy_score"
 COPY_VERDICT = "copy_verdict"
+NO_COPY = "none"
+"""Verdict on a picture that is named beside the nearest one and does not repeat it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class CopyPair:
-    """A picture and the one that it repeats, which none of the open tables may have."""
+    """A picture and the one that it repeats or is most like, which none of the open tables may have."""
 
     copy: Place
     original: Key
@@ -87,7 +89,7 @@ def has_copies(table: PictureIndex) -> bool:
 
 
 def copies(tables: Sequence[PictureIndex], verdicts: Sequence[str] = ()) -> np.ndarray:
-    """Positions (P,) in the first table of the pictures that repeat another, the most similar first."""
+    """Positions (P,) in the first table of the pictures that another one is named for, the most similar first."""
     table = tables[0]
     if not has_copies(table):
         return np.array([], dtype=np.int64)

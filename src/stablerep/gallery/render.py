@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from stablerep.gallery.columns import Column, NumberColumn
+from stablerep.gallery.columns import NONE, ChoiceColumn, Column, NumberColumn
+from stablerep.gallery.index import Key
 from stablerep.gallery.marks import marks_of
 from stablerep.gallery.painting import Painting
-from stablerep.gallery.pairs import CopyPair, Pair, Place
+from stablerep.gallery.pairs import COPY_VERDICT, NO_COPY, CopyPair, Pair, Place
 from stablerep.gallery.projection import ATLAS_COLUMNS, TILE, Map
 from stablerep.gallery.query import Page
 from stablerep.gallery.session import Gallery, Shown
@@ -72,7 +73,14 @@ def _reason(gallery: Gallery, place: Place) -> str:
 def results(gallery: Gallery, shown: Shown, sort: str) -> str:
     """A page of captions with their pictures, or of pictures alone."""
     column = gallery.main.column(sort)
-    content = {"summary": _summary(gallery, shown), "page": shown.page, "cards": [], "tiles": []}
+    content: dict[str, Any] = {
+        "summary": _summary(gallery, shown),
+        "page": shown.page,
+        "cards": [],
+        "tiles": [],
+    }
+    content["hint"] = _hint(shown)
+    content["awaited"] = not shown.num_pictures and shown.num_unseen > 0
     if shown.view == "pictures":
         rows = shown.groups[0].rows
         content["tiles"] = tiles(gallery, 0, rows, _values(column, rows))
@@ -109,7 +117,22 @@ def _values(column: Column | None, rows: np.ndarray) -> list[str]:
     return [column.choices[code] for code in column.codes[rows]]
 
 
+def _hint(shown: Shown) -> tuple[str, str]:
+    """Why nothing is there, and what helps."""
+    if shown.num_unseen:
+        return (
+            "None of them was looked at yet",
+            "They appear here as soon as the encoder has seen the first ones.",
+        )
+    if shown.how is None:
+        return "Nothing passes the filters", "Take one of them away."
+    away = "take a filter away, or " if shown.is_filtered else ""
+    return "Nothing matches", f"{away}search for fewer or other words.".capitalize()
+
+
 def _summary(gallery: Gallery, shown: Shown) -> str:
+    if not shown.num_pictures:
+        return f"No picture: {shown.how}" if shown.how else "No picture"
     found = f"{_counted(shown.num_pictures, 'picture')} of {_counted(shown.num_captions, 'caption')}"
     if shown.num_pictures == len(gallery.main):
         return f"All {found}"
@@ -147,18 +170,34 @@ def copies(gallery: Gallery, found: list[CopyPair], page: Page, total: int) -> s
     for pair in found:
         index = gallery.tables[0]
         facts = [f"score {pair.score:.3f}"] if pair.score is not None else []
-        facts += [pair.verdict] if pair.verdict else []
+        is_copy = pair.verdict != NO_COPY
+        facts += [pair.verdict if is_copy else "no copy"] if pair.verdict else []
         content.append(
             {
                 "shown": _tile(gallery, pair.copy),
                 "original": _tile(gallery, pair.found),
                 "text": index.text(index.caption[pair.copy.position]),
-                "of": f"image {pair.original.image_index} of {_caption_text(gallery, pair.original.caption_id)!r}, "
-                f"{pair.original.origin}",
+                "of": f"{'repeats' if is_copy else 'is most like'} {_named(gallery, pair.original)}",
                 "facts": " · ".join(facts),
             }
         )
-    return str(_macros().copied(content, page, f"{total:,} pictures repeat another, the most similar first"))
+    return str(_macros().copied(content, page, _copies_summary(gallery, total)))
+
+
+def _named(gallery: Gallery, key: Key) -> str:
+    return f"image {key.image_index} of {_caption_text(gallery, key.caption_id)!r}, {key.origin}"
+
+
+def _copies_summary(gallery: Gallery, total: int) -> str:
+    column = gallery.main.column(COPY_VERDICT)
+    if not isinstance(column, ChoiceColumn) or NO_COPY not in column.choices:
+        return f"{total:,} pictures repeat another, the most similar first"
+    counts = dict(zip(column.choices, column.counts().tolist(), strict=True))
+    num_copies = sum(counts.values()) - counts[NO_COPY] - counts.get(NONE, 0)
+    return (
+        f"{_counted(total, 'picture')} beside the one that each is most like, the most similar first. "
+        f"Of the whole table {num_copies:,} repeat another."
+    )
 
 
 def paintings(done: Sequence[Painting], seconds: float, teacher: str) -> str:

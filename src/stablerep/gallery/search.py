@@ -59,8 +59,10 @@ def _best(scores: np.ndarray, how: str, vectors: Vectors) -> Hits:
     if num_seen > MOST_HITS:
         border = np.partition(scores, len(scores) - MOST_HITS)[len(scores) - MOST_HITS]
         scores = np.where(scores >= border, scores, -np.inf)
-    if vectors.num_missing:
-        how += f" (among {num_seen:,} that it has seen so far; {vectors.num_missing:,} are to come)"
+    if vectors.problem is not None:
+        how += f", among {num_seen:,} only: {vectors.problem}"
+    elif vectors.num_missing:
+        how += f", among {num_seen:,} seen so far ({vectors.num_missing:,} are to come)"
     return Hits(scores, how)
 
 

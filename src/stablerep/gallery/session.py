@@ -70,6 +70,10 @@ class Shown:
     """What was searched for, in one sentence."""
     rows: np.ndarray
     """All positions that were found, in order."""
+    is_filtered: bool
+    """Whether columns were chosen by."""
+    num_unseen: int
+    """Pictures that the search could not find yet, because their vectors are being computed."""
 
 
 class Gallery:
@@ -108,14 +112,16 @@ class Gallery:
             self.vectors.start()
             return True
 
+    def is_ranked(self, wish: Wish) -> bool:
+        """Whether a wish is answered by vectors, the nearest first."""
+        by_meaning = wish.mode == "meaning" and self.looker.reads and bool(wish.text.strip())
+        return wish.like is not None or by_meaning
+
     def find(self, wish: Wish) -> tuple[np.ndarray, Hits | None]:
         """Every position that a wish finds, in order, and what its search found."""
-        by_vectors = (
-            wish.like is not None or wish.mode == "meaning"
-        )  # these find more as more pictures were seen
-        key = repr(
-            (replace(wish, page=0, turn=0, view="captions"), self.vectors.num_missing if by_vectors else 0)
-        )
+        # What vectors answer finds more as more pictures were seen.
+        num_unseen = self.vectors.num_missing if self.is_ranked(wish) else 0
+        key = repr((replace(wish, page=0, turn=0, view="captions"), num_unseen))
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
@@ -151,7 +157,11 @@ class Gallery:
         else:
             page = page_of(len(captions), CAPTIONS_PER_PAGE, wish.page)
             groups = groups_of_page(self.main, rows, captions[page.start : page.stop])
-        return Shown(wish.view, groups, page, len(rows), len(captions), how, rows)
+        is_coming = self.is_ranked(wish) and self.vectors.problem is None
+        num_unseen = self.vectors.num_missing if is_coming else 0
+        return Shown(
+            wish.view, groups, page, len(rows), len(captions), how, rows, bool(wish.filters), num_unseen
+        )
 
     def place(self, table: int, position: int) -> Place:
         """A place that exists; ``UserError`` for any other."""

@@ -120,8 +120,8 @@ def training_figure(curves: Sequence[Curve], name: str) -> ResponsiveFigure:
     return _responsive(name, described, lambda width: _draw_training(curves, width))
 
 
-def score_figure(whiskers: Sequence[Whisker], chance: float, name: str) -> ResponsiveFigure:
-    """A dot with its interval per row and protocol; rows keep the order given, chance is a dashed line."""
+def score_figure(whiskers: Sequence[Whisker], chance: float | None, name: str) -> ResponsiveFigure:
+    """A dot with its interval per row and protocol; rows keep the order given, chance is a dashed line where known."""
     rows = list(dict.fromkeys(whisker.row for whisker in whiskers))
     described = f"Scores with 95 % intervals of {', '.join(rows)}; the table holds the same numbers."
     return _responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
@@ -210,7 +210,9 @@ def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
     return figure
 
 
-def _draw_scores(whiskers: Sequence[Whisker], rows: Sequence[str], chance: float, width: int) -> Figure:
+def _draw_scores(
+    whiskers: Sequence[Whisker], rows: Sequence[str], chance: float | None, width: int
+) -> Figure:
     above = width == _NARROW  # a narrow plot has no room for names beside it
     pitch = 46 if above else 36
     figure = Figure(figsize=(width / 72, (len(rows) * pitch + 56) / 72), layout="constrained")
@@ -222,11 +224,12 @@ def _draw_scores(whiskers: Sequence[Whisker], rows: Sequence[str], chance: float
         y = rows.index(whisker.row) + offset + (0.12 if above else 0)
         axes.plot([whisker.low, whisker.high], [y, y], color=_series_colour(whisker.series), linewidth=1.4)
         axes.plot([whisker.value], [y], **_marker(whisker.series))
-    axes.axvline(chance, **_CHANCE_LINE)
+    if chance is not None:
+        axes.axvline(chance, **_CHANCE_LINE)
     axes.set(ylim=(len(rows) - 0.5, -0.8), xlim=(0, limit))
     axes.set_xlabel("per cent correct, mean over classes")
     if above:
-        _name_above(axes, rows, chance if chance < 0.25 * limit else 0.0)
+        _name_above(axes, rows, chance if chance is not None and chance < 0.25 * limit else 0.0)
     else:
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", labelcolor=_INK, pad=8)

@@ -1,10 +1,12 @@
 """The page: what it shows, and how that becomes one HTML file. Everything from outside is escaped by the template."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import jinja2
+import markupsafe
 
 from stablerep.report.audits import Audits
 from stablerep.report.costs import Costs
@@ -78,6 +80,7 @@ def render(page: Page) -> str:
     )
     environment.filters |= {
         "percent": percent,
+        "breakable": _breakable,
         "important": important,
         "named": _named,
         "num_entries": lambda sections: sum(len(section.entries) for section in sections),
@@ -89,6 +92,12 @@ def render(page: Page) -> str:
 def _named(names: Sequence[str]) -> str:
     """The names, or how many where they are many."""
     return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} runs"
+
+
+def _breakable(text: object) -> markupsafe.Markup:
+    """A value that may break where a word begins within a name, and nowhere else: ``MultistepScheduler``."""
+    parts = re.split(r"(?<=[a-z])(?=[A-Z])", str(text))
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _resource(name: str) -> str:

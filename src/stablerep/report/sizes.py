@@ -108,6 +108,33 @@ def find_compared(comparison: Comparison) -> Findings | None:
     )
 
 
+def baselines_ahead(comparisons: Sequence[Comparison]) -> list[str]:
+    """A sentence for each measurement in which a baseline scores higher than something that was learned."""
+    sentences = []
+    for found in comparisons:
+        for (benchmark, test), scores in found.scores.items():
+            for panel, size in dict.fromkeys((score.panel, score.size) for score in scores):
+                shown = [score for score in scores if (score.panel, score.size) == (panel, size)]
+                best = max(
+                    (score for score in shown if score.series in BASELINES),
+                    key=lambda score: score.score.value,
+                    default=None,
+                )
+                less = [
+                    f"{score.series} {in_percent(score.score.value)}"
+                    for score in shown
+                    if best is not None
+                    and score.series not in BASELINES
+                    and score.score.value < best.score.value
+                ]
+                if best is not None and less:
+                    sentences.append(
+                        f"{benchmark}: {test}, {panel}, {grouped(size)} captions: {', '.join(less)}, less than "
+                        f"{best.series} ({in_percent(best.score.value)})."
+                    )
+    return sentences
+
+
 def _read(folder: Path) -> Comparison:
     path = folder / _FILE
     stored = read_json(path)

@@ -9,11 +9,14 @@ from stablerep.report.figures import (
     ResponsiveFigure,
     TrendPanel,
     TrendPoint,
+    Whisker,
     baseline_key,
+    score_figure,
     series_key,
     trend_figure,
 )
 from stablerep.report.scores import percent
+from stablerep.report.settings import grouped
 
 _TO = "\u2013"
 BASELINES = ("raw pixels", "untrained encoder")
@@ -51,6 +54,8 @@ class Trend:
     keys: tuple[tuple[str, str], ...]
     figure: ResponsiveFigure | None
     tables: tuple[TrendTable, ...]
+    is_beside: bool = False
+    """Whether the figure stands beside its one table, and not above several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,12 @@ class Score:
 
 
 def size_trend(title: str, sentence: str, scores: Sequence[Score], identity: str) -> Trend:
-    """Scores against the number of captions: a panel and a table per protocol, a line per series."""
+    """Scores against the number of captions: a panel and a table per protocol, a line per series.
+
+    Where all have the same number, one table and a row of the figure per series.
+    """
+    if len({score.size for score in scores}) == 1:
+        return _one_size(title, sentence, scores, identity)
     panels = list(dict.fromkeys(score.panel for score in scores))
     numbered = number_series([score.series for score in scores])
     drawn = [
@@ -75,15 +85,43 @@ def size_trend(title: str, sentence: str, scores: Sequence[Score], identity: str
         )
         for panel in panels
     ]
-    has_sizes = len({score.size for score in scores}) > 1
     return Trend(
         title=title,
         sentence=sentence,
-        keys=series_keys(numbered, identity) if has_sizes else (),
-        figure=trend_figure(drawn, numbered, "captions learned from", identity) if has_sizes else None,
+        keys=series_keys(numbered, identity),
+        figure=trend_figure(drawn, numbered, "captions learned from", identity),
         tables=tuple(
             _table(panel, [score for score in scores if score.panel == panel], numbered) for panel in panels
         ),
+    )
+
+
+def _one_size(title: str, sentence: str, scores: Sequence[Score], identity: str) -> Trend:
+    panels = list(dict.fromkeys(score.panel for score in scores))
+    cells = {(score.series, score.panel): interval_cell(score.score, score.ahead) for score in scores}
+    table = TrendTable(
+        title=f"from {grouped(scores[0].size)} captions",
+        corner="encoder",
+        columns=tuple(panels),
+        rows=tuple(
+            (name, number is not None, tuple(cells.get((name, panel)) for panel in panels))
+            for name, number in number_series([score.series for score in scores]).items()
+        ),
+    )
+    whiskers = [
+        Whisker(
+            row=one.series, series=panels.index(one.panel), value=point.value, low=point.low, high=point.high
+        )
+        for one in scores
+        for point in [_point(one)]
+    ]
+    return Trend(
+        title=title,
+        sentence=sentence,
+        keys=tuple((series_key(identity, n, marker=True), name) for n, name in enumerate(panels)),
+        figure=score_figure(whiskers, None, identity),
+        tables=(table,),
+        is_beside=True,
     )
 
 
@@ -131,7 +169,7 @@ def _table(panel: str, scores: Sequence[Score], numbered: Mapping[str, int | Non
     return TrendTable(
         title=panel,
         corner="captions",
-        columns=tuple(f"{size:,}" for size in sizes),
+        columns=tuple(grouped(size) for size in sizes),
         rows=tuple(
             (name, number is not None, tuple(cells.get((name, size)) for size in sizes))
             for name, number in numbered.items()

@@ -27,7 +27,14 @@ from stablerep.report.reading import Project, RunFolder, open_project
 from stablerep.report.scores import Measured, read_scores, score_shortcomings, score_tables, weakest_classes
 from stablerep.report.settings import grouped, provenance, sections, training_settings
 from stablerep.report.shortcomings import find_shortcomings
-from stablerep.report.sizes import comparison_trends, find_compared, read_comparisons, run_trends
+from stablerep.report.sizes import (
+    Comparison,
+    baselines_ahead,
+    comparison_trends,
+    find_compared,
+    read_comparisons,
+    run_trends,
+)
 from stablerep.run import write_text
 
 
@@ -78,9 +85,10 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
     comparisons = read_comparisons(project)
     subject = subject_of(project, measured)
     measuring = score_shortcomings(measured) + (weakest_classes(subject) if subject else [])
+    measuring += baselines_ahead(comparisons)
     compared, methods = training_settings(project)
     neighbours = find_neighbours(
-        project, _encoder_run(project, subject), config.neighbours, config.seed, console
+        project, _encoder_run(project, subject, comparisons), config.neighbours, config.seed, console
     )
     return Page(
         project=project.name,
@@ -111,9 +119,13 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
     )
 
 
-def _encoder_run(project: Project, subject: Measured | None) -> RunFolder | None:
-    """The run of the headline where it has an encoder, else the first run that has one."""
+def _encoder_run(
+    project: Project, subject: Measured | None, comparisons: Sequence[Comparison]
+) -> RunFolder | None:
+    """The run of the headline where it has an encoder, else one of a comparison's first arm, else the first."""
     with_encoder = [run for run in project.runs if run.encoder is not None]
+    first = f"{comparisons[0].arms[0].replace(':', '-')}-" if comparisons else ""
+    with_encoder.sort(key=lambda run: not run.name.startswith(first))
     with_encoder.sort(key=lambda run: subject is None or run.path != subject.folder)
     return with_encoder[0] if with_encoder else None
 
