@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional
 
-from stablerep.audit.attributes import Attribute, read_attributes
+from stablerep.audit.attributes import Attribute, of_each, read_attributes
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.readers import Reader, make_reader, softmax
 from stablerep.audit.record import AuditResult, audit_path, record
@@ -110,7 +110,7 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
             name, attribute, (real.features, real.texts, real.groups), zero_shot, config.seed
         )
         answers = reader.answers(painted.features)
-        concerned = np.array([attribute.concerns(text) for text in painted.texts])
+        concerned = np.array(of_each(attribute.concerns, painted.texts))
         columns[f"bias_{name}"] = pa.array(
             [
                 attribute.names[answer] if ours and answer >= 0 else None
@@ -183,7 +183,7 @@ def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]
     """Pictures whose captions are needed are looked at; features of the others are zeros, which nobody reads."""
     facts = read_captions(captions, list(set(rows.captions)))
     texts = [facts[caption].text for caption in rows.captions]
-    some = np.flatnonzero([needed(text) for text in texts])
+    some = np.flatnonzero(of_each(needed, texts))
     if not len(some):
         raise UserError(
             f"{rows.table.path}: no caption of its pictures has to do with an attribute of {eyes.config.attributes}; "
@@ -209,7 +209,8 @@ def _zero_shot(model: Any, attribute: Attribute, config: BiasAuditConfig) -> Any
 def _target(name: str, attribute: Attribute, real: _Side) -> np.ndarray:
     if attribute.target:
         return np.array([attribute.target[value] for value in attribute.names])
-    stated = np.array([attribute.stated(text) for text in real.texts if attribute.concerns(text)])
+    concerned = np.array(of_each(attribute.concerns, real.texts))
+    stated = np.array(of_each(attribute.stated, real.texts))[concerned]
     if not (stated >= 0).any():
         raise UserError(f"attribute {name}: no caption of a real picture states a value; give a target")
     return _counted(stated, len(attribute.values))
@@ -279,12 +280,13 @@ def _groups(
         return None if shares is None else dict(zip(attribute.names, shares.tolist(), strict=True))
 
     found: dict[str, Any] = {}
+    says = np.array(of_each(attribute.stated, painted.texts))
     for group, members in attribute.members(painted.texts).items():
         own = np.flatnonzero(concerned & np.array(members))
         if not len(own):
             raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
         bootstrap = drawn(own)
-        stated = np.array([attribute.stated(painted.texts[row]) for row in own])
+        stated = says[own]
         stating = own[stated >= 0]  # captions are compared with their own pictures, not with all
         asked = (_counted(stated, num_values), drawn(stating)) if len(stating) else None
         given = answers[own][answers[own] >= 0]

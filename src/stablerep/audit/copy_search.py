@@ -28,6 +28,10 @@ class Neighbours:
     view: Tensor
     """Which view was best (Q, K)."""
 
+    def first(self, k: int) -> "Neighbours":
+        """The k nearest."""
+        return Neighbours(self.similarity[:, :k], self.index[:, :k], self.view[:, :k])
+
 
 def exact_neighbours(
     queries: Tensor, references: Tensor, k: int, *, excluded: Excluded | None = None

@@ -53,6 +53,11 @@ class Explanation:
     """Of these, those that are then moved into the best place."""
 
     @property
+    def windows(self) -> tuple[object, ...]:
+        """What tells its views: explanations with the same look through the same windows."""
+        return self.scales, self.step, self.is_mirrored, self.num_frames
+
+    @property
     def stays_in_place(self) -> bool:
         return self.scales == (1.0,) and self.num_frames == 0
 
