@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional
 
+from stablerep import runtime
 from stablerep.audit.attributes import Attribute, of_each, read_attributes
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.readers import Reader, make_reader, softmax
@@ -21,7 +22,7 @@ from stablerep.audit.verdicts import renew_mask
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import Extraction, TableImages, extract_with
+from stablerep.features import Extraction, TableImages, cached, extract_with
 from stablerep.match import image_vectors, zero_shot_weights
 from stablerep.models.encoder import load_encoder
 from stablerep.models.joint import load_image_text
@@ -61,6 +62,8 @@ class BiasAuditConfig(EngineConfig):
     """Replicates of the intervals, over captions and over the reader's test pictures."""
     batch_size: int = 256
     """Pictures per forward pass."""
+    precision: runtime.Precision = "auto"
+    """Number format of the forward pass; auto takes bfloat16 where it is faster."""
     device: str = "auto"
     """Where the encoder runs: auto, cpu, cuda, mps."""
     seed: int = 0
@@ -155,7 +158,13 @@ def _load(config: BiasAuditConfig) -> Any:
 
 def _extraction(config: BiasAuditConfig) -> Extraction:
     cache = audit_path(config.images, config.out).parent / "features"
-    return Extraction(batch_size=config.batch_size, cache=cache, engine=config, device=config.device)
+    return Extraction(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        cache=cache,
+        engine=config,
+        device=config.device,
+    )
 
 
 @dataclass(frozen=True)
@@ -166,10 +175,13 @@ class _Eyes:
     config: BiasAuditConfig
     console: Console
 
-    def features(self, images: TableImages) -> np.ndarray:
-        """Of pictures (M, D)."""
-        vectors = image_vectors if self.config.zero_shot else extract_with
-        return vectors(self.encoder, images, _extraction(self.config), console=self.console)
+    def features(self, rows: Rows, some: np.ndarray) -> np.ndarray:
+        """Of some pictures (M, D); audit match, which looks at all, may have left them in the cache."""
+        how, images = _extraction(self.config), TableImages(rows.table, rows.positions[some])
+        if self.config.zero_shot:
+            return image_vectors(self.encoder, images, how, console=self.console)
+        whole = cached(self.encoder, TableImages(rows.table, rows.positions), how)
+        return extract_with(self.encoder, images, how, console=self.console) if whole is None else whole[some]
 
 
 def _by_any(
@@ -189,7 +201,7 @@ def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]
             f"{rows.table.path}: no caption of its pictures has to do with an attribute of {eyes.config.attributes}; "
             "widen the patterns there"
         )
-    found = eyes.features(TableImages(rows.table, rows.positions[some]))
+    found = eyes.features(rows, some)
     features = np.zeros((len(rows), found.shape[1]), np.float32)
     features[some] = found
     return _Side(

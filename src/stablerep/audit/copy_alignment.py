@@ -33,11 +33,37 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
+class Blurred:
+    """Q painted pictures, a little blurred, as they are sampled again and again."""
+
+    colours: Tensor
+    """(Q, 3, S, S) in [0, 1]."""
+
+    @functools.cached_property
+    def grey(self) -> Tensor:
+        """Their brightness (Q, 1, S, S)."""
+        return _grey(self.colours)
+
+    @functools.cached_property
+    def coarse(self) -> Tensor:
+        """The same on a coarser grid."""
+        return F.avg_pool2d(self.grey, GRID // _COARSE)
+
+    @functools.cached_property
+    def whole(self) -> Tensor:
+        """Their colours at the points of the grid of a real picture that fills them (Q, 3, G, G)."""
+        y, x = _points(GRID)
+        points = torch.stack([x, y], -1).expand(len(self.colours), -1, -1, -1)
+        return F.grid_sample(
+            self.colours, points, mode="bilinear", padding_mode="border", align_corners=False
+        )
+
+
+@dataclass(frozen=True)
 class Pairs:
     """B painted pictures with the real ones that they may show, and where."""
 
-    pictures: Tensor
-    """Blurred painted pictures (B, 3, S, S) in [0, 1]."""
+    pictures: Blurred
     real: Tensor
     """Real pictures at the points of the grid (B, 3, G, G) in [0, 1]."""
     placements: Tensor
@@ -45,12 +71,17 @@ class Pairs:
     is_mirrored: bool
     margin: int = 0
     """Points of the grid along every side of the real picture that do not count."""
+    which: Tensor | None = None
+    """Which painted picture each pair is of (B,); one each, in order, where not given."""
 
     def rows(self, index: Tensor) -> "Pairs":
         """Some of the pairs."""
-        return replace(
-            self, pictures=self.pictures[index], real=self.real[index], placements=self.placements[index]
-        )
+        which = index if self.which is None else self.which[index]
+        return replace(self, real=self.real[index], placements=self.placements[index], which=which)
+
+    def of(self, pictures: Tensor) -> Tensor:
+        """What belongs to the painted picture of each pair."""
+        return pictures if self.which is None else pictures[self.which]
 
     def sample(self, pictures: Tensor, at: Tensor, num: int = GRID) -> tuple[Tensor, Tensor]:
         """Pictures (B, C, s, s) where points of the real ones lie (B, C, num, num), and which count (B, num, num)."""
@@ -65,11 +96,18 @@ class Pairs:
             counts &= torch.maximum(x.abs(), y.abs()) < 1 - 2 * self.margin / GRID
         return sampled, counts.float()
 
+    def colours(self) -> tuple[Tensor, Tensor]:
+        """``sample`` of the painted pictures' colours where the pairs are placed."""
+        if self.margin or not bool((self.placements == torch.tensor([1.0, 1.0, 0.0, 0.0])).all()):
+            return self.sample(self.of(self.pictures.colours), self.placements)
+        whole = self.pictures.whole.flip(-1) if self.is_mirrored else self.pictures.whole
+        return self.of(whole), torch.ones(len(self.real), GRID, GRID)
 
-def blurred(pictures: Tensor) -> Tensor:
+
+def blurred(pictures: Tensor) -> Blurred:
     """uint8 pictures (M, 3, S, S) in [0, 1] after a slight Gaussian blur that continues the border."""
     weights = _gaussian(pictures.shape[-1])
-    return weights @ (pictures.float() / 255) @ weights.T
+    return Blurred(weights @ (pictures.float() / 255) @ weights.T)
 
 
 def on_grid(pictures: Tensor) -> Tensor:
@@ -81,8 +119,7 @@ def on_grid(pictures: Tensor) -> Tensor:
 
 def align(pairs: Pairs, *, stays_in_place: bool) -> Tensor:
     """Placements (B, 4) at which the brightness of the pictures agrees best, near those given."""
-    grey, real = _grey(pairs.pictures), _grey(pairs.real)
-    at = pairs.placements
+    grey, real, at = pairs.of(pairs.pictures.grey), _grey(pairs.real), pairs.placements
     for _ in range(_STEPS):
         at = _step(pairs, grey, real, at).placements
     if stays_in_place:
@@ -95,7 +132,7 @@ def likely_difference(pairs: Pairs) -> Tensor:
 
     From a few steps on a coarser grid: the least that remains before any of them, less what the step would mend.
     """
-    grey, real = (F.avg_pool2d(_grey(part), GRID // _COARSE) for part in (pairs.pictures, pairs.real))
+    grey, real = pairs.of(pairs.pictures.coarse), F.avg_pool2d(_grey(pairs.real), GRID // _COARSE)
     at, least = pairs.placements, torch.full((len(real),), torch.inf)
     for _ in range(_COARSE_STEPS):
         step = _step(pairs, grey, real, at)
@@ -108,7 +145,7 @@ def difference(pairs: Pairs, *, is_recoloured: bool) -> Tensor:
 
     One gain for all colours is free, within a factor of two; where ``is_recoloured``, any linear map of the colours.
     """
-    patch, inside = pairs.sample(pairs.pictures, pairs.placements)
+    patch, inside = pairs.colours()
     weight = inside[:, None]
     real = _softened(pairs.real, pairs.placements[:, 0])
     num_points = inside.flatten(1).sum(1).clamp(min=1)
@@ -150,10 +187,9 @@ def _step(pairs: Pairs, grey: Tensor, real: Tensor, at: Tensor) -> _Step:
     y, x = _points(num)
     hand = -1.0 if pairs.is_mirrored else 1.0
     patch, inside = pairs.sample(grey, at, num)
-    slopes = patch.new_empty(len(at), 6, num, num)
+    slopes = patch.new_zeros(len(at), 6, num, num)
     slopes[:, 0], slopes[:, 1] = patch[:, 0], 1
     right, down = slopes[:, 4], slopes[:, 5]
-    right[..., [0, -1]], down[:, [0, -1]] = 0, 0
     torch.sub(patch[:, 0, :, 2:], patch[:, 0, :, :-2], out=right[..., 1:-1])
     torch.sub(patch[:, 0, 2:], patch[:, 0, :-2], out=down[:, 1:-1])
     right *= (num / 4 * hand) / at[:, 0, None, None]

@@ -19,7 +19,7 @@ from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_search import Neighbours, exact_neighbours
 from stablerep.audit.copy_views import EXPLANATIONS, Explanation, ViewDescriptor, Views, thumbnails
 
-_BLOCK = 32
+_BLOCK = 64
 _HOPELESS = 0.6  # cosine of descriptors below which no planted copy was found
 _SMALLEST = 1e-4  # difference that counts as none
 _DIFFERENT = 0.9  # difference where a view puts a picture above which it must be moved to be a copy
@@ -74,6 +74,7 @@ class Matches:
         )
 
 
+@torch.inference_mode()
 def find_matches(
     pictures: Tensor,
     bank: Bank,
@@ -112,7 +113,7 @@ class _Block:
         self._looked: dict[tuple[object, ...], tuple[Views, Neighbours]] = {}
 
     def candidates(self, explanation: Explanation) -> tuple[Views, Neighbours]:
-        """The views of an explanation and the real pictures nearest to them; windows that are shared are searched once."""
+        """The views of an explanation and the real pictures nearest to them, searched once for equal windows."""
         if explanation.windows not in self._looked:
             alike = [one for one in self._explanations if one.windows == explanation.windows]
             views = self.bank.descriptor.views(self._pictures, explanation)
@@ -124,15 +125,20 @@ class _Block:
         return views, near.first(explanation.num_candidates)
 
     def _near(self, views: Views, num: int) -> Neighbours:
-        barred = self._barred
-        if self.bank.index is not None and barred is None:
-            return self.bank.index.neighbours(views.descriptors, num)
-        return exact_neighbours(
-            views.descriptors,
-            self.bank.descriptors,
-            num,
-            excluded=None if barred is None else lambda rows: _of_groups(barred[rows], self.bank.groups),
-        )
+        """The nearest of the bank; of views in which nothing is seen, none is near."""
+        seen = torch.nonzero(views.descriptors.flatten(1).any(1))[:, 0]
+        descriptors, barred = views.descriptors[seen], self._barred
+        if len(seen) and self.bank.index is not None and barred is None:
+            near = self.bank.index.neighbours(descriptors, num)
+        else:
+            groups = None if barred is None else barred[seen.numpy()]
+            near = exact_neighbours(
+                descriptors,
+                self.bank.descriptors,
+                num,
+                excluded=None if groups is None else lambda rows: _of_groups(groups[rows], self.bank.groups),
+            )
+        return near.spread_over(seen, len(views.descriptors))
 
 
 def _explained(block: _Block, explanation: Explanation) -> tuple[np.ndarray, np.ndarray]:
@@ -158,17 +164,18 @@ def _compare(block: _Block, near: Neighbours, views: Views, explanation: Explana
     if len(rows) == 0:
         return differences
     pairs = Pairs(
-        pictures=block.blurred[rows],
+        pictures=block.blurred,
         real=block.bank.grids[near.index[rows, columns]].float() / 255,
         placements=views.placements[rows, near.view[rows, columns]],
         is_mirrored=explanation.is_mirrored,
         margin=explanation.margin,
+        which=rows,
     )
     differences[rows, columns] = difference(pairs, is_recoloured=explanation.is_recoloured)
     promising = differences.argsort(dim=1, stable=True)[:, : explanation.num_aligned]
     chosen = torch.zeros(differences.shape, dtype=torch.bool).scatter_(1, promising, True)[rows, columns]
     some = torch.nonzero(chosen)[:, 0]
-    some = some[_worth_moving(pairs.rows(some), rows[some], differences)]
+    some = some[_worth_moving(pairs.rows(some), differences)]
     if len(some):
         moved = pairs.rows(some)
         moved = replace(moved, placements=align(moved, stays_in_place=explanation.stays_in_place))
@@ -178,14 +185,15 @@ def _compare(block: _Block, near: Neighbours, views: Views, explanation: Explana
     return differences
 
 
-def _worth_moving(pairs: Pairs, rows: Tensor, differences: Tensor) -> Tensor:
-    """Which pairs (B,) of which pictures are to be aligned: all of a picture (rows, B) of which any may be a copy.
+def _worth_moving(pairs: Pairs, differences: Tensor) -> Tensor:
+    """Which pairs (B,) are to be aligned: all of a picture of which any may be a copy, by its differences (Q, K).
 
     What is as different where a view puts it, and would be after a few coarse steps, is none, whatever the others are.
     """
     hopeful = differences.amin(1) < _DIFFERENT
-    open_ = torch.nonzero(~hopeful[rows])[:, 0]
+    open_ = torch.nonzero(~pairs.of(hopeful))[:, 0]
     if len(open_):
-        likely = rows[open_][likely_difference(pairs.rows(open_)) < _UNLIKELY]
-        hopeful[likely] = True
-    return hopeful[rows]
+        doubtful = pairs.rows(open_)
+        assert doubtful.which is not None
+        hopeful[doubtful.which[likely_difference(doubtful) < _UNLIKELY]] = True
+    return pairs.of(hopeful)
