@@ -11,7 +11,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
-from stablerep.features import RawPixels, TableImages, decode_image, extract, image_size, untrained_encoder
+from stablerep.features import (
+    Extraction,
+    RawPixels,
+    TableImages,
+    cached,
+    decode_image,
+    extract,
+    image_size,
+    untrained_encoder,
+)
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.store import OK, ImageTable
 
@@ -75,6 +84,18 @@ def test_cache_gives_the_same_numbers_without_the_encoder(tmp_path: Path) -> Non
     second = extract(encoder, images, cache=tmp_path, batch_size=2)
     assert encoder.num_seen == 7
     np.testing.assert_array_equal(first, second)
+
+
+def test_what_the_cache_holds_can_be_asked_without_computing_it(tmp_path: Path) -> None:
+    images, encoder = [noise(i) for i in range(3)], MeanColour()
+    how = Extraction(cache=tmp_path)
+    assert cached(encoder, images, how) is None and encoder.num_seen == 0
+    features = extract(encoder, images, cache=tmp_path)
+    found = cached(encoder, images, how)
+    assert found is not None and encoder.num_seen == 3
+    np.testing.assert_array_equal(found, features)
+    assert cached(encoder, images[:2], how) is None
+    assert cached(encoder, images, Extraction()) is None
 
 
 def test_different_weights_never_share_a_cache_entry(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_pair_needs_both(model: ImageText) -> None:
         match_pairs(model, pictures(), TEXTS[:3], CONFIG)
 
 
-def test_vectors_of_images_are_cached_by_model_and_content(model: ImageText, tmp_path: Path) -> None:
+def test_features_behind_vectors_are_cached_by_encoder_and_content(model: ImageText, tmp_path: Path) -> None:
     config = MatchConfig(cache=tmp_path)
     first = image_vectors(model, pictures(), config)
     assert np.array_equal(image_vectors(model, pictures(), config), first)
@@ -63,7 +63,12 @@ def test_vectors_of_images_are_cached_by_model_and_content(model: ImageText, tmp
     with torch.no_grad():
         model.get_parameter("image_projection.weight")[0] *= 2
     assert not np.allclose(image_vectors(model, pictures(), config), first)
+    assert len(list(tmp_path.iterdir())) == 1, "the projection is not cached"
+    with torch.no_grad():
+        model.encoder.get_parameter("backbone.norm.weight")[0] *= 2
+    other = image_vectors(model, pictures(), config)
     assert len(list(tmp_path.iterdir())) == 2
+    assert np.array_equal(other, image_vectors(model, pictures(), MatchConfig()))
 
 
 def test_a_class_is_the_mean_direction_of_its_templates(model: ImageText) -> None:

@@ -63,7 +63,12 @@ class Nearest:
 
 def to_side(images: Sequence[bytes], side: int) -> Tensor:
     """Encoded pictures as uint8 (M, 3, side, side)."""
-    return torch.stack([_resized(decode_image(image), side) for image in images])
+    return at_side([decode_image(image) for image in images], side)
+
+
+def at_side(pictures: Sequence[Tensor], side: int) -> Tensor:
+    """Pictures uint8 (3, H, W), each of its own size, as uint8 (M, 3, side, side)."""
+    return torch.stack([_resized(picture, side) for picture in pictures])
 
 
 def nearest(queries: Tensor, references: Tensor, search: CopySearch) -> Nearest:

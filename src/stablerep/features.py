@@ -222,6 +222,13 @@ def extract_with(
         return _cached(encoder, images, dtype, how, compute)
 
 
+def cached(encoder: FrozenEncoder, images: Sequence[bytes], how: Extraction) -> np.ndarray | None:
+    """Features (M, D) as ``extract_with`` would give them in this process, where the cache holds them; else None."""
+    dtype = runtime.pick_precision(how.precision, _device_of(encoder))
+    entry = _entry(encoder, images, dtype, how)
+    return None if entry is None or not entry.exists() else _read(entry, len(images))
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Encoded pictures, the number of the first of them, and the number format of the forward pass."""
@@ -277,7 +284,7 @@ def _cached(
     compute: Callable[[], list[np.ndarray]],
 ) -> np.ndarray:
     """Features from the cache, or computed, judged and kept there."""
-    entry = None if how.cache is None else how.cache / f"{_key(encoder, images, dtype, how.batch_size)}.npy"
+    entry = _entry(encoder, images, dtype, how)
     if entry is not None and entry.exists():
         return _read(entry, len(images))
     features = np.concatenate(compute())
@@ -290,6 +297,13 @@ def _cached(
     if entry is not None:
         write_atomically(entry, lambda temporary: _write(temporary, features))
     return features
+
+
+def _entry(
+    encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, how: Extraction
+) -> Path | None:
+    """The file of the cache that holds these features, or will."""
+    return None if how.cache is None else how.cache / f"{_key(encoder, images, dtype, how.batch_size)}.npy"
 
 
 def _key(encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> str:

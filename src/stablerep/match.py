@@ -4,62 +4,42 @@ Shapes: M images or texts, C classes, P templates, E width of the joint space.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import Extraction, extract_with
+from stablerep.models.joint import ImageText
 
 MatchConfig = Extraction
 """How vectors are computed; the cache and the engine are for those of images."""
 
 
-class ImageTextModel(Protocol):
-    """Whatever maps images and texts into one space of unit vectors: ours, or one of others."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of everything that determines the vectors."""
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """Where this lies, the model runs."""
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Unit vectors (N, E) of images (N, 3, H, W) in [0, 1]."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (N, E) of texts."""
-
-
-class _ImageSide(nn.Module):
-    """The image half of the model, as ``features.extract`` reads an encoder."""
-
-    def __init__(self, model: ImageTextModel) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.model.fingerprint}-images"
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.encode_images(images)
-
-
 def image_vectors(
-    model: ImageTextModel, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
+    model: ImageText, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
 ) -> np.ndarray:
-    """Unit vectors (M, E) float32 of encoded images, row m being image m; errors as ``features.extract``."""
-    return extract_with(_ImageSide(model), images, config, console=console)
+    """Unit vectors (M, E) float32 of encoded images, row m being image m; errors as ``features.extract``.
+
+    The features of the encoder are what is cached, so that whoever asks the encoder alone finds them there.
+    """
+    features = torch.from_numpy(extract_with(model.encoder, images, config, console=console))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            parts = [
+                model.project_images(part[:, None].to(model.logit_scale.device))[:, 0].float().cpu()
+                for part in torch.split(features, config.batch_size)
+            ]
+    finally:
+        model.train(was_training)
+    return torch.cat(parts).numpy()
 
 
-def text_vectors(model: ImageTextModel, texts: Sequence[str], config: MatchConfig) -> np.ndarray:
+def text_vectors(model: ImageText, texts: Sequence[str], config: MatchConfig) -> np.ndarray:
     """Unit vectors (M, E) float32 of texts; equal texts are computed once."""
     distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
     device = model.logit_scale.device
@@ -74,7 +54,7 @@ def text_vectors(model: ImageTextModel, texts: Sequence[str], config: MatchConfi
 
 
 def match_pairs(
-    model: ImageTextModel, images: Sequence[bytes], texts: Sequence[str], config: MatchConfig
+    model: ImageText, images: Sequence[bytes], texts: Sequence[str], config: MatchConfig
 ) -> np.ndarray:
     """Prompt match (M,) of images with the text of the same place: the cosine of their vectors, -1 to 1."""
     if len(images) != len(texts):
@@ -85,7 +65,7 @@ def match_pairs(
 
 
 def zero_shot_weights(
-    model: ImageTextModel, classes: Sequence[str], templates: Sequence[str], config: MatchConfig
+    model: ImageText, classes: Sequence[str], templates: Sequence[str], config: MatchConfig
 ) -> np.ndarray:
     """Weights (C, E) of a classifier of images that was only told the names of the classes.
 

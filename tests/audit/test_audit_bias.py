@@ -20,8 +20,9 @@ from stablerep.audit.shares import (
     true_shares,
 )
 from stablerep.errors import UserError
-from stablerep.features import untrained_encoder
-from stablerep.models.encoder import EncoderConfig, save_encoder
+from stablerep.features import TableImages, extract, untrained_encoder
+from stablerep.models.encoder import EncoderConfig, load_encoder, save_encoder
+from stablerep.runtime import numpy_generator
 from stablerep.store import ImageTable
 
 TINY = EncoderConfig(
@@ -103,6 +104,31 @@ def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
     assert result.columns == ("bias_paint",)
     with Image.open(folder / "bias.png") as figure:
         assert figure.width > 300
+
+
+def test_features_of_all_pictures_that_another_audit_left_are_taken(folder: Path, tmp_path: Path) -> None:
+    encoder, table = load_encoder(str(folder / "run")), ImageTable.open(folder / "images.lance")
+    extract(encoder, TableImages(table, range(len(table))), cache=tmp_path / "features")
+    audit_bias(asked(folder, out=tmp_path / "audit.json", precision="float32"))
+    assert len(list((tmp_path / "features").iterdir())) == 2, "those, and those of the real pictures"
+    own = tmp_path / "own"
+    own.mkdir()
+    audit_bias(asked(folder, out=own / "audit.json", precision="float32"))
+    assert json.loads((tmp_path / "bias.json").read_text()) == json.loads((own / "bias.json").read_text())
+
+
+def test_replicates_are_those_of_captions_drawn_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    answers, captions = rng.integers(-1, 2, 90), np.repeat(np.arange(30), 3).astype(str)
+    truth, said = np.arange(40) % 2, rng.integers(-1, 2, 40)
+    found = ShareBootstrap(answers, captions, (truth, said), 2, num=5, seed=3).replicates
+    again = numpy_generator("bias", 3)
+    rows_of = [np.flatnonzero(captions == name) for name in np.unique(captions)]
+    for replicate in found:
+        rows = np.concatenate([rows_of[part] for part in again.integers(30, size=30)])
+        test = again.integers(40, size=40)
+        expected = true_shares(answers[rows], confusion(truth[test], said[test], 2))
+        np.testing.assert_allclose(replicate, expected, atol=1e-9)
 
 
 def test_captions_are_compared_with_their_own_pictures_where_others_state_nothing(

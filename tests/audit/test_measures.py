@@ -101,3 +101,15 @@ def test_large_pictures_are_shrunk_and_small_ones_left_alone() -> None:
     assert measures.shrunk(pictures, 32).shape == (1, 3, 32, 32)
     assert measures.shrunk(torch.zeros(1, 3, 40, 80), 20).shape == (1, 3, 20, 40)
     assert measures.shrunk(pictures, 64) is pictures and measures.shrunk(pictures, None) is pictures
+
+
+def test_weighted_neighbourhoods_are_those_of_a_convolution() -> None:
+    values = torch.rand(2, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    line = torch.exp(-torch.arange(-4, 5).float().square() / 2)
+    kernel = torch.outer(line, line) / line.sum().square()
+    padded = torch.nn.functional.pad(values, (4, 4, 4, 4), mode="replicate")
+    expected = torch.nn.functional.conv2d(padded, kernel[None, None])
+    torch.testing.assert_close(measures._gaussian(values, 1.0), expected)
+    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+    both = torch.nn.functional.conv2d(padded[..., 3:-3, 3:-3], torch.stack([sobel, sobel.T])[:, None] / 8)
+    torch.testing.assert_close(measures._gradient(values), both.norm(dim=1, keepdim=True))

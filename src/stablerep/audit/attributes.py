@@ -16,17 +16,19 @@
 Patterns are regular expressions, found anywhere in a caption, whatever the case.
 """
 
+import functools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stablerep import config as config_module
 from stablerep.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +72,11 @@ class Attribute:
 
     def concerns(self, text: str) -> bool:
         """Whether a caption is looked at."""
-        return re.search(self.within, text, re.IGNORECASE) is not None
+        return _holds(self.within, text)
 
     def stated(self, text: str) -> int:
         """Which value a caption states, -1 where none or several."""
-        found = [
-            number
-            for number, pattern in enumerate(self.values.values())
-            if re.search(pattern, text, re.IGNORECASE)
-        ]
+        found = [number for number, pattern in enumerate(self.values.values()) if _holds(pattern, text)]
         return found[0] if len(found) == 1 else -1
 
     def teaches(self, text: str) -> bool:
@@ -88,10 +86,17 @@ class Attribute:
     def members(self, texts: list[str]) -> dict[str, list[bool]]:
         """Which captions belong to each group."""
         groups = self.groups or {"all": ""}
-        return {
-            name: [re.search(pattern, text, re.IGNORECASE) is not None for text in texts]
-            for name, pattern in groups.items()
-        }
+        return {name: of_each(functools.partial(_holds, pattern), texts) for name, pattern in groups.items()}
+
+
+def _holds(pattern: str, text: str) -> bool:
+    return re.search(pattern, text, re.IGNORECASE) is not None
+
+
+def of_each(said: Callable[[str], T], texts: Sequence[str]) -> list[T]:
+    """What is said of each text; several pictures have the same one, which is read once."""
+    known = {text: said(text) for text in dict.fromkeys(texts)}
+    return [known[text] for text in texts]
 
 
 def read_attributes(path: Path) -> Mapping[str, Attribute]:

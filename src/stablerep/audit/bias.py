@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional
 
-from stablerep.audit.attributes import Attribute, read_attributes
+from stablerep import runtime
+from stablerep.audit.attributes import Attribute, of_each, read_attributes
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.readers import Reader, make_reader, softmax
 from stablerep.audit.record import AuditResult, audit_path, record
@@ -21,7 +22,7 @@ from stablerep.audit.verdicts import renew_mask
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import Extraction, TableImages, extract_with
+from stablerep.features import Extraction, TableImages, cached, extract_with
 from stablerep.match import image_vectors, zero_shot_weights
 from stablerep.models.encoder import load_encoder
 from stablerep.models.joint import load_image_text
@@ -61,6 +62,8 @@ class BiasAuditConfig(EngineConfig):
     """Replicates of the intervals, over captions and over the reader's test pictures."""
     batch_size: int = 256
     """Pictures per forward pass."""
+    precision: runtime.Precision = "auto"
+    """Number format of the forward pass; auto takes bfloat16 where it is faster."""
     device: str = "auto"
     """Where the encoder runs: auto, cpu, cuda, mps."""
     seed: int = 0
@@ -110,7 +113,7 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
             name, attribute, (real.features, real.texts, real.groups), zero_shot, config.seed
         )
         answers = reader.answers(painted.features)
-        concerned = np.array([attribute.concerns(text) for text in painted.texts])
+        concerned = np.array(of_each(attribute.concerns, painted.texts))
         columns[f"bias_{name}"] = pa.array(
             [
                 attribute.names[answer] if ours and answer >= 0 else None
@@ -155,7 +158,13 @@ def _load(config: BiasAuditConfig) -> Any:
 
 def _extraction(config: BiasAuditConfig) -> Extraction:
     cache = audit_path(config.images, config.out).parent / "features"
-    return Extraction(batch_size=config.batch_size, cache=cache, engine=config, device=config.device)
+    return Extraction(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        cache=cache,
+        engine=config,
+        device=config.device,
+    )
 
 
 @dataclass(frozen=True)
@@ -166,10 +175,13 @@ class _Eyes:
     config: BiasAuditConfig
     console: Console
 
-    def features(self, images: TableImages) -> np.ndarray:
-        """Of pictures (M, D)."""
-        vectors = image_vectors if self.config.zero_shot else extract_with
-        return vectors(self.encoder, images, _extraction(self.config), console=self.console)
+    def features(self, rows: Rows, some: np.ndarray) -> np.ndarray:
+        """Of some pictures (M, D); audit match, which looks at all, may have left them in the cache."""
+        how, images = _extraction(self.config), TableImages(rows.table, rows.positions[some])
+        if self.config.zero_shot:
+            return image_vectors(self.encoder, images, how, console=self.console)
+        whole = cached(self.encoder, TableImages(rows.table, rows.positions), how)
+        return extract_with(self.encoder, images, how, console=self.console) if whole is None else whole[some]
 
 
 def _by_any(
@@ -183,13 +195,13 @@ def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]
     """Pictures whose captions are needed are looked at; features of the others are zeros, which nobody reads."""
     facts = read_captions(captions, list(set(rows.captions)))
     texts = [facts[caption].text for caption in rows.captions]
-    some = np.flatnonzero([needed(text) for text in texts])
+    some = np.flatnonzero(of_each(needed, texts))
     if not len(some):
         raise UserError(
             f"{rows.table.path}: no caption of its pictures has to do with an attribute of {eyes.config.attributes}; "
             "widen the patterns there"
         )
-    found = eyes.features(TableImages(rows.table, rows.positions[some]))
+    found = eyes.features(rows, some)
     features = np.zeros((len(rows), found.shape[1]), np.float32)
     features[some] = found
     return _Side(
@@ -209,7 +221,8 @@ def _zero_shot(model: Any, attribute: Attribute, config: BiasAuditConfig) -> Any
 def _target(name: str, attribute: Attribute, real: _Side) -> np.ndarray:
     if attribute.target:
         return np.array([attribute.target[value] for value in attribute.names])
-    stated = np.array([attribute.stated(text) for text in real.texts if attribute.concerns(text)])
+    concerned = np.array(of_each(attribute.concerns, real.texts))
+    stated = np.array(of_each(attribute.stated, real.texts))[concerned]
     if not (stated >= 0).any():
         raise UserError(f"attribute {name}: no caption of a real picture states a value; give a target")
     return _counted(stated, len(attribute.values))
@@ -279,12 +292,13 @@ def _groups(
         return None if shares is None else dict(zip(attribute.names, shares.tolist(), strict=True))
 
     found: dict[str, Any] = {}
+    says = np.array(of_each(attribute.stated, painted.texts))
     for group, members in attribute.members(painted.texts).items():
         own = np.flatnonzero(concerned & np.array(members))
         if not len(own):
             raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
         bootstrap = drawn(own)
-        stated = np.array([attribute.stated(painted.texts[row]) for row in own])
+        stated = says[own]
         stating = own[stated >= 0]  # captions are compared with their own pictures, not with all
         asked = (_counted(stated, num_values), drawn(stating)) if len(stating) else None
         given = answers[own][answers[own] >= 0]

@@ -21,7 +21,7 @@ from stablerep.audit.record import AuditResult, Example, audit_path, record
 from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.console import Console
-from stablerep.copies import to_side
+from stablerep.copies import at_side
 from stablerep.features import TableImages, decode_image
 
 NAME = "copies"
@@ -179,10 +179,10 @@ def _read(rows: Rows, what: str, console: Console) -> _Pictures:
     parts, digests = [], []
     with console.progress(what, len(rows), "pictures") as progress:
         for start in range(0, len(rows), _READ):
-            some = images[start : start + _READ]
-            parts.append(to_side(some, SIDE))
-            digests += [_digest(decode_image(image)) for image in some]
-            progress.advance(len(some))
+            pictures = [decode_image(image) for image in images[start : start + _READ]]
+            parts.append(at_side(pictures, SIDE))
+            digests += [_digest(picture) for picture in pictures]
+            progress.advance(len(pictures))
     return _Pictures(torch.cat(parts), digests)
 
 

@@ -7,6 +7,7 @@ once. Pictures without such a square, which are most, need no search.
 Shapes: Q pictures, S side in pixels, R squares, F frames.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -30,19 +31,32 @@ class Frames:
     """Width, height, centre x and y (Q, F, 4), as ``copy_views.Views``."""
 
 
-def find_frames(pictures: Tensor, num: int) -> Frames:
-    """Of pictures uint8 (Q, 3, S, S)."""
+def find_frames(pictures: Tensor, num: int, *, above: float = -1.0) -> Frames:
+    """Of pictures uint8 (Q, 3, S, S); zeros for those without any square stronger than ``above``."""
     side = pictures.shape[-1]
-    across = _sums(pictures)
-    down = _sums(pictures.transpose(2, 3)).transpose(1, 2)
-    strengths, corners = [], []
-    for width in range(round(_SMALLEST * side), round(_LARGEST * side) + 1):
-        found = _squares(across, down, width)
-        strengths.append(found.flatten(1))
-        place = torch.arange(found.shape[-1])
+    across, down = _sums(pictures), _sums(pictures.transpose(2, 3)).transpose(1, 2)
+    found = [_squares(across, down, width).flatten(1) for width in _widths(side)]
+    frames = Frames(torch.zeros(len(pictures), num), torch.zeros(len(pictures), num, 4))
+    some = torch.nonzero(torch.stack([part.amax(1) for part in found]).amax(0) > above)[:, 0]
+    if len(some):
+        strongest = _strongest(torch.cat([part[some] for part in found], 1), _corners(side), num, side)
+        frames.strength[some], frames.placements[some] = strongest.strength, strongest.placements
+    return frames
+
+
+def _widths(side: int) -> range:
+    return range(round(_SMALLEST * side), round(_LARGEST * side) + 1)
+
+
+@functools.cache
+def _corners(side: int) -> Tensor:
+    """Left, top and width of every square (R, 3), in the order of their strengths."""
+    parts = []
+    for width in _widths(side):
+        place = torch.arange(side - width)
         left, top = place.expand(len(place), -1).flatten(), place.repeat_interleave(len(place))
-        corners.append(torch.stack([left, top, torch.full_like(left, width)], 1))
-    return _strongest(torch.cat(strengths, 1), torch.cat(corners), num, side)
+        parts.append(torch.stack([left, top, torch.full_like(left, width)], 1))
+    return torch.cat(parts)
 
 
 def _sums(pictures: Tensor) -> Tensor:

@@ -28,6 +28,22 @@ class Neighbours:
     view: Tensor
     """Which view was best (Q, K)."""
 
+    def first(self, k: int) -> "Neighbours":
+        """The k nearest."""
+        return Neighbours(self.similarity[:, :k], self.index[:, :k], self.view[:, :k])
+
+    def spread_over(self, rows: Tensor, num: int) -> "Neighbours":
+        """Those of the queries in these rows of ``num``; to the others, all references are equally far, at -inf."""
+        if len(rows) == num:
+            return self
+        k = self.index.shape[1]
+        similarity = torch.full((num, k), -torch.inf).index_copy_(0, rows, self.similarity)
+        index, view = (
+            torch.zeros(num, k, dtype=torch.long).index_copy_(0, rows, part)
+            for part in (self.index, self.view)
+        )
+        return Neighbours(similarity, index, view)
+
 
 def exact_neighbours(
     queries: Tensor, references: Tensor, k: int, *, excluded: Excluded | None = None
@@ -37,6 +53,8 @@ def exact_neighbours(
     Never holds more than a block of the Q V N similarities.
     """
     k = min(k, len(references))
+    if len(queries) == 0:
+        return Neighbours(torch.zeros(0, k), *torch.zeros(2, 0, k, dtype=torch.long))
     rows = max(1, _ROWS // queries.shape[1])
     parts = []
     for start in range(0, len(queries), rows):

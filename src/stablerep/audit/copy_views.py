@@ -53,6 +53,11 @@ class Explanation:
     """Of these, those that are then moved into the best place."""
 
     @property
+    def windows(self) -> tuple[object, ...]:
+        """What tells its views: explanations with the same look through the same windows."""
+        return self.scales, self.step, self.is_mirrored, self.num_frames
+
+    @property
     def stays_in_place(self) -> bool:
         return self.scales == (1.0,) and self.num_frames == 0
 
@@ -101,9 +106,14 @@ class ViewDescriptor:
     def views(self, pictures: Tensor, explanation: Explanation) -> Views:
         """Of pictures uint8 (Q, 3, S, S)."""
         if explanation.num_frames:
-            frames = find_frames(pictures, explanation.num_frames)
-            descriptors = self(_inside(pictures, frames.placements))
-            return Views(descriptors * (frames.strength > FAINTEST)[..., None], frames.placements)
+            frames = find_frames(pictures, explanation.num_frames, above=FAINTEST)
+            is_seen = frames.strength > FAINTEST
+            some = torch.nonzero(is_seen.any(1))[:, 0]
+            descriptors = torch.zeros(*is_seen.shape, self.axes.shape[1])
+            descriptors[some] = (
+                self(_inside(pictures[some], frames.placements[some])) * is_seen[some, :, None]
+            )
+            return Views(descriptors, frames.placements)
         hands = pictures.flip(-1) if explanation.is_mirrored else pictures
         parts = [thumbnails(hands, scale, explanation.step) for scale in explanation.scales]
         placements = torch.tensor(list(_placements(explanation)), dtype=torch.float32)

@@ -125,6 +125,7 @@ def _bias(config: AuditAllConfig, console: Console) -> AuditResult | str:
         reference_where=config.reference_where,
         encoder=config.encoder,
         batch_size=config.batch_size,
+        precision=config.precision,
         device=config.device,
         out=config.out,
         **engine_fields(config),

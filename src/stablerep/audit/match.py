@@ -17,8 +17,8 @@ from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import TableImages
-from stablerep.match import ImageTextModel, MatchConfig, image_vectors, text_vectors
-from stablerep.models.joint import load_image_text
+from stablerep.match import MatchConfig, image_vectors, text_vectors
+from stablerep.models.joint import ImageText, load_image_text
 
 NAME = "match"
 DEFAULT_LEVEL = 0.95
@@ -175,7 +175,7 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
 class Matching:
     """An image-text model at work."""
 
-    model: ImageTextModel
+    model: ImageText
     settings: MatchConfig
     config: MatchAuditConfig
     console: Console

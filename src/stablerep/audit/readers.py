@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stablerep import runtime
-from stablerep.audit.attributes import Attribute
+from stablerep.audit.attributes import Attribute, of_each
 from stablerep.audit.shares import abstention_level
 from stablerep.errors import UserError
 from stablerep.probes import Labelled, ProbeConfig, fit_linear
@@ -50,11 +50,13 @@ def make_reader(
     Raises ``UserError`` where too few real pictures state a value.
     """
     features, texts, groups = real
-    labels = np.array([attribute.stated(text) if attribute.teaches(text) else -1 for text in texts])
+    labels = np.array(of_each(lambda text: attribute.stated(text) if attribute.concerns(text) else -1, texts))
     is_test = _halves(groups, seed)
     for number, value in enumerate(attribute.names):
         found = set(np.asarray(groups)[labels == number])
-        if len(found) < _FEWEST or min(sum(labels[is_test] == number), sum(labels[~is_test] == number)) == 0:
+        if len(found) < _FEWEST or not (
+            (labels[is_test] == number).any() and (labels[~is_test] == number).any()
+        ):
             raise UserError(
                 f"attribute {name}: real pictures of {len(found)} groups state {value!r}, at least {_FEWEST} are "
                 "needed; widen its pattern, or give a larger table with --reference"
