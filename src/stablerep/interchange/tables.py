@@ -71,8 +71,9 @@ class Tables:
 
     def batches(self) -> Iterator[pa.Table]:
         """All rows with all columns, in the order of the table."""
-        ahead = {"batch_readahead": 2, "fragment_readahead": 1, "io_buffer_size": _AHEAD}
-        for batch in self.images.scan(batch_size=_BATCH, **ahead):
+        for batch in self.images.scan(
+            batch_size=_BATCH, batch_readahead=2, fragment_readahead=1, io_buffer_size=_AHEAD
+        ):
             yield pa.Table.from_batches([batch])
 
     def by_caption(self) -> Iterator[tuple[pa.Table, dict[str, Any] | None]]:

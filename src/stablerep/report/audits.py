@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stablerep.errors import UserError
-from stablerep.report.figures import Panel, ResponsiveFigure, histogram_figure, series_key
+from stablerep.report.drawing import ResponsiveFigure
+from stablerep.report.figures import Panel, histogram_figure, series_key
 from stablerep.report.pictures import Picture, to_picture
 from stablerep.report.reading import Project, quoted
 from stablerep.report.scores import in_percent

@@ -1,68 +1,31 @@
-"""Figures as inline SVG that takes its colours and fonts from the page, so that light, dark and print need one file.
+"""The figures of the report: trainings, scores, trends and histograms."""
 
-matplotlib draws with stand-in colours; afterwards each of them becomes the CSS variable of that role. Every figure is
-drawn twice, wide and narrow, because a plot that is merely shrunk cannot be read on a phone.
-"""
-
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-_WIDE, _NARROW = 640, 350
-_FONT_SIZE = 12
+from stablerep.report.drawing import (
+    INK,
+    MUTED,
+    NARROW,
+    SERIES,
+    WIDE,
+    ResponsiveFigure,
+    key_sample,
+    responsive,
+)
 
-_INK, _MUTED, _RULE = "#00ff01", "#00ff02", "#00ff03"
-_SERIES = tuple(f"#00fe0{index}" for index in range(1, 7))
-_ROLES = {_INK: "currentColor", _MUTED: "var(--muted)", _RULE: "var(--rule)"} | {
-    colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES, 1)
-}
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2.5), (1.5, 2), (7, 2, 1.5, 2), (3, 3), (9, 3))
 _MARKERS = ("o", "D", "s", "^", "v", "P")
 _MOST_POINTS = 160
-MOST_TOLD_APART = len(_SERIES)
+MOST_TOLD_APART = len(SERIES)
 """Curves in one figure that have a colour of their own; more are drawn alike."""
-_CHANCE_LINE: dict[str, Any] = {"color": _MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
-_BASELINE: dict[str, Any] = {"color": _MUTED, "marker": "x", "markersize": 5, "linewidth": 1.2}
+_CHANCE_LINE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
+_BASELINE: dict[str, Any] = {"color": MUTED, "marker": "x", "markersize": 5, "linewidth": 1.2}
 _BASELINE["linestyle"] = (0, (4, 2))
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": _FONT_SIZE,
-    "text.color": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.labelcolor": _MUTED,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.titlesize": _FONT_SIZE,
-    "axes.titlelocation": "left",
-    "axes.formatter.useoffset": False,
-    "figure.facecolor": "none",
-    "grid.color": _RULE,
-    "xtick.color": _RULE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.color": _RULE,
-    "ytick.labelcolor": _MUTED,
-    "ytick.left": False,
-    "lines.linewidth": 1.8,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResponsiveFigure:
-    """One drawing in two widths; the page shows the one that fits."""
-
-    wide: str
-    narrow: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +80,14 @@ class TrendPanel:
 def training_figure(curves: Sequence[Curve], name: str) -> ResponsiveFigure:
     """Loss above, learning rate below, against pictures seen; ``name`` keeps the figure's ids apart from others."""
     described = f"Training curves of {', '.join(curve.name for curve in curves)}: loss and learning rate."
-    return _responsive(name, described, lambda width: _draw_training(curves, width))
+    return responsive(name, described, lambda width: _draw_training(curves, width))
 
 
 def score_figure(whiskers: Sequence[Whisker], chance: float | None, name: str) -> ResponsiveFigure:
     """A dot with its interval per row and protocol; rows keep the order given, chance is a dashed line where known."""
     rows = list(dict.fromkeys(whisker.row for whisker in whiskers))
     described = f"Scores with 95 % intervals of {', '.join(rows)}; the table holds the same numbers."
-    return _responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
+    return responsive(name, described, lambda width: _draw_scores(whiskers, rows, chance, width))
 
 
 def trend_figure(
@@ -138,7 +101,7 @@ def trend_figure(
         f"{', '.join(panel.title for panel in panels)} against {x_label}, of {', '.join(series)}; "
         "the tables hold the same numbers."
     )
-    return _responsive(name, described, lambda width: _draw_trends(panels, series, x_label, width))
+    return responsive(name, described, lambda width: _draw_trends(panels, series, x_label, width))
 
 
 def histogram_figure(panels: Sequence[Panel], name: str) -> ResponsiveFigure:
@@ -147,42 +110,32 @@ def histogram_figure(panels: Sequence[Panel], name: str) -> ResponsiveFigure:
     described = (
         f"Histograms of {', '.join(panel.name for panel in panels)} over the pictures, kept and rejected."
     )
-    return _responsive(name, described, lambda width: _draw_histograms(panels, width))
+    return responsive(name, described, lambda width: _draw_histograms(panels, width))
 
 
 def series_key(figure: str, index: int, *, marker: bool = False) -> str:
     """The small sample of line or marker that the legend of a figure shows beside a name."""
     name = f"{figure}-key-{index}"
     if not marker:
-        return _key(name, lambda axes: axes.plot([1, 25], [5, 5], **_line(index)))
+        return key_sample(name, lambda axes: axes.plot([1, 25], [5, 5], **_line(index)))
 
     def draw(axes: Any) -> None:
         axes.plot([2, 24], [5, 5], color=_series_colour(index), linewidth=1.4)
         axes.plot([13], [5], **_marker(index))
 
-    return _key(name, draw)
+    return key_sample(name, draw)
 
 
 def baseline_key(figure: str) -> str:
     """The sample of the line of a baseline in a trend."""
-    return _key(
+    return key_sample(
         f"{figure}-key-baseline", lambda axes: axes.plot([1, 25], [5, 5], **_BASELINE | {"marker": ""})
     )
 
 
 def chance_key(figure: str) -> str:
     """The sample of the line that marks chance in a score figure."""
-    return _key(f"{figure}-key-chance", lambda axes: axes.plot([13, 13], [0, 10], **_CHANCE_LINE))
-
-
-def _key(name: str, draw: Callable[[Any], object]) -> str:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(26 / 72, 10 / 72))
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_axis_off()
-        axes.set(xlim=(0, 26), ylim=(0, 10))
-        draw(axes)
-        return _inline(figure, name, "")
+    return key_sample(f"{figure}-key-chance", lambda axes: axes.plot([13, 13], [0, 10], **_CHANCE_LINE))
 
 
 def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
@@ -196,14 +149,14 @@ def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
         loss.plot(seen, middle, **_line(index))
         seen, middle, _, _ = _binned(curve.images_seen, curve.learning_rate)
         rate.plot(seen, middle, **_line(index) | {"linewidth": 1.4})
-    loss.set_title("loss", color=_MUTED)
-    rate.set_title("learning rate", color=_MUTED)
+    loss.set_title("loss", color=MUTED)
+    rate.set_title("learning rate", color=MUTED)
     rate.set_xlabel("pictures seen")
     rate.set(xlim=(0, None), ylim=(0, None))
     rate.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     rate.locator_params(axis="y", nbins=2)
-    rate.locator_params(axis="x", nbins=8 if width == _WIDE else 4)
+    rate.locator_params(axis="x", nbins=8 if width == WIDE else 4)
     for axes in (loss, rate):
         axes.grid(axis="y", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -213,7 +166,7 @@ def _draw_training(curves: Sequence[Curve], width: int) -> Figure:
 def _draw_scores(
     whiskers: Sequence[Whisker], rows: Sequence[str], chance: float | None, width: int
 ) -> Figure:
-    above = width == _NARROW  # a narrow plot has no room for names beside it
+    above = width == NARROW  # a narrow plot has no room for names beside it
     pitch = 46 if above else 36
     figure = Figure(figsize=(width / 72, (len(rows) * pitch + 56) / 72), layout="constrained")
     axes = figure.subplots()
@@ -232,7 +185,7 @@ def _draw_scores(
         _name_above(axes, rows, chance if chance is not None and chance < 0.25 * limit else 0.0)
     else:
         axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(axis="y", labelcolor=_INK, pad=8)
+        axes.tick_params(axis="y", labelcolor=INK, pad=8)
     axes.grid(axis="x", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure
@@ -253,7 +206,7 @@ def _panels(num: int, most_columns: int, size: tuple[int, int]) -> tuple[Figure,
 def _draw_trends(
     panels: Sequence[TrendPanel], series: Mapping[str, int | None], x_label: str, width: int
 ) -> Figure:
-    figure, grid = _panels(len(panels), 2 if width == _WIDE else 1, (width, 200))
+    figure, grid = _panels(len(panels), 2 if width == WIDE else 1, (width, 200))
     for axes, panel in zip(grid.flat, panels, strict=False):
         places = sorted({point.x for point in panel.points})
         is_log = places[0] > 0 and places[-1] > 3 * places[0]
@@ -266,7 +219,7 @@ def _draw_trends(
         axes.minorticks_off()
         axes.margins(x=0.08)
         axes.locator_params(axis="y", nbins=5)
-        axes.set_title(panel.title, color=_MUTED)
+        axes.set_title(panel.title, color=MUTED)
         axes.grid(axis="y", linewidth=0.8)
         axes.set_axisbelow(True)
     for axes in grid[-1]:
@@ -284,14 +237,14 @@ def _draw_trend(axes: Any, points: Sequence[TrendPoint], index: int | None, stre
 
 
 def _draw_histograms(panels: Sequence[Panel], width: int) -> Figure:
-    figure, grid = _panels(len(panels), 3 if width == _WIDE else 2, (width, 118))
+    figure, grid = _panels(len(panels), 3 if width == WIDE else 2, (width, 118))
     for axes, panel in zip(grid.flat, panels, strict=False):
         values = np.concatenate([panel.fine, panel.rejected])
         low, high = np.quantile(values, [0.005, 0.995])
         edges = np.linspace(low, high if high > low else low + 1, 25)
         parts = [np.clip(part, edges[0], edges[-1]) for part in (panel.fine, panel.rejected)]
         axes.hist(parts, edges, stacked=True, color=[_series_colour(0), _series_colour(1)])
-        axes.set_title(panel.name, color=_MUTED)
+        axes.set_title(panel.name, color=MUTED)
         axes.set_yticks([])
         axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
@@ -307,7 +260,7 @@ def _name_above(axes: Any, rows: Sequence[str], start: float) -> None:
             (start, index - 0.22),
             (4, 0),
             textcoords="offset points",
-            color=_INK,
+            color=INK,
             va="bottom",
             annotation_clip=False,
         )
@@ -330,7 +283,7 @@ def _binned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndar
 
 
 def _series_colour(index: int) -> str:
-    return _SERIES[index % len(_SERIES)]
+    return SERIES[index % len(SERIES)]
 
 
 def _line(index: int) -> dict[str, Any]:
@@ -353,48 +306,3 @@ def _thousands(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
-
-
-def _responsive(name: str, described: str, draw: Callable[[int], Figure]) -> ResponsiveFigure:
-    with matplotlib.rc_context(_STYLE):
-        return ResponsiveFigure(
-            wide=_inline(draw(_WIDE), f"{name}-wide", described),
-            narrow=_inline(draw(_NARROW), f"{name}-narrow", described),
-        )
-
-
-def _inline(figure: Figure, name: str, described: str) -> str:
-    """The figure as an ``<svg>`` element for HTML: no namespaces, no metadata, no ids that nothing refers to."""
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    root = ElementTree.fromstring(file.getvalue())
-    text = ElementTree.tostring(root, encoding="unicode")
-    referenced = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for key in list(element.attrib):
-            value = element.attrib.pop(key)
-            if key != "id" or value in referenced:
-                element.set(key.rpartition("}")[2], _themed(value))
-    _remove(root, ("metadata", "style"))
-    width, height = root.get("viewBox", "0 0 0 0").split()[2:]
-    root.attrib.update(
-        {"width": width, "height": height, "stroke-linejoin": "round", "stroke-linecap": "butt"}
-    )
-    root.attrib.update({"role": "img", "aria-label": described} if described else {"aria-hidden": "true"})
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _remove(root: ElementTree.Element, tags: Sequence[str]) -> None:
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in tags:
-                parent.remove(child)
-
-
-def _themed(attribute: str) -> str:
-    for stand_in, role in _ROLES.items():
-        attribute = attribute.replace(stand_in, role)
-    attribute = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1; font-family: any", attribute)
-    return re.sub(r"font-family: [^;]*", "font-family: var(--sans)", attribute)

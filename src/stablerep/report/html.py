@@ -10,8 +10,8 @@ import markupsafe
 
 from stablerep.report.audits import Audits
 from stablerep.report.costs import Costs
+from stablerep.report.drawing import ResponsiveFigure
 from stablerep.report.fidelity import Fidelity
-from stablerep.report.figures import ResponsiveFigure
 from stablerep.report.findings import Findings
 from stablerep.report.measurements import MeasurementRow
 from stablerep.report.neighbours import Neighbours

@@ -10,7 +10,8 @@ import numpy as np
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
-from stablerep.report.figures import ResponsiveFigure, Whisker, chance_key, score_figure, series_key
+from stablerep.report.drawing import ResponsiveFigure
+from stablerep.report.figures import Whisker, chance_key, score_figure, series_key
 from stablerep.report.reading import Project
 from stablerep.report.settings import grouped
 from stablerep.run import read_json

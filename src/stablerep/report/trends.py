@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stablerep.evaluation.intervals import Interval
+from stablerep.report.drawing import ResponsiveFigure
 from stablerep.report.figures import (
-    ResponsiveFigure,
     TrendPanel,
     TrendPoint,
     Whisker,
