@@ -38,11 +38,6 @@ def abstention_level(confidence: np.ndarray, correct: np.ndarray, accuracy: floa
 def confusion(truth: np.ndarray, answers: np.ndarray, num_values: int) -> np.ndarray:
     """How pictures of each value are answered (C, C + 1), rows summing to one; the last column is abstention."""
     cells = truth * (num_values + 1) + np.where(answers < 0, num_values, answers)
-    return _confusion(cells, num_values)
-
-
-def _confusion(cells: np.ndarray, num_values: int) -> np.ndarray:
-    """The same from the cell (M,) of the table that each picture counts in."""
     counts = 1e-3 + np.bincount(cells, minlength=num_values * (num_values + 1))
     counts = counts.reshape(num_values, -1)
     shares: np.ndarray = counts / counts.sum(1, keepdims=True)
@@ -115,13 +110,13 @@ class ShareBootstrap:
         counts = np.zeros((codes.max() + 1, num_values + 1))  # of the answers to the pictures of each caption
         np.add.at(counts, (codes, np.where(answers < 0, num_values, answers)), 1)
         truth, said = test
-        cells = truth * (num_values + 1) + np.where(said < 0, num_values, said)
-        self.value = true_shares(answers, _confusion(cells, num_values))
+        self.value = true_shares(answers, confusion(truth, said, num_values))
         seen, matrices = [], []
         for _ in range(num):
             drawn = np.bincount(rng.integers(len(counts), size=len(counts)), minlength=len(counts)) @ counts
             seen.append(drawn / drawn.sum())
-            matrices.append(_confusion(cells[rng.integers(len(cells), size=len(cells))], num_values))
+            again = rng.integers(len(truth), size=len(truth))
+            matrices.append(confusion(truth[again], said[again], num_values))
         self.replicates = _most_likely(np.stack(seen), np.stack(matrices))
 
     def share(self, value: int) -> Estimate:
