@@ -16,6 +16,7 @@ from stablerep.models.encoder import EncoderConfig, load_encoder
 
 N, V = 8, 3
 Positives = Literal["caption", "image", "label"]
+TEMPERATURES = (0.1, 0.01)  # exponentials as they are, and shifted
 
 
 def method(positives: Positives = "caption") -> Contrastive:
@@ -165,6 +166,23 @@ def image_text_step() -> dict[str, Tensor]:
     }
 
 
+def blocks_step(temperature: float) -> dict[str, Tensor]:
+    """Rows in several blocks, some invalid, none of one weight; captions are on both ranks."""
+    generator = torch.Generator().manual_seed(9)
+    whole = {
+        "features": torch.randn(22, 4, dtype=torch.float64, generator=generator),
+        "labels": torch.randint(6, (22,), generator=generator),
+        "valid": torch.rand(22, generator=generator) > 0.2,
+        "weight": torch.rand(22, generator=generator),
+    }
+    mine = part(whole)
+    features = mine.pop("features").requires_grad_()
+    loss = multi_positive_contrastive(features, temperature=temperature, block_size=3, **mine)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert features.grad is not None
+    return {"loss": loss.detach(), "gradient": features.grad}
+
+
 def use_the_group() -> dict[str, Any]:
     """One step of every case on this rank's half of the batch."""
     with runtime.process_group():
@@ -173,12 +191,22 @@ def use_the_group() -> dict[str, Any]:
             "ragged": step(method(), part(batch(ragged=True))),
             "simclr": step(method("image"), part(batch())),
             "image-text": image_text_step(),
+            "blocks": [blocks_step(temperature) for temperature in TEMPERATURES],
         }
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return as_torchrun_would(use_the_group, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("number", range(len(TEMPERATURES)))
+def test_two_ranks_equal_one_process_block_by_block(ranks: list[dict[str, Any]], number: int) -> None:
+    alone = blocks_step(TEMPERATURES[number])
+    parts = [rank["blocks"][number] for rank in ranks]
+    exact = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(parts[0]["loss"] + parts[1]["loss"], alone["loss"], **exact)
+    torch.testing.assert_close(torch.cat([part["gradient"] for part in parts]), alone["gradient"], **exact)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ values and gradients *summed* over the ranks are those of one process that holds
 """
 
 import contextlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from stablerep import runtime
 
-_KEPT_BYTES = 2**26  # of exponentials from forward to backward; all of a batch of 5,800 samples in float32
+_KEPT_BYTES = 56 * 2**20  # of exponentials from forward to backward; all of those of a batch of 5,400 samples
 _LARGEST_PLAIN_LOGIT = 60.0  # exp(60) times a million columns is far inside float32, exp(-60) is no denormal
 
 
@@ -81,13 +83,19 @@ def multi_positive_contrastive(
         mine = Samples(
             features=F.normalize(_full(features), dim=1), labels=labels, valid=valid, weight=weight
         )
-        if runtime.world_size() == 1 and 1 / temperature <= _LARGEST_PLAIN_LOGIT:
-            kept = mine.kept()
-            own = torch.arange(len(kept.labels), device=labels.device)
-            log_total = _SelfLogSumExp.apply(kept.features, 1 / temperature, _size(block_size, features))
-            return _mean_over_rows(log_total, kept, kept, 1 / temperature, own)
+        everything, scale = mine.gathered(), 1 / temperature
         own = runtime.rank() * len(labels) + torch.arange(len(labels), device=labels.device)
-        return soft_cross_entropy(mine, mine.gathered(), 1 / temperature, own=own, block_size=block_size)
+        if scale > _LARGEST_PLAIN_LOGIT:
+            return soft_cross_entropy(mine, everything, scale, own=own, block_size=block_size)
+        rows, columns, own = mine.kept(), everything.kept(), _kept_columns(mine, everything, own)
+        log_total = _SymmetricLogSumExp.apply(
+            rows.features,
+            columns.features.detach(),
+            _Layout(first=int(own[0]) if len(own) else 0, valid=valid, all_valid=everything.valid),
+            scale,
+            _size(block_size, features),
+        )
+        return _mean_over_rows(log_total, rows, columns, scale, own)
 
 
 def soft_cross_entropy(
@@ -105,10 +113,7 @@ def soft_cross_entropy(
     different things.
     """
     with _full_precision(queries.features):
-        if own is not None and queries.valid is not None:
-            own = own[queries.valid]
-        if own is not None and keys.valid is not None:
-            own = (keys.valid.cumsum(0) - 1)[own]  # its column among the kept ones
+        own = None if own is None else _kept_columns(queries, keys, own)
         rows, columns = queries.kept(), keys.kept()
         q, k = _full(rows.features), _full(columns.features)
         factor = torch.as_tensor(scale, dtype=q.dtype, device=q.device)
@@ -124,6 +129,13 @@ def positive_similarity(samples: Samples) -> Tensor:
         kept = Samples(features=x, labels=kept.labels, weight=kept.weight)
         target, has_positive = _mean_positive(kept, kept, torch.arange(len(x), device=x.device))
         return (x * target).sum(1)[has_positive].mean()
+
+
+def _kept_columns(queries: Samples, keys: Samples, own: Tensor) -> Tensor:
+    """The columns ``own (M,)`` of the kept queries, counted among the kept keys."""
+    if queries.valid is not None:
+        own = own[queries.valid]
+    return own if keys.valid is None else (keys.valid.cumsum(0) - 1)[own]
 
 
 def _mean_over_rows(
@@ -201,67 +213,110 @@ def _logits(q: Tensor, k: Tensor, scale: Tensor, own: Tensor | None, top: int, l
     return logits
 
 
-class _SelfLogSumExp(torch.autograd.Function):
-    """``_LogSumExp`` of unit vectors (M, D) among themselves, own sample excluded, at half the cost.
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where this rank's rows stand among the columns of all ranks."""
 
-    Similarities are symmetric, so only blocks on and above the diagonal are computed. ``scale`` is small
-    enough that no exponential leaves the range of float32: none is shifted, and one serves its row and its
-    column. The first blocks, up to a fixed amount of memory, are kept for the backward pass; the others are computed
-    again there.
+    first: int
+    """Column of the first row; the other rows follow."""
+    valid: Tensor | None
+    """(M,) which of this rank's samples are rows."""
+    all_valid: Tensor | None
+    """(P,) which of all ranks' samples are columns."""
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """A number per row of this rank -> a number per column, those of the other ranks included."""
+        if self.valid is None or self.all_valid is None:
+            return runtime.gather(values)
+        spread = values.new_zeros(len(self.valid))
+        spread[self.valid] = values
+        return runtime.gather(spread)[self.all_valid]
+
+
+class _SymmetricLogSumExp(torch.autograd.Function):
+    """``_LogSumExp`` of unit vectors among themselves, own sample excluded, at half the cost or less.
+
+    What a row adds to the loss pulls at its columns, which lie on other ranks too. But similarities are symmetric: an
+    exponential that row i has computed for column j is also what row j has for column i, and the two differ by the sums
+    they are divided by. So every rank computes the *whole* gradient of its own rows from blocks that it has, once it
+    is told those sums; no gradient of a column is computed or sent, and among its own samples a rank needs only the
+    blocks on and above the diagonal. ``scale`` is small enough that no exponential leaves the range of float32: none
+    is shifted. The first blocks, up to a fixed amount of memory, are kept for the backward pass; the others are
+    computed again there.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, size: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, columns: Tensor, layout: _Layout, scale: float, size: int) -> Tensor:
         total = x.new_zeros(len(x))
         scaled = x * scale
-        kept: dict[tuple[int, int], Tensor] = {}
+        kept: list[Tensor] = []
         most = _KEPT_BYTES // (size * size * x.element_size()) if ctx.needs_input_grad[0] else 0
-        for top, left in _blocks(len(x), len(x), size, upper=True):
-            rows, columns = slice(top, top + size), slice(left, left + size)
-            terms = _terms(scaled[rows], x[columns], top == left)
-            total[rows] += terms.sum(1)
-            if top != left:
-                total[columns] += terms.sum(0)
+        for block in _symmetric_blocks(len(x), len(columns), layout.first, size):
+            terms = block.terms(scaled, columns)
+            total[block.rows] += terms.sum(1)
+            if block.mirror is not None:
+                total[block.mirror] += terms.sum(0)
             if len(kept) < most:
-                kept[top, left] = terms
-        ctx.save_for_backward(x, total)
-        ctx.scale, ctx.size, ctx.kept = scale, size, kept
+                kept.append(terms)
+        ctx.save_for_backward(x, columns, total)
+        ctx.layout, ctx.scale, ctx.size, ctx.kept = layout, scale, size, kept
         return total.log()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, total = ctx.saved_tensors
-        scale, size = ctx.scale, ctx.size
+        x, columns, total = ctx.saved_tensors
         share = torch.where(total > 0, grads[0] / total, 0)
-        grad, scaled = torch.zeros_like(x), x * scale
+        grad, scaled, shares = torch.zeros_like(x), x * ctx.scale, ctx.layout.gathered(share)
+        kept, ctx.kept = ctx.kept, []  # changed below: a second backward pass computes them again
         with _full_precision(x):
-            for top, left in _blocks(len(x), len(x), size, upper=True):
-                rows, columns = slice(top, top + size), slice(left, left + size)
-                terms = ctx.kept.pop(
-                    (top, left), None
-                )  # gone after the first backward pass, which changes them
-                if terms is None:
-                    terms = _terms(scaled[rows], x[columns], top == left)
-                flow = terms.mul_(share[rows, None] + share[None, columns])
-                grad[rows].addmm_(flow, x[columns])
-                if top != left:
-                    grad[columns].addmm_(flow.T, x[rows])
-        return grad * scale, None, None
+            for number, block in enumerate(
+                _symmetric_blocks(len(x), len(columns), ctx.layout.first, ctx.size)
+            ):
+                terms = kept[number] if number < len(kept) else block.terms(scaled, columns)
+                flow = terms.mul_(share[block.rows, None] + shares[None, block.columns])
+                grad[block.rows].addmm_(flow, columns[block.columns])
+                if block.mirror is not None:
+                    grad[block.mirror].addmm_(flow.T, x[block.rows])
+        return grad * ctx.scale, None, None, None, None
 
 
-def _terms(scaled_rows: Tensor, columns: Tensor, diagonal: bool) -> Tensor:
-    terms = torch.mm(scaled_rows, columns.T).exp_()
-    return terms.fill_diagonal_(0) if diagonal else terms
+@dataclass(frozen=True)
+class _Block:
+    """Some rows of a rank beside some columns of all ranks."""
+
+    rows: slice
+    columns: slice
+    diagonal: bool = False
+    """The columns are the rows themselves."""
+    mirror: slice | None = None
+    """The rows that the columns are, where these come later among the same rank's samples."""
+
+    def terms(self, scaled: Tensor, columns: Tensor) -> Tensor:
+        """Exponentials of the similarities; 0 for a sample and itself."""
+        terms = torch.mm(scaled[self.rows], columns[self.columns].T).exp_()
+        return terms.fill_diagonal_(0) if self.diagonal else terms
 
 
-def _blocks(num_rows: int, num_columns: int, size: int, upper: bool = False) -> list[tuple[int, int]]:
-    """First row and column of every block; with ``upper`` those on and above the diagonal."""
-    return [
-        (top, left)
-        for top in range(0, num_rows, size)
-        for left in range(top if upper else 0, num_columns, size)
-    ]
+def _symmetric_blocks(num_rows: int, num_columns: int, first: int, size: int) -> Iterator[_Block]:
+    """The blocks that a rank needs whose rows are the columns from ``first`` on."""
+    for rows in _slices(0, num_rows, size):
+        for own in _slices(rows.start, num_rows, size):
+            columns, diagonal = slice(first + own.start, first + own.stop), own == rows
+            yield _Block(rows, columns, diagonal, None if diagonal else own)
+        for start, stop in ((0, first), (first + num_rows, num_columns)):
+            for columns in _slices(start, stop, size):
+                yield _Block(rows, columns)
+
+
+def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    for begin in range(start, stop, size):
+        yield slice(begin, min(begin + size, stop))
+
+
+def _blocks(num_rows: int, num_columns: int, size: int) -> Iterator[tuple[int, int]]:
+    """First row and column of every block."""
+    return itertools.product(range(0, num_rows, size), range(0, num_columns, size))
 
 
 def _size(block_size: int | None, x: Tensor) -> int:
