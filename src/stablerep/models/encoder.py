@@ -150,20 +150,26 @@ class ProjectionHead(nn.Module):
         ``valid`` or none does.
         """
         if valid is None:
-            return torch.stack([self.layers(view) for view in features.unbind(1)], dim=1)
+            valid = features.new_ones(features.shape[:2], dtype=torch.bool)
         counts = runtime.all_reduce_sum(valid.sum(0)).tolist()
-        if min(counts) == len(valid) * runtime.world_size():
-            return self.forward(features)
-        parts, places = [], []
-        for views in _views_by_statistics(counts):
-            member = torch.zeros_like(valid)
-            member[:, views] = valid[:, views]
-            place = torch.nonzero(member, as_tuple=True)
-            parts.append(self.layers(features[place]))
-            places.append(place)
-        projected = torch.cat(parts)
-        where = tuple(torch.cat(index) for index in zip(*places, strict=True))
-        return projected.new_zeros(*valid.shape, projected.shape[1]).index_put(where, projected)
+        place, sizes = _rows_by_statistics(valid, counts)
+        rows = features[place]
+        for layer in self.layers:
+            # A product over all rows at once, so that the gradient of its weights is not added up view by view.
+            by_view = isinstance(layer, runtime.SyncBatchNorm1d)
+            rows = torch.cat([layer(part) for part in torch.split(rows, sizes)]) if by_view else layer(rows)
+        return rows.new_zeros(*valid.shape, rows.shape[1]).index_put(place, rows)
+
+
+def _rows_by_statistics(valid: Tensor, counts: list[int]) -> tuple[tuple[Tensor, ...], list[int]]:
+    """Indices (sample, view) of the valid rows, those that are normalised together in a row, and how many these are."""
+    places = []
+    for views in _views_by_statistics(counts):
+        member = torch.zeros_like(valid)
+        member[:, views] = valid[:, views]
+        places.append(torch.nonzero(member, as_tuple=True))
+    joined = tuple(torch.cat(index) for index in zip(*places, strict=True))
+    return joined, [len(place[0]) for place in places]
 
 
 def _views_by_statistics(counts: list[int]) -> list[list[int]]:
