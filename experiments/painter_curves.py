@@ -1,4 +1,4 @@
-"""Which sampler, how many steps, which guidance: fidelity and KID of a teacher against forward passes.
+"""Which sampler, how many steps, which guidance, and when: fidelity and KID of a teacher against forward passes.
 
 Every setting paints the same captions with the same noise and is judged alike; defaults are then chosen from the table:
 
@@ -18,6 +18,7 @@ from typing import Any, cast
 import tyro
 from matplotlib.figure import Figure
 
+from stablerep import config as config_module
 from stablerep.captions.worlds import world_name
 from stablerep.console import Console
 from stablerep.evaluation.distances import DistanceConfig
@@ -25,6 +26,8 @@ from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.settings import SchedulerName
 from stablerep.run import write_atomically, write_text
+
+ALWAYS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class Curves:
     schedulers: tuple[SchedulerName, ...] = ("teacher",)
     steps: tuple[int, ...] = (4, 8, 12, 20)
     guidance: tuple[float, ...] = (1.0, 2.0, 4.0, 6.0)
+    intervals: tuple[tuple[float, float], ...] = (ALWAYS,)
+    """Times (1 is noise) within which there is guidance."""
     num_captions: int = 500
     num_images: int = 2
     where: str = "split = 'train' AND template = 'primary'"
@@ -55,8 +60,9 @@ class Point:
     scheduler: str
     steps: int
     guidance: float
-    forward_passes: int
-    """Of the model per picture: two a step with guidance, one without."""
+    interval: tuple[float, float]
+    forward_passes: int | None
+    """Of the model per picture: two a step with guidance, one without; None where guidance is limited."""
     fidelity: float
     low: float
     high: float
@@ -69,7 +75,7 @@ class Point:
 def main(config: Curves) -> None:
     """Measure every setting, then print and draw the table."""
     console = Console()
-    settings = itertools.product(config.schedulers, config.steps, config.guidance)
+    settings = itertools.product(config.schedulers, config.steps, config.guidance, config.intervals)
     points = [_measure(config, *setting, console) for setting in settings]
     content = {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)), "points": []}
     content["points"] = [dataclasses.asdict(point) for point in points]
@@ -80,20 +86,31 @@ def main(config: Curves) -> None:
             point.scheduler,
             str(point.steps),
             f"{point.guidance:g}",
-            str(point.forward_passes),
+            "-".join(f"{time:g}" for time in point.interval),
+            f"{point.images_per_second:.1f}" if point.images_per_second else "",
             f"{100 * point.fidelity:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]",
             f"{point.kid:.3g}",
         )
         for point in points
     ]
-    console.table(str(config.out), ("sampler", "steps", "guidance", "passes", "fidelity, %", "KID"), rows)
+    console.table(
+        str(config.out), ("sampler", "steps", "guidance", "within", "pictures/s", "fidelity, %", "KID"), rows
+    )
 
 
-def _measure(config: Curves, scheduler: str, steps: int, guidance: float, console: Console) -> Point:
-    name = f"{scheduler}-{steps}-{guidance:g}".replace("+", "p")
+def _measure(
+    config: Curves,
+    scheduler: str,
+    steps: int,
+    guidance: float,
+    interval: tuple[float, float],
+    console: Console,
+) -> Point:
+    within = "" if interval == ALWAYS else "-within-{:g}-{:g}".format(*interval)
+    name = f"{scheduler}-{steps}-{guidance:g}{within}".replace("+", "p")
     stored = config.out / f"{name}.json"
     if stored.exists():
-        return Point(**json.loads(stored.read_text()))
+        return config_module.build(Point, json.loads(stored.read_text()), origin=str(stored))
     table = config.out / f"{name}.lance"
     begin = time.monotonic()
     painted = generate(
@@ -107,6 +124,7 @@ def _measure(config: Curves, scheduler: str, steps: int, guidance: float, consol
             scheduler=cast(SchedulerName, scheduler),
             num_inference_steps=steps,
             guidance_scale=guidance,
+            guidance_interval=None if interval == ALWAYS else interval,
         ),
         console=console,
     )
@@ -129,7 +147,8 @@ def _measure(config: Curves, scheduler: str, steps: int, guidance: float, consol
         scheduler=scheduler,
         steps=steps,
         guidance=guidance,
-        forward_passes=steps * (2 if guidance > 1 else 1),
+        interval=interval,
+        forward_passes=steps * (2 if guidance > 1 else 1) if interval == ALWAYS else None,
         fidelity=reached.value,
         low=reached.low,
         high=reached.high,
@@ -144,6 +163,7 @@ def _measure(config: Curves, scheduler: str, steps: int, guidance: float, consol
 def _draw(points: list[Point], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
+    points = [point for point in points if point.forward_passes is not None]
     series = dict.fromkeys((point.scheduler, point.guidance) for point in points)
     for scheduler, guidance in series:
         mine = [point for point in points if (point.scheduler, point.guidance) == (scheduler, guidance)]
