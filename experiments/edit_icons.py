@@ -33,6 +33,8 @@ EDITS: dict[str, dict[str, Any]] = {
     "rebalance-sign": {"rebalance": ("road sign: red=0.5,blue=0.5",)},
     "rebalance-officer": {"rebalance": ("police officer: woman=0.5,man=0.5",)},
 }
+# Captions that name a word in the sense that is edited: hearts on playing cards are cards.
+MEANT = {"heart": "label = 'heart'", "face": "label LIKE '%face%' OR label LIKE 'Smileys%'"}
 # Labels of which the teacher paints something recognisable: what it cannot paint cannot get worse.
 PAINTED_WELL = (
     "heart", "face-smiling", "face-concerned", "transport-sign", "person-role", "person", "place-map", "game",
@@ -89,6 +91,7 @@ def main(config: Config) -> None:
                     num_images=config.num_images,
                     num_edited=config.num_edited,
                     num_preserved=config.num_preserved,
+                    edited_where=MEANT.get(name.split("-")[1]),
                     where=f"split = 'train' AND template = 'primary' AND label IN ({labels})",
                     search_copies=config.search_copies,
                 ),

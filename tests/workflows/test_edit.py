@@ -251,6 +251,12 @@ def test_an_audit_without_fitting_captions_says_so(config: Callable[..., EditCon
     nothing = dataclasses.replace(SIZES, where="label = 'sun'")
     with pytest.raises(UserError, match="no caption that can be judged names 'cat'"):
         edit(config(remove=("cat",), audit=nothing, **there, **captions))
+    other_sense = dataclasses.replace(SIZES, edited_where="label != 'cat'")
+    with pytest.raises(UserError, match="no caption that can be judged names 'cat'"):
+        edit(config(remove=("cat",), audit=other_sense, **there, **captions))
+    broken = dataclasses.replace(SIZES, edited_where="label is")
+    with pytest.raises(UserError, match=r"--audit\.edited-where 'label is' cannot be used"):
+        edit(config(remove=("cat",), audit=broken, **there, **captions))
     only = dataclasses.replace(SIZES, where="label = 'cat'")
     with pytest.raises(UserError, match="no caption is left that should stay"):
         edit(config(remove=("cat",), audit=only, **there, **captions))

@@ -57,6 +57,8 @@ class AuditConfig:
     """Further captions that a picture may fit better; they are not painted."""
     where: str | None = None
     """Only captions that match this filter."""
+    edited_where: str | None = None
+    """Captions that name an edited concept must match this one too; for words that also mean something else."""
     search_copies: bool = True
     """Search the training pictures of the world for near-copies, where a world is given."""
     copies: NearCopyConfig = field(default_factory=NearCopyConfig)
@@ -142,14 +144,8 @@ def audit_edit(request: AuditRequest, judge: Judge, console: Console) -> EditAud
 
 def _choose(request: AuditRequest, judge: Judge) -> _Asked:
     """Captions at random but for the seed: some that name each concept, and others, each of another concept."""
-    table = CaptionTable.open(request.captions)
-    try:
-        there = [name for name in table.schema.names if name in table.dataset.schema.names]
-        rows = table.read(there, request.sizes.where).sort_by("id").to_pylist()
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"--audit.where {request.sizes.where!r} cannot be used on {request.captions}: {error}"
-        ) from error
+    rows = _matching(request.captions, request.sizes.where, "where")
+    meant = {row["text"] for row in _matching(request.captions, request.sizes.edited_where, "edited-where")}
     rng = runtime.numpy_generator("audit captions", request.seed)
     shuffled = {rows[number]["text"]: rows[number] for number in rng.permutation(len(rows))}
     texts, edited = list(shuffled), dict[str, list[str]]()
@@ -159,7 +155,7 @@ def _choose(request: AuditRequest, judge: Judge) -> _Asked:
             shuffled.setdefault(text, _caption(text))
             edited[edit.concept] = [text]
             continue
-        own = [text for text in texts if mentions(text, edit.concept) and judge.has(text)]
+        own = [text for text in texts if text in meant and mentions(text, edit.concept) and judge.has(text)]
         if not own:
             raise UserError(
                 f"{request.captions}: no caption that can be judged names {edit.concept!r}; "
@@ -179,6 +175,16 @@ def _choose(request: AuditRequest, judge: Judge) -> _Asked:
     preserved = others[: request.sizes.num_preserved]
     chosen = dict.fromkeys([*(text for part in edited.values() for text in part), *preserved])
     return _Asked(edited, preserved, others[len(preserved) :], [shuffled[text] for text in chosen])
+
+
+def _matching(captions: Path, where: str | None, option: str) -> list[dict[str, Any]]:
+    table = CaptionTable.open(captions)
+    try:
+        there = [name for name in table.schema.names if name in table.dataset.schema.names]
+        rows: list[dict[str, Any]] = table.read(there, where).sort_by("id").to_pylist()
+    except (ValueError, OSError) as error:
+        raise UserError(f"--audit.{option} {where!r} cannot be used on {captions}: {error}") from error
+    return rows
 
 
 def _caption(text: str) -> dict[str, Any]:
