@@ -92,7 +92,7 @@ def measure(way: str, options: argparse.Namespace) -> Measured:
     assert features.grad is not None
     return Measured(
         seconds=seconds,
-        megabytes=_peak_megabytes() - before,
+        megabytes=max(_peak_megabytes() - before, 1.0),  # less cannot be told from what was there
         value=float(loss.detach()),
         gradient=features.grad.detach().clone(),
     )
