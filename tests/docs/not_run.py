@@ -26,6 +26,10 @@ NOT_RUN: Mapping[tuple[str, str], str] = {
         "stablerep evaluate timm:vit_base_patch16_224.mae --world icons --out scores-mae --download",
     ): "fetches 350 MB of weights from the hub; tests/models/test_foreign.py loads such files by name",
     ("docs/guides/scale.md", "ray up docs/examples/ray-cluster.yaml"): "rents machines",
+    (
+        "docs/performance.md",
+        "python bench/train_step.py",
+    ): "compiles and trains ViT-S/16 at 224 px: `make bench`",
     ("docs/performance.md", "python bench/two_processes.py"): _MINUTES,
     (
         "docs/performance.md",

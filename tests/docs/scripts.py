@@ -16,7 +16,6 @@ SIZES: Mapping[str, tuple[str, ...]] = {
     "bench/caching.py": ("--image-size", "16", "--rounds", "1"),
     "bench/loss.py": ("--rows", "2000", "--dim", "8"),
     "bench/painting.py": ("--num-captions", "1", "--num-images", "1", "--num-rounds", "1"),
-    "bench/train_step.py": ("--captions", "2", "--rounds", "1"),
     "experiments/claims.py": ("--num-captions", "8", "--seeds", "0"),
 }
 """What follows the words of the page; the last of two equal options counts."""
@@ -33,7 +32,6 @@ def run(words: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multiprocessing, "get_context", lambda *_: Threads)
         patch.setattr(torch, "compile", lambda model, **_: model)
-        patch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
         patch.setattr(sys, "argv", [*words, *SIZES[words[0]]])
         script = Path(words[0]).resolve()
         patch.syspath_prepend(str(script.parent))
