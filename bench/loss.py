@@ -94,8 +94,9 @@ def measure(way: str, options: argparse.Namespace) -> Measured:
 
 
 def _measure_rank(rank: int, way: str, options: argparse.Namespace, result: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(options.ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port)}
+    if options.ranks > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(options.ranks)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(options.port)}
     torch.set_num_threads(options.threads)
     with runtime.process_group():
         measured = _measure(way, options)
@@ -121,7 +122,7 @@ def _measure(way: str, options: argparse.Namespace) -> Measured:
     assert features.grad is not None
     return Measured(
         seconds=seconds,
-        megabytes=_peak_megabytes() - before,
+        megabytes=max(_peak_megabytes() - before, 1.0),  # less cannot be told from what was there
         value=float(runtime.all_reduce_sum(loss.detach())),
         gradient=features.grad.detach().clone(),
     )

@@ -84,13 +84,26 @@ def test_audits_without_what_they_need_are_left_out_and_named(project: Path) -> 
         config(project, only=("matsch",))
 
 
-def test_copies_of_real_pictures_are_rejected_by_the_same_mask(project: Path) -> None:
+def test_copies_of_real_pictures_are_rejected_by_the_same_mask(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The reference holds what was painted for one caption."""
     write_images(project / "real.lance", [image_row(TEXTS[0], 0, picture(0, 0)) | {"origin": "real"}])
     summary = audit_all(config(project, only=("copies",), reference=project / "real.lance"))
     assert [result.audit for result in summary.results] == ["copies"]
     rows = columns(project / "images.lance", "caption_id", "image_index", "copy_verdict", "keep")
     assert (caption_id(TEXTS[0]), 0, "exact", False) in rows
+    summary.show(Console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"“{TEXTS[0]}”, image 0: exact copy, beside “{TEXTS[0]}”" in said
+
+
+def test_everything_is_written_where_it_is_asked_for(project: Path, tmp_path: Path) -> None:
+    """Tables may lie in an object store, beside which no file of this machine can be."""
+    found = audit_all(config(project, only=("captions", "quality"), out=tmp_path / "found" / "audit.json"))
+    assert found.path == tmp_path / "found" / "audit.json"
+    assert {"audit.json", "captions-audit.json"} <= {path.name for path in found.path.parent.iterdir()}
+    assert not (project / "captions-audit.json").exists()
 
 
 def test_running_one_audit_again_keeps_the_verdicts_of_the_others(project: Path, clip: Path) -> None:

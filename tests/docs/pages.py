@@ -11,11 +11,38 @@ from stablerep.commands import COMMANDS
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_RUN = re.compile(r"<!-- run(?:: ([^\n]*?))? -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_WALK = re.compile(r"^<!-- walk -->\n```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = ("", "bash")
+"""Languages of blocks whose every line is a command; in ``console`` only what follows a ``$`` is one."""
+
+_FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"^(?: {4}|\t)(?:stablerep|python|torchrun|make|import|from|\$) .*$", re.MULTILINE)
 _INLINE = re.compile(r"(?<!`)`(stablerep [^`\n]+)`(?!`)")
-_SHELL = {"", "bash", "sh", "console", "shell"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    number: int
+    language: str
+    """The first word behind the fence; that of ``{ .python }`` is ``include``: the page shows a file."""
+    text: str
+
+    @property
+    def name(self) -> str:
+        """For the name of a test, and for messages."""
+        return f"{self.page.relative_to(ROOT)}, block {self.number}"
+
+    @property
+    def lines(self) -> list[str]:
+        """The command lines of a block of commands; of any other there are none."""
+        if self.language in SHELL:
+            return logical_lines(self.text)
+        if self.language == "console":
+            typed = [line for line in self.text.splitlines() if line.startswith("$ ")]
+            return logical_lines("\n".join(typed))
+        return []
 
 
 @dataclass(frozen=True)
@@ -31,36 +58,39 @@ class Line:
         return f"{self.page.relative_to(ROOT)}: {self.text}"
 
     @property
+    def words(self) -> list[str]:
+        """As the shell would split it."""
+        return shlex.split(self.text, comments=True)
+
+    @property
     def arguments(self) -> list[str]:
         """What follows ``stablerep``."""
-        words = shlex.split(self.text, comments=True)
+        words = self.words
         first = next(place for place, word in enumerate(words) if Path(word).name == "stablerep")
         return words[first + 1 :]
 
 
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page in their order."""
+    found = _FENCE.findall(page.read_text(encoding="utf-8"))
+    return [Block(page, number, _language(info), text) for number, (info, text) in enumerate(found)]
+
+
+def _language(info: str) -> str:
+    return "include" if info.strip().startswith("{") else info.strip().partition(" ")[0]
+
+
+def indented_code(page: Path) -> list[str]:
+    """Code that is set off by spaces instead of a fence, which no test would run."""
+    return _INDENTED.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
 def command_lines(page: Path) -> list[Line]:
     """Every ``stablerep ...`` of a page: in fenced blocks, and in running text where it is a whole command."""
-    text = page.read_text(encoding="utf-8")
-    fenced = [
-        line
-        for language, block in _FENCE.findall(text)
-        if language in _SHELL
-        for line in logical_lines(block)
-        if _is_command(line)
-    ]
-    prose = [line for line in _INLINE.findall(_FENCE.sub("", text)) if _is_whole(line)]
+    fenced = [line for block in blocks(page) for line in block.lines if _is_command(line)]
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    prose = [line for line in _INLINE.findall(text) if _is_whole(line)]
     return [Line(page, line) for line in [*fenced, *prose]]
-
-
-def runnable_blocks(page: Path) -> list[tuple[list[str], list[str]]]:
-    """Blocks behind ``<!-- run -->``: their lines, and the arguments after ``run:`` that make commands small."""
-    text = page.read_text(encoding="utf-8")
-    return [(logical_lines(block), shlex.split(extra)) for extra, block in _RUN.findall(text)]
-
-
-def walked_blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of the blocks behind ``<!-- walk -->``, which run in a folder where all is at hand."""
-    return _WALK.findall(page.read_text(encoding="utf-8"))
 
 
 def logical_lines(block: str) -> list[str]:
@@ -70,8 +100,8 @@ def logical_lines(block: str) -> list[str]:
 
 
 def is_stablerep(line: str) -> bool:
-    """Whether a line of a block is one of the project's commands."""
-    return line.startswith("stablerep ")
+    """Whether a line of a block is one of the project's commands, perhaps behind variables that are set for it."""
+    return re.match(r"(?:[A-Z_]+=\S+ )*stablerep ", line) is not None
 
 
 def _is_command(line: str) -> bool:

@@ -1,10 +1,9 @@
-"""Every command line of the documentation parses as the command line would parse it; marked ones are run."""
+"""Every command line of the documentation parses as the command line would parse it."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, Line, command_lines, is_stablerep, logical_lines, runnable_blocks
+from pages import PAGES, ROOT, Line, command_lines, logical_lines
 
 from stablerep import cli
 from stablerep.commands import COMMANDS
@@ -47,27 +46,6 @@ def test_command_lines_are_found_in_every_form(tmp_path: Path) -> None:
 def test_a_wrong_command_line_is_noticed(text: str) -> None:
     with pytest.raises(UserError):
         parse(Line(ROOT / "README.md", text))
-
-
-QUICK = [
-    pytest.param(page, number, id=f"{page.relative_to(ROOT)}-{number}", marks=pytest.mark.slow)
-    for page in PAGES
-    for number in range(len(runnable_blocks(page)))
-]
-
-
-@pytest.mark.parametrize(("page", "number"), QUICK)
-def test_a_marked_block_runs(
-    page: Path, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines, extra = runnable_blocks(page)[number]
-    assert any(map(is_stablerep, lines))
-    for line in lines:
-        if is_stablerep(line):
-            assert cli.run([*Line(page, line).arguments, *extra, "--quiet"]) == 0, line
-        else:
-            subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True)
 
 
 def test_continued_lines_are_one() -> None:

@@ -1,120 +1,58 @@
-"""The marked blocks of every page, commands and Python, as a reader would run them one after the other, only smaller.
+"""Every block of every page, commands and Python, as a reader would run them one after the other, only smaller.
 
 The command lines and the Python are those of the pages; what they would take long over (steps, sizes, the painter) is
 made small behind them, once the configuration is built.
 """
 
-import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import belongings
 import pytest
-from pages import PAGES, ROOT, Line, is_stablerep, logical_lines, walked_blocks
-from PIL import Image
-
-from generation import tiny_pipelines
-from stablerep import api, cli
-from stablerep.captions.worlds import WorldConfig
-from stablerep.commands import COMMANDS
-from stablerep.evaluation.protocols import EvaluateConfig
-from stablerep.generation.settings import GenerateConfig
-from stablerep.learning.trainer import TrainConfig
-from stablerep.store import ImageTable
+from pages import PAGES, ROOT, Line, blocks
+from reader import RUNNERS, reading
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-ICONS = ROOT / "src" / "stablerep" / "data" / "icons.parquet"
-WALKED = [page for page in PAGES if walked_blocks(page)]
 START = ROOT / "docs" / "index.md"
+WALKED = [
+    page
+    for page in PAGES
+    if page != START and any(block.lines or block.language in RUNNERS for block in blocks(page))
+]
+ALONE = "README.md"
+"""It begins with nothing but the reader's own files, and makes all else itself."""
+ATTRIBUTES = "copies-and-bias.md"
+"""It needs drawings of people."""
+FROM_OTHER_PAGES: Mapping[str, Mapping[str, str]] = {
+    "report.md": {"compare": "README.md", "circle": "README.md"},
+}
+"""What a page shows that other pages have made: by page, what, and the page that made it."""
 
 
-def smaller(config: Any, material: Path) -> Any:
-    """The same configuration with fewer drawings, captions, steps and weights."""
-    if isinstance(config, WorldConfig):
-        return dataclasses.replace(config, source=material / "few.parquet")
-    if isinstance(config, GenerateConfig):
-        sizes = {"limit": 4, "num_images": 2, "num_inference_steps": 2, "teacher": str(material / "teacher")}
-        return dataclasses.replace(config, **sizes)
-    if isinstance(config, TrainConfig):
-        few = {"captions_per_batch": min(config.data.captions_per_batch, 4), "images_per_caption": 2}
-        view = dataclasses.replace(config.data.view, image_size=16)
-        method: Any = config.method  # type: ignore[attr-defined]
-        encoder = dataclasses.replace(
-            method.encoder, image_size=16, patch_size=8, width=24, depth=1, num_heads=3
-        )
-        return dataclasses.replace(
-            config,
-            num_steps=2,
-            compile=False,
-            precision="float32",
-            data=dataclasses.replace(config.data, view=view, **few),
-            method=dataclasses.replace(method, encoder=encoder, head_hidden=16, head_out=8),  # type: ignore[call-arg]
-        )
-    if isinstance(config, EvaluateConfig):
-        return dataclasses.replace(config, benchmarks=("icons",), num_bootstrap=20, precision="float32")
-    return config
+def walk(page: Path, folder: Path, material: Path) -> None:
+    """Run the blocks of a page in a folder."""
+    with reading(folder, material) as reader:
+        for block in blocks(page):
+            reader.run(block)
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawings of two labels and a painter with random weights."""
-    folder = tmp_path_factory.mktemp("material")
-    few = pq.read_table(ICONS, filters=[("label", "in", ["food-fruit", "heart"])])
-    pq.write_table(few, folder / "few.parquet")
-    tiny_pipelines.pixart(folder / "teacher")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, material: Path) -> None:
-    """Every command and function of the interface does less, with what it was asked for in other respects."""
-    for words, command in list(COMMANDS.items()):
-        monkeypatch.setitem(
-            COMMANDS, words, dataclasses.replace(command, load=_smaller_load(command, material))
-        )
-    build = api._build
-    monkeypatch.setattr(api, "_build", lambda *asked: smaller(build(*asked), material))
-
-
-def _smaller_load(command: Any, material: Path) -> Any:
-    def load() -> Any:
-        config_class, function = command.load()
-        return config_class, lambda config, console: function(smaller(config, material), console=console)
-
-    return load
-
-
-def walk(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the marked blocks of a page in a folder; what Python blocks define, later ones know."""
-    monkeypatch.chdir(folder)
-    known: dict[str, Any] = {"stablerep": __import__("stablerep")}
-    for language, block in walked_blocks(page):
-        if language == "python":
-            exec(compile(block, str(page.relative_to(ROOT)), "exec"), known)
-            continue
-        for line in logical_lines(block):
-            assert is_stablerep(line), f"only commands of stablerep are walked: {line}"
-            assert cli.run([*Line(page, line).arguments, "--quiet"]) == 0, line
+    """Drawings of two labels, small data and a painter with random weights."""
+    return belongings.prepare(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory, material: Path) -> Path:
     """What the start page leaves, and what a reader of the guides has at hand besides."""
     folder = tmp_path_factory.mktemp("walked")
-    with pytest.MonkeyPatch.context() as patch:
-        small.__wrapped__(patch, material)  # type: ignore[attr-defined]
-        walk(START, folder, patch)
-    shutil.copytree(folder / "icons" / "captions.lance", folder / "captions.lance")
-    (folder / "pictures").mkdir()
-    for number, name in enumerate(("pictures/a.png", "pictures/b.png", "a.png", "b.png", "photo.jpg")):
-        Image.new("RGB", (40, 30), (40 * number, 90, 120)).save(folder / name)
-    table = ImageTable.open(folder / "images.lance")
-    marks = ["keep" if row % 2 else None for row in range(len(table))]
-    table.write_columns(np.arange(len(table)), {"gallery_mark": pa.array(marks, pa.string())})
+    belongings.before_the_first_page(folder)
+    walk(START, folder, material)
+    with reading(folder, material) as reader:
+        belongings.after_the_first_page(reader)
     return folder
 
 
@@ -125,13 +63,59 @@ def test_the_start_page_leads_to_scores_and_a_report(walked: Path) -> None:
     assert "train stablerep" in page[page.index("What it cost") :]
 
 
-@pytest.mark.parametrize("page", [page for page in WALKED if page != START], ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run(
-    page: Path, walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "reader"
-    shutil.copytree(walked, folder)
-    if page.name == "README.md":
-        for made in ("images.lance", "runs", "icons"):
-            shutil.rmtree(folder / made)
-    walk(page, folder, monkeypatch)
+@pytest.fixture(scope="module")
+def left(
+    walked: Path, material: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str], Path]:
+    """The folder in which a page was walked, once; others go on from what it holds."""
+    folders: dict[str, Path] = {}
+
+    def folder_of(name: str) -> Path:
+        if name not in folders:
+            page = next(page for page in WALKED if page.name == name)
+            folder = tmp_path_factory.mktemp(page.stem) / "reader"
+            shutil.copytree(walked, folder, symlinks=True)
+            used = material
+            for what, source in FROM_OTHER_PAGES.get(name, {}).items():
+                shutil.copytree(folder_of(source) / what, folder / what)
+            if name == ALONE:
+                for made in ("icons", "images.lance", "captions.lance", "runs"):
+                    shutil.rmtree(folder / made)
+            if name == ATTRIBUTES:
+                used = belongings.people(tmp_path_factory.mktemp("people"), material)
+                shutil.rmtree(folder / "icons")
+                with reading(folder, used) as reader:
+                    for line in belongings.PEOPLE:
+                        reader.type(Line(page, line))
+            if any("s3://" in block.text for block in blocks(page)):
+                request.getfixturevalue("cluster")
+            walk(page, folder, used)
+            folders[name] = folder
+        return folders[name]
+
+    return folder_of
+
+
+@pytest.fixture(scope="module")
+def cluster(server: tuple[str, Any]) -> Iterator[None]:
+    """A bucket on a server of this machine, and a Ray of this machine, which is where ``--address auto`` leads."""
+    import object_store
+
+    ray = pytest.importorskip("ray")
+    object_store.make_bucket(server[0], "BUCKET")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",
+            num_cpus=1,
+            include_dashboard=False,
+            object_store_memory=2**27,
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("page", WALKED, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run(page: Path, left: Callable[[str], Path]) -> None:
+    left(page.name)

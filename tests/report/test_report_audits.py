@@ -8,6 +8,7 @@ import pytest
 from html_page import ParsedPage
 from report_project import CAPTIONS, NASTY, ORIGIN, write_paintings, write_world
 
+from stablerep.audit.copies import CopyAuditConfig, audit_copies
 from stablerep.audit.everything import AuditAllConfig, audit_all
 from stablerep.audit.quality import QualityRules
 from stablerep.errors import UserError
@@ -16,6 +17,7 @@ from stablerep.report.audits import read_audits
 from stablerep.report.figures import Panel, histogram_figure
 from stablerep.report.neighbours import NeighbourConfig
 from stablerep.report.reading import open_project
+from stablerep.store import REAL, ImageTable, caption_id
 
 
 @pytest.fixture
@@ -57,6 +59,21 @@ def test_the_page_says_what_the_audits_found(audited: Path) -> None:
     worst = stored["audits"]["quality"]["worst"]
     assert len(worst) == rejected
     assert sum(text.startswith("painted picture") for text in shown) >= rejected
+
+
+def test_copies_are_shown_with_both_captions(audited: Path) -> None:
+    """One painting repeats a real picture to the pixel; what it repeats is named as a reader would name it."""
+    table = ImageTable.open(audited / "images.lance")
+    (copied,) = table.take_images(table.positions("status = 'ok'")[:1])
+    of = CAPTIONS[2]
+    real = {"origin": REAL, "caption_id": caption_id(of), "image_index": 7, "image": copied, "status": "ok"}
+    ImageTable.open_or_create(audited / "real.lance").append(
+        [real | {"width": 32, "height": 32, "group": "g"}]
+    )
+    audit_copies(CopyAuditConfig(images=audited / "images.lance", reference=audited / "real.lance"))
+    page = page_of(audited)
+    assert f"exact copy, beside “{of}” (real, image 7)" in page.visible
+    assert f"real/{caption_id(of)}/7" not in page.visible
 
 
 def test_captions_from_outside_stay_text(audited: Path) -> None:

@@ -22,6 +22,7 @@ from stablerep.storage import file_beside
 from stablerep.store import CaptionTable
 
 NAME = "captions"
+FILE = "captions-audit.json"
 _CHUNK = 100_000
 _NUM_WORST = 24
 
@@ -80,7 +81,7 @@ def audit_captions(config: CaptionAuditConfig, *, console: Console = Console(qui
     begin = time.monotonic()
     names = ProtectedNames(read_names(config.protected))
     table = CaptionTable.open(config.captions)
-    path = config.out or file_beside(config.captions, "captions-audit.json", "--out")
+    path = config.out or file_beside(config.captions, FILE, "--out")
     ids, places = _search(table, names, console)
     flagged = {ids[row]: found for row, found in enumerate(places) if found}
     reasons = [in_words(found) for found in places]

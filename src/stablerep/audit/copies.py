@@ -293,11 +293,17 @@ def _reason(
     row: int, verdicts: Verdicts, twins: np.ndarray, real: Rows, rows: Rows, config: CopyAuditConfig
 ) -> str | None:
     if verdicts.verdict[row] != "none":
-        kind = "exact copy" if verdicts.verdict[row] == "exact" else f"near-copy ({verdicts.how[row]})"
-        return f"{kind} of {identity(real, int(verdicts.index[row]))}"
+        return f"{_kind(row, verdicts)} of {identity(real, int(verdicts.index[row]))}"
     if config.reject_twins and twins[row] >= 0:
         return f"repeats {identity(rows, int(twins[row]))}"
     return None
+
+
+def _kind(row: int, verdicts: Verdicts) -> str:
+    """The verdict in words."""
+    if verdicts.verdict[row] == "exact":
+        return "exact copy"
+    return f"{'near-copy' if verdicts.verdict[row] == 'near' else 'no copy'} ({verdicts.how[row]})"
 
 
 def _pair(row: int, rows: Rows, real: Rows, verdicts: Verdicts) -> tuple[bytes, bytes, str]:
@@ -313,5 +319,6 @@ def _example(row: int, rows: Rows, real: Rows, verdicts: Verdicts) -> Example:
         image_index=int(rows.indices[row]),
         text=None,
         score=float(verdicts.score[row]),
-        reason=f"{verdicts.verdict[row]}, {verdicts.how[row]}: {identity(real, int(verdicts.index[row]))}",
+        reason=_kind(row, verdicts),
+        of=identity(real, int(verdicts.index[row])),
     )

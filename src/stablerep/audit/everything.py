@@ -10,6 +10,7 @@ import tyro
 
 from stablerep import runtime
 from stablerep.audit.bias import BiasAuditConfig, audit_bias
+from stablerep.audit.captions import FILE as CAPTIONS_FILE
 from stablerep.audit.captions import CaptionAuditConfig, audit_captions, judge_images
 from stablerep.audit.copies import CopyAuditConfig, audit_copies
 from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
@@ -96,7 +97,9 @@ def _quality(config: AuditAllConfig, console: Console) -> AuditResult | str:
 
 
 def _captions(config: AuditAllConfig, console: Console) -> AuditResult | str:
-    audit_captions(CaptionAuditConfig(captions=config.captions, protected=config.protected), console=console)
+    found = None if config.out is None else config.out.with_name(CAPTIONS_FILE)
+    settings = CaptionAuditConfig(captions=config.captions, protected=config.protected, out=found)
+    audit_captions(settings, console=console)
     return judge_images(config.images, config.captions, config.out, console=console)
 
 
@@ -156,7 +159,7 @@ class AuditSummary:
     kept: Kept
     seconds: float
     texts: Mapping[str, str]
-    """The captions of the worst pictures, by id."""
+    """The captions of the worst pictures, and of those beside them where they are known, by id."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("audit", "judged", "rejected", "pictures/s")
 
@@ -186,7 +189,8 @@ class AuditSummary:
 
     def _described(self, one: Example) -> str:
         text = one.text or self.texts.get(one.caption_id, one.caption_id)
-        return f"“{text}”, image {one.image_index}: {one.reason}"
+        beside = "" if one.of is None else f", beside “{self.texts.get(one.captions[-1], one.of)}”"
+        return f"“{text}”, image {one.image_index}: {one.reason}{beside}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the part of each audit as in audit.json, by name."""
@@ -218,6 +222,7 @@ def audit_all(config: AuditAllConfig, *, console: Console = Console(quiet=True))
         raise UserError(f"no audit ran: {'; '.join(f'{name}: {reason}' for name, reason in skipped.items())}")
     shown = {one.caption_id for result in results for one in result.worst}
     captions = read_captions(config.captions, sorted(shown))
+    shown |= {one for result in results for worst in result.worst for one in worst.captions} & captions.keys()
     return AuditSummary(
         images=config.images,
         path=path,

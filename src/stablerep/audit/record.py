@@ -28,6 +28,13 @@ class Example:
     """How bad, in the unit of the audit; None where that is no matter of degree."""
     reason: str
     """What is wrong with it; empty where it is only nearest to being wrong."""
+    of: str | None = None
+    """The picture that it repeats or is most like, as origin/caption_id/image_index."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The captions that tell of it by id: its own, and that of the picture beside it."""
+        return (self.caption_id,) if self.of is None else (self.caption_id, self.of.rsplit("/", 2)[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,20 +149,28 @@ def _worst(
     if not examples:
         return ()
     ids = sorted({example["caption_id"] for example in examples})
+    others = {example["of"].rsplit("/", 2)[1] for example in examples if example.get("of")}
     rows = table.read(["origin", "caption_id", "image_index", "image"], f"caption_id IN {quoted(ids)}")
     keys = zip(*(rows[name].to_pylist() for name in ("origin", "caption_id", "image_index")), strict=True)
     places = {key: place for place, key in enumerate(keys)}
-    texts = project.texts(ids)
+    texts = project.texts(sorted({*ids, *others}))
     shown = []
     for example in examples:
         place = places.get((example["origin"], example["caption_id"], example["image_index"]))
         caption = example["text"] or texts.get(example["caption_id"], f"caption {example['caption_id']}")
         image = None if place is None else rows["image"][place].as_py()
         picture = to_picture(image, f"painted picture {example['image_index']} of “{caption}”")
-        shown.append(
-            WorstPicture(picture=picture, caption=caption, reason=example["reason"] or _score(example))
-        )
+        shown.append(WorstPicture(picture=picture, caption=caption, reason=_why(example, texts)))
     return tuple(shown)
+
+
+def _why(example: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """What is wrong with a picture; where another one is beside it, that one by its caption."""
+    said = str(example["reason"] or _score(example))
+    if not example.get("of"):
+        return said
+    origin, caption, index = example["of"].rsplit("/", 2)
+    return f"{said}, beside “{texts.get(caption, f'caption {caption}')}” ({origin}, image {index})"
 
 
 def _score(example: Mapping[str, Any]) -> str:
