@@ -105,6 +105,7 @@ def cluster(server: tuple[str, Any]) -> Iterator[None]:
     object_store.make_bucket(server[0], "BUCKET")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         ray.init(
             address="local",
             num_cpus=1,
