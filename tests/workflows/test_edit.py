@@ -205,6 +205,17 @@ def test_a_rebalance_paints_and_keeps_the_best_strengths(
     assert any(row[0] == "sun: red, %" and row[3] == "wanted 50" for row in audit.rows())
 
 
+def test_a_judge_that_cannot_tell_the_attributes_apart_leads_no_search(
+    config: Callable[..., EditConfig], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stablerep.workflows.edit_judges.PictureJudge.accuracy", lambda *_: 0.5)
+    there = {"judge": project / "judge", "world": project / "world"}
+    asked = config(rebalance=("drawing: cat=0.5,dog=0.5",), **there)
+    with pytest.raises(UserError, match=r"names only 50% of held-out real pictures of cat and dog rightly"):
+        edit(asked)
+    assert not asked.out.exists()
+
+
 def test_known_strengths_need_no_judge(config: Callable[..., EditConfig]) -> None:
     known = {"rebalance": ("sun: red=0.5,blue=0.5",), "alphas": ("sun: red=0.4,blue=-0.4",)}
     summary = edit(config(**known))

@@ -16,7 +16,7 @@ from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
 from stablerep.models.joint import ImageText, save_image_text
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
 from stablerep.workflows.edit_balance import _Search
-from stablerep.workflows.edit_judges import PictureJudge, WordJudge, open_judge
+from stablerep.workflows.edit_judges import PictureJudge, RealPictures, WordJudge, open_judge
 from stablerep.workflows.edit_scores import Ranks, fall, how_far, paired
 from workflows import tiny_drawings
 
@@ -74,7 +74,7 @@ def test_a_run_without_words_needs_a_world(tmp_path: Path, world: Path) -> None:
     assert isinstance(open_judge(tmp_path, world, "cpu", QUIET), PictureJudge)
 
 
-def test_a_run_with_words_is_asked_by_them(tmp_path: Path) -> None:
+def test_a_run_with_words_is_asked_by_them(tmp_path: Path, world: Path) -> None:
     torch.manual_seed(0)
     text = TextConfig(width=24, depth=1, num_heads=3, num_tokens=16, vocabulary=64, joint_width=8)
     vocabulary = LearnedVocabulary(train_tokenizer(["a red cat", "a blue dog"], 64))
@@ -87,6 +87,18 @@ def test_a_run_with_words_is_asked_by_them(tmp_path: Path) -> None:
     assert similarities.shape == (2, 2) and np.abs(similarities).max() <= 1 + 1e-5
     assert judge.named(vectors, ["cat", "dog"]).tolist() == similarities.argmax(axis=1).tolist()
     assert judge.accuracy(["cat", "dog"]) is None and judge.has("anything")
+    tested = open_judge(tmp_path, world, "cpu", QUIET)
+    pictures = RealPictures.of(world)
+    held_out = [
+        [row for row in rows if not pictures.is_training[row]] for rows in pictures.naming(["cat", "dog"])
+    ]
+    right = [
+        [int(tested.named(tested.vectors([pictures.images()[row]]), ["cat", "dog"])[0]) for row in rows]
+        for rows in held_out
+    ]
+    expected = np.mean([np.mean(np.array(part) == number) for number, part in enumerate(right)])
+    assert tested.accuracy(["cat", "dog"]) == pytest.approx(expected)
+    assert tested.accuracy(["cat", "unicorn"]) is None
 
 
 @pytest.mark.parametrize("slope", [0.05, 0.3, 3.0, 40.0])

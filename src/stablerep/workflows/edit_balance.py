@@ -36,6 +36,9 @@ class BalanceConfig:
     """What is first added to a strength for a share that is missing altogether; later rounds follow the response."""
     tolerance: float = 0.03
     """Done when no share is further from its aim."""
+    min_accuracy: float = 0.7
+    """Share of held-out real pictures of the attributes that the judge must name rightly, where it can be tested: what
+    cannot tell them apart would lead the search anywhere."""
     prompt: str = "a {}"
     """What is painted, with {} where the concept goes; in every style of the teacher in turn."""
 
@@ -74,8 +77,11 @@ class Balancer:
         """Strengths for each of the concepts; of all that were tried those measured nearest to the aim.
 
         All concepts are edited together in each round, since an edit of one may move another; ``given`` are the
-        strengths of further ones. Raises ``UserError`` where the judge has no real pictures of an attribute.
+        strengths of further ones. Raises ``UserError`` where the judge has no real pictures of an attribute, or does
+        not tell them apart.
         """
+        for edit in edits:
+            self._require_sight(edit)
         side = TextSide(self._painter)
         original = weights_of(side)
         searches = [_Search(edit, self._config.step) for edit in edits]
@@ -92,6 +98,15 @@ class Balancer:
         finally:
             apply(side, {}, original)
         return {search.edit.concept: search.balance() for search in searches}
+
+    def _require_sight(self, edit: ConceptEdit) -> None:
+        accuracy, least = self._judge.accuracy(list(edit.shares)), self._config.min_accuracy
+        if accuracy is not None and accuracy < least:
+            raise UserError(
+                f"{edit.concept}: the judge names only {accuracy:.0%} of held-out real pictures of "
+                f"{' and '.join(edit.shares)} rightly (wanted {least:.0%}), so the shares of a painter cannot be read; "
+                "name the attributes otherwise, give another --judge or --alphas, or lower --balance.min-accuracy"
+            )
 
     def _shares(self, search: "_Search") -> dict[str, float]:
         """Paint the concept and count how often each attribute fits best."""

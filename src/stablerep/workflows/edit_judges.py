@@ -61,10 +61,55 @@ def open_judge(run: Path, world: Path | None, device: str, console: Console) -> 
     """
     place = runtime.pick_device(device)
     if (run / "text").is_dir():
-        return WordJudge(load_image_text(run, place), console)
+        return WordJudge(
+            load_image_text(run, place), console, None if world is None else RealPictures.of(world)
+        )
     if world is None:
         raise UserError(f"judge {run} knows no words; give --world with real pictures, or an image-text run")
     return PictureJudge(load_encoder(run, place), world, console)
+
+
+@dataclass(frozen=True)
+class RealPictures:
+    """The real pictures (R) of a world that may be looked at: those of the test split are left alone."""
+
+    table: ImageTable
+    positions: np.ndarray
+    texts: Sequence[str]
+    """(R,) their captions."""
+    is_training: np.ndarray
+    """(R,) whether an encoder of this world may have learned from them."""
+    labels: np.ndarray
+    """(R,)."""
+    captions: Sequence[str]
+    """(R,) ids."""
+
+    @classmethod
+    def of(cls, world: Path) -> "RealPictures":
+        """Read what is known of them; no picture is decoded."""
+        table = ImageTable.open(world / "images.lance")
+        rows = table.read(["origin", "caption_id", "status", "split", "label"])
+        origin, caption, status, split, label = (
+            np.array(rows[name].to_pylist(), dtype=object) for name in rows.column_names
+        )
+        good = np.flatnonzero((origin == REAL) & (status == OK) & (split != "test"))
+        captions = CaptionTable.open(world / "captions.lance").read(["id", "text"])
+        text_of = dict(zip(captions["id"].to_pylist(), captions["text"].to_pylist(), strict=True))
+        texts = [text_of.get(one, "") for one in caption[good]]
+        return cls(table, good, texts, split[good] == "train", label[good], caption[good].tolist())
+
+    def images(self) -> TableImages:
+        """All of them, in order."""
+        return TableImages(self.table, self.positions)
+
+    def naming(self, phrases: Sequence[str]) -> list[list[int]]:
+        """For each phrase the pictures whose caption names it and none of the others."""
+        found: list[list[int]] = [[] for _ in phrases]
+        for number, text in enumerate(self.texts):
+            naming = [place for place, phrase in enumerate(phrases) if mentions(text, phrase)]
+            if len(naming) == 1:
+                found[naming[0]].append(number)
+        return found
 
 
 @dataclass(frozen=True)
@@ -73,6 +118,8 @@ class WordJudge:
 
     model: ImageText
     console: Console
+    real: RealPictures | None = None
+    """On which it can be tested."""
 
     @property
     def fingerprint(self) -> str:
@@ -104,8 +151,19 @@ class WordJudge:
         best: np.ndarray = self.similarities(vectors, self.phrases(phrases)).argmax(axis=1)
         return best
 
-    def accuracy(self, phrases: Sequence[str]) -> None:
-        """No real pictures are at hand."""
+    def accuracy(self, phrases: Sequence[str]) -> float | None:
+        """On the real pictures outside the training split, mean over the phrases that they show."""
+        if self.real is None:
+            return None
+        real = self.real
+        held_out = [[row for row in some if not real.is_training[row]] for some in real.naming(phrases)]
+        if not all(held_out):
+            return None
+        named = [
+            self.named(self.vectors(real.table.take_images(real.positions[some])), phrases)
+            for some in held_out
+        ]
+        return float(np.mean([(part == number).mean() for number, part in enumerate(named)]))
 
 
 class PictureJudge:
@@ -119,23 +177,15 @@ class PictureJudge:
     def __init__(self, encoder: FrozenEncoder, world: Path, console: Console) -> None:
         self._encoder = encoder
         self._console = console
-        table = ImageTable.open(world / "images.lance")
-        rows = table.read(["origin", "caption_id", "status", "split", "label"])
-        origin, caption, status, split, label = (
-            np.array(rows[name].to_pylist(), dtype=object) for name in rows.column_names
-        )
-        good = np.flatnonzero((origin == REAL) & (status == OK) & (split != "test"))
+        self._pictures = real = RealPictures.of(world)
         captions = CaptionTable.open(world / "captions.lance").read(["id", "text", "concept"]).to_pylist()
         concept_of = {row["id"]: row["concept"] or row["id"] for row in captions}
-        text_of = {row["id"]: row["text"] for row in captions}
         self._concept_of_text = {row["text"]: concept_of[row["id"]] for row in captions}
-        self._texts = [text_of.get(one, "") for one in caption[good]]
-        self._is_training = split[good] == "train"
         self._rows: dict[str, list[int]] = {}
-        for number, one in enumerate(caption[good]):
+        for number, one in enumerate(real.captions):
             self._rows.setdefault(concept_of.get(one, one), []).append(number)
-        features = extract(encoder, TableImages(table, good), console=console)
-        self._centre, self._whitening = features.mean(axis=0), _whitening(features, label[good])
+        features = extract(encoder, real.images(), console=console)
+        self._centre, self._whitening = features.mean(axis=0), _whitening(features, real.labels)
         self._real = (features - self._centre) @ self._whitening
 
     @property
@@ -160,7 +210,7 @@ class PictureJudge:
 
     def phrases(self, phrases: Sequence[str]) -> np.ndarray:
         """Means (C, E) of the real pictures whose caption names one phrase and no other; ``UserError`` for none."""
-        rows = self._rows_naming(phrases)
+        rows = self._pictures.naming(phrases)
         return np.stack([self._mean(some, phrase) for some, phrase in zip(rows, phrases, strict=True)])
 
     def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -174,13 +224,15 @@ class PictureJudge:
         What tells a woman from a man is among what the labels of the world do not care for, so the covariance within
         labels would hide it.
         """
-        return self._discriminate(vectors, [np.array(rows) for rows in self._rows_naming(phrases)], phrases)
+        return self._discriminate(
+            vectors, [np.array(rows) for rows in self._pictures.naming(phrases)], phrases
+        )
 
     def accuracy(self, phrases: Sequence[str]) -> float | None:
         """Trained on the training split, measured on the rest, mean over the phrases that the rest shows."""
-        rows = [np.array(some, dtype=np.int64) for some in self._rows_naming(phrases)]
-        learned = [some[self._is_training[some]] for some in rows]
-        held_out = [some[~self._is_training[some]] for some in rows]
+        rows = [np.array(some, dtype=np.int64) for some in self._pictures.naming(phrases)]
+        learned = [some[self._pictures.is_training[some]] for some in rows]
+        held_out = [some[~self._pictures.is_training[some]] for some in rows]
         if not all(map(len, learned)) or not all(map(len, held_out)):
             return None
         named = [self._discriminate(self._real[some], learned, phrases) for some in held_out]
@@ -196,15 +248,6 @@ class PictureJudge:
         distances = ((vectors @ whitening)[:, None] - (means @ whitening)[None]) ** 2
         nearest: np.ndarray = distances.sum(axis=2).argmin(axis=1)
         return nearest
-
-    def _rows_naming(self, phrases: Sequence[str]) -> list[list[int]]:
-        """For each phrase the pictures whose caption names it and none of the others."""
-        found: list[list[int]] = [[] for _ in phrases]
-        for number, text in enumerate(self._texts):
-            naming = [place for place, phrase in enumerate(phrases) if mentions(text, phrase)]
-            if len(naming) == 1:
-                found[naming[0]].append(number)
-        return found
 
     def _mean(self, rows: Sequence[int], name: str) -> np.ndarray:
         if not rows:
