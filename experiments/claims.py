@@ -25,7 +25,7 @@ from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.methods import METHODS, train
 from stablerep.run import provenance, write_text
 from stablerep.store import ImageTable
-from stablerep.workflows.compare import CompareConfig, Comparison, compare
+from stablerep.workflows.compare import CompareConfig, Comparison, compare, seen_as
 
 RIVALS = ("simclr:real", "clip:real")
 PAINTED = ("simclr:painted", "clip:painted", "stablerep:painted", "stablerep-plus:painted")
@@ -94,8 +94,8 @@ def main(config: Claims) -> None:
             "provenance": provenance(),
             "points": points,
         }
-        if part == "headline":
-            content["against"] = _headline_differences(config)
+        if part in DIFFERENCES:
+            content["against"] = DIFFERENCES[part](config)
         write_text(config.out / f"{part}.json", json.dumps(content, indent=1) + "\n")
         console.say(f"{config.out / part}.json")
 
@@ -276,6 +276,17 @@ def _audited(config: Claims) -> str:
     return name
 
 
+def _matrix_differences(config: Claims) -> list[dict[str, Any]]:
+    """The claims: learning from painted pictures against learning from the real ones of the same captions."""
+    folder = config.out / "matrix" / "same captions" / "scores"
+    scores = [Scores.read(folder / f"{config.num_captions}-captions-seed-{seed}") for seed in config.seeds]
+    return [
+        {"ours": ours, "theirs": theirs, **summary}
+        for ours, theirs in PAIRS
+        for summary in _ahead(*([seen_as(one, _name(arm)) for one in scores] for arm in (ours, theirs)))
+    ]
+
+
 def _headline_differences(config: Claims) -> list[dict[str, Any]]:
     """StableRep+ on n painted pictures against CLIP on more real ones: paired over test pictures and seeds."""
     found = []
@@ -284,12 +295,7 @@ def _headline_differences(config: Claims) -> list[dict[str, Any]]:
         for times in (1.0, 2.5, 5.0):
             theirs = _scores(config, f"{int(times * num)} real", int(times * num))
             found += [
-                {
-                    "painted": num,
-                    "real": int(times * num),
-                    **json.loads(json.dumps(dataclasses.asdict(summary))),
-                }
-                for summary in summarise(ours, against=theirs)
+                {"painted": num, "real": int(times * num), **summary} for summary in _ahead(ours, theirs)
             ]
     return found
 
@@ -297,6 +303,35 @@ def _headline_differences(config: Claims) -> list[dict[str, Any]]:
 def _scores(config: Claims, value: str, num_captions: int) -> list[Scores]:
     folder = config.out / "headline" / value / "scores"
     return [Scores.read(folder / f"{num_captions}-captions-seed-{seed}") for seed in config.seeds]
+
+
+def _name(arm: str) -> str:
+    """How the names of an arm's runs begin."""
+    return arm.replace(":", "-") + "-"
+
+
+def _ahead(ours: list[Scores], theirs: list[Scores]) -> list[dict[str, Any]]:
+    """For every test: ours, and how far it is ahead."""
+    return [
+        json.loads(json.dumps(dataclasses.asdict(summary))) for summary in summarise(ours, against=theirs)
+    ]
+
+
+PAIRS = (
+    ("stablerep:painted", "simclr:real"),
+    ("stablerep:painted", "clip:real"),
+    ("stablerep:painted", "simclr:painted"),
+    ("stablerep:painted", "clip:painted"),
+    ("stablerep:painted", "supervised:real"),
+    ("stablerep-plus:painted", "clip:real"),
+    ("stablerep-plus:painted", "stablerep:painted"),
+    ("stablerep-plus:both", "stablerep-plus:painted"),
+    ("clip:painted", "clip:real"),
+    ("simclr:painted", "simclr:real"),
+)
+"""Arms of the matrix whose differences are claims."""
+
+DIFFERENCES = {"matrix": _matrix_differences, "headline": _headline_differences}
 
 
 if __name__ == "__main__":

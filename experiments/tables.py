@@ -3,7 +3,8 @@
     python experiments/tables.py experiments/measured/fashion-matrix.json
 
 Reads what `stablerep compare` wrote (compare.json) or a part of `experiments/claims.py` (PART.json), and prints
-Markdown: one table of all tests, then what protocols without classes found, such as `geometry`.
+Markdown: one table of all tests, then what protocols without classes found, such as `geometry`, and the differences
+that the part decides.
 """
 
 import json
@@ -24,12 +25,12 @@ def main(paths: Sequence[str]) -> None:
     if not paths:
         raise SystemExit("give a compare.json or PART.json")
     for path in map(Path, paths):
-        for title, content in _parts(json.loads(path.read_text(encoding="utf-8")), path.stem):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for title, part in _parts(content, path.stem):
             print(
-                "\n".join(
-                    [f"### {title}", "", *_scores(content["rows"]), *_other(content.get("measurements", []))]
-                )
+                "\n".join([f"### {title}", "", *_scores(part["rows"]), *_other(part.get("measurements", []))])
             )
+        print("\n".join(_differences(content.get("against", []))))
 
 
 def _parts(content: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -58,7 +59,10 @@ def _scores(rows: Rows) -> list[str]:
 
 
 def _test(row: Mapping[str, Any]) -> str:
-    summary = row["summary"]
+    return _name(row["summary"])
+
+
+def _name(summary: Mapping[str, Any]) -> str:
     return f"{summary['benchmark']}: {summary['test']}, {summary['protocol']}"
 
 
@@ -66,6 +70,23 @@ def _said(summary: Mapping[str, Any]) -> str:
     value = Interval.read(summary["mean_per_class"]).in_percent()
     ahead = summary["ahead"]
     return value if ahead is None else f"{value} ({Interval.read(ahead).in_percent(sign=True)})"
+
+
+def _differences(found: Rows) -> list[str]:
+    """A line for each pair that is compared, a column for each test and protocol; in points, with interval."""
+    if not found:
+        return []
+    tests = list(dict.fromkeys(_name(one) for one in found))
+    cells: dict[str, dict[str, str]] = {}
+    for one in found:
+        pair = f"{one.get('ours', one.get('painted'))} over {one.get('theirs', one.get('real'))}"
+        cells.setdefault(pair, {})[_name(one)] = Interval.read(one["ahead"]).in_percent(sign=True)
+    return [
+        f"| ahead | {' | '.join(tests)} |",
+        "|---" * (len(tests) + 1) + "|",
+        *(f"| {pair} | {' | '.join(row.get(test, '') for test in tests)} |" for pair, row in cells.items()),
+        "",
+    ]
 
 
 def _other(measurements: Rows) -> list[str]:

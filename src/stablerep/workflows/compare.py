@@ -277,16 +277,16 @@ class _Matrix:
 def _rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[Row]:
     """The arms, then the baselines, each over all seeds, with the paired difference to the first arm."""
     names = [f"{arm.replace(':', '-')}-{num}-seed-" for arm in config.arms]
-    first = [_seen_as(one, names[0]) for one in scores]
+    first = [seen_as(one, names[0]) for one in scores]
     rows = []
     for arm, name in zip(config.arms, names, strict=True):
         against = [] if arm == config.arms[0] else first
-        mine = summarise([_seen_as(one, name) for one in scores], against=against)
+        mine = summarise([seen_as(one, name) for one in scores], against=against)
         rows += [Row(arm=arm, num_captions=num, summary=summary) for summary in mine]
     for baseline in dict.fromkeys(
         record.encoder for record in scores[0].records if record.kind == "baseline"
     ):
-        mine = summarise([_seen_as(scores[0], baseline)], against=first)
+        mine = summarise([seen_as(scores[0], baseline)], against=first)
         rows += [Row(arm=baseline, num_captions=num, summary=summary) for summary in mine]
     return rows
 
@@ -317,8 +317,8 @@ def _metric_rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> l
     ]
 
 
-def _seen_as(scores: Scores, prefix: str) -> Scores:
-    """The same evaluation, as that of another encoder of its table."""
+def seen_as(scores: Scores, prefix: str) -> Scores:
+    """The same evaluation, as that of another encoder of its table, the first whose name begins so."""
     name = next(record.encoder for record in scores.records if record.encoder.startswith(prefix))
     return dataclasses.replace(scores, run=name)
 
