@@ -78,7 +78,7 @@ def test_the_loss_is_the_velocity_error_less_the_weighted_cosine(world: World, e
     valid = data["valid"].flatten()
     error = (features["predicted"] - features["velocity"]).square().flatten(1).mean(1)[valid].mean()
     torch.testing.assert_close(result.loss.double(), error.double() - 0.7 * cosines[valid].mean())
-    assert float(result.logs["alignment"]) == pytest.approx(float(cosines[valid].mean()), abs=1e-6)
+    assert float(result.logs["alignment"]) == pytest.approx(cosines[valid].mean().item(), abs=1e-6)
 
 
 def test_alignment_teaches_the_blocks_before_it_and_leaves_the_encoder(
