@@ -275,6 +275,12 @@ def test_statistics_are_taken_per_view(with_mask: bool) -> None:
     valid = torch.ones(7, 3, dtype=torch.bool) if with_mask else None
     expected = torch.stack([plain_head(projection, x[:, view]) for view in range(3)], dim=1)
     torch.testing.assert_close(projection(x, valid), expected)
+    pull, weights = torch.randn(expected.shape), [x.requires_grad_(), *projection.parameters()]
+    expected = torch.stack([plain_head(projection, x[:, view]) for view in range(3)], dim=1)
+    ours = torch.autograd.grad((projection(x, valid) * pull).sum(), weights)
+    torch.testing.assert_close(
+        ours, torch.autograd.grad((expected * pull).sum(), weights), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_invalid_rows_enter_neither_statistics_nor_result() -> None:
