@@ -182,7 +182,7 @@ def test_pairs_and_copies_are_drawn(gallery: Gallery) -> None:
     assert "score 0.980 · copy" in content
     assert content.count("not in an open table") == 1
     failed = render.paintings([Painting(ATTACK, 1, None, "the picture is blank")], 1.0, "icons")
-    assert "<img" not in failed and "the picture is blank" in failed
+    assert "<img" not in failed and "the picture is blank" in failed and "so long a prompt" not in failed
 
 
 def test_pictures_are_sent_as_what_they_are_or_not_at_all() -> None:

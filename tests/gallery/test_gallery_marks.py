@@ -136,6 +136,14 @@ def test_a_map_needs_pictures(gallery: Gallery) -> None:
     np.testing.assert_array_equal(chosen, projection.sample(rows, 100))
 
 
+def test_a_prompt_that_is_cut_says_so() -> None:
+    painter = Painter("icons")
+    for prompt, is_cut in (("a red heart", False), ("a red heart and " * 20, True)):
+        (painted,) = painter.paint(prompt, 1, 0)
+        assert painted.png is not None and painted.is_cut == is_cut
+        assert ("which reads only the beginning" in render.paintings([painted], 1.0, "icons")) == is_cut
+
+
 @pytest.mark.parametrize(
     ("prompt", "count", "what"),
     [("  ", 1, "has 0 letters"), ("x", 99, "99 pictures"), ("y" * 2000, 1, "2000 letters")],

@@ -23,6 +23,8 @@ class Painting:
     seed: int
     png: bytes | None
     reason: str | None
+    is_cut: bool = False
+    """Whether the teacher reads only the beginning of so long a prompt."""
 
 
 class Painter:
@@ -61,7 +63,9 @@ def _paint(teacher: Teacher, text: str, num_pictures: int, seed: int) -> list[Pa
     styles = teacher.styles or (None,)
     prompts = [in_style(text, styles[number % len(styles)]) for number in range(num_pictures)]
     seeds = [runtime.seed_for(seed, text, number) for number in range(num_pictures)]
+    before = teacher.num_truncated
     conditionings = teacher.encode(prompts)
+    is_cut = teacher.num_truncated > before
     done: list[Painting] = []
     for start in range(0, num_pictures, teacher.batch_size):
         batch = slice(start, start + teacher.batch_size)
@@ -70,7 +74,7 @@ def _paint(teacher: Teacher, text: str, num_pictures: int, seed: int) -> list[Pa
             prompts[batch], seeds[batch], painted.pictures, painted.reasons, strict=True
         ):
             png = _png(picture.movedim(0, -1).contiguous().numpy()) if reason is None else None
-            done.append(Painting(prompt, drawn, png, reason))
+            done.append(Painting(prompt, drawn, png, reason, is_cut))
     return done
 
 

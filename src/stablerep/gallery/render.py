@@ -206,9 +206,9 @@ def paintings(done: Sequence[Painting], seconds: float, teacher: str) -> str:
         {"src": data_address(picture.png, "image/png"), "prompt": picture.prompt, "reason": picture.reason}
         for picture in done
     ]
-    return str(
-        _macros().painted(content, f"{_counted(len(done), 'picture')} by {teacher} in {seconds:.1f} s")
-    )
+    cut = ", which reads only the beginning of so long a prompt" if any(one.is_cut for one in done) else ""
+    summary = f"{_counted(len(done), 'picture')} in {seconds:.1f} s by {teacher}{cut}"
+    return str(_macros().painted(content, summary))
 
 
 def header(gallery: Gallery) -> str:
