@@ -280,10 +280,17 @@ def _matrix_differences(config: Claims) -> list[dict[str, Any]]:
     """The claims: learning from painted pictures against learning from the real ones of the same captions."""
     folder = config.out / "matrix" / "same captions" / "scores"
     scores = [Scores.read(folder / f"{config.num_captions}-captions-seed-{seed}") for seed in config.seeds]
+    there = {record.encoder.rsplit(f"-{config.num_captions}-", 1)[0] for record in scores[0].records}
     return [
         {"ours": ours, "theirs": theirs, **summary}
         for ours, theirs in PAIRS
-        for summary in _ahead(*([seen_as(one, _name(arm)) for one in scores] for arm in (ours, theirs)))
+        if {_name(ours), _name(theirs)} <= there
+        for summary in _ahead(
+            *(
+                [seen_as(one, f"{_name(arm)}-{config.num_captions}-") for one in scores]
+                for arm in (ours, theirs)
+            )
+        )
     ]
 
 
@@ -307,7 +314,7 @@ def _scores(config: Claims, value: str, num_captions: int) -> list[Scores]:
 
 def _name(arm: str) -> str:
     """How the names of an arm's runs begin."""
-    return arm.replace(":", "-") + "-"
+    return arm.replace(":", "-")
 
 
 def _ahead(ours: list[Scores], theirs: list[Scores]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from small_gallery import COLOURS, EDITED, PAINTER, TEXTS, open_small
 
+from generation import tiny_pipelines
 from stablerep.errors import UserError
 from stablerep.features import decode_image
 from stablerep.gallery import projection, render
@@ -136,8 +137,9 @@ def test_a_map_needs_pictures(gallery: Gallery) -> None:
     np.testing.assert_array_equal(chosen, projection.sample(rows, 100))
 
 
-def test_a_prompt_that_is_cut_says_so() -> None:
-    painter = Painter("icons")
+def test_a_prompt_that_is_cut_says_so(tmp_path: Path) -> None:
+    tiny_pipelines.pixart(tmp_path / "teacher")
+    painter = Painter(str(tmp_path / "teacher"))
     for prompt, is_cut in (("a red heart", False), ("a red heart and " * 20, True)):
         (painted,) = painter.paint(prompt, 1, 0)
         assert painted.png is not None and painted.is_cut == is_cut

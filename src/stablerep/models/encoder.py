@@ -150,15 +150,23 @@ class ProjectionHead(nn.Module):
         ``valid`` or none does.
         """
         if valid is None:
-            valid = features.new_ones(features.shape[:2], dtype=torch.bool)
+            num, views = features.shape[:2]
+            rows = self._project(features.transpose(0, 1).flatten(0, 1), [num] * views)
+            return rows.view(views, num, -1).transpose(0, 1)
         counts = runtime.all_reduce_sum(valid.sum(0)).tolist()
         place, sizes = _rows_by_statistics(valid, counts)
-        rows = features[place]
-        for layer in self.layers:
-            # A product over all rows at once, so that the gradient of its weights is not added up view by view.
-            by_view = isinstance(layer, runtime.SyncBatchNorm1d)
-            rows = torch.cat([layer(part) for part in torch.split(rows, sizes)]) if by_view else layer(rows)
+        rows = self._project(features[place], sizes)
         return rows.new_zeros(*valid.shape, rows.shape[1]).index_put(place, rows)
+
+    def _project(self, rows: Tensor, sizes: list[int]) -> Tensor:
+        """Rows (M, D) to (M, out), in groups of these sizes with statistics of their own.
+
+        Products take all rows at once, so that the gradient of their weights is not added up group by group.
+        """
+        for layer in self.layers:
+            by_group = self.training and isinstance(layer, nn.BatchNorm1d)
+            rows = torch.cat([layer(part) for part in torch.split(rows, sizes)]) if by_group else layer(rows)
+        return rows
 
 
 def _rows_by_statistics(valid: Tensor, counts: list[int]) -> tuple[tuple[Tensor, ...], list[int]]:
