@@ -4,8 +4,11 @@ Every edit is audited with the same captions and seeds before and after, by an e
 
     python experiments/edit_icons.py --world icons --judge runs/judge --out edits
 
-writes one folder per edit with its before-after.png, and OUT/edits.json with the bars that each edit should meet. What
-is there already is neither edited nor painted again.
+    python experiments/edit_icons.py --world icons --judge runs/clip --out balanced --edits rebalance-heart
+
+The second judge must tell red from blue, which an encoder trained with changed colours does not; it is tested first.
+Each writes one folder per edit with its before-after.png, and OUT/edits.json with the bars that each edit should meet.
+What is there already is neither edited nor painted again.
 """
 
 import dataclasses
