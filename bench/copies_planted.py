@@ -34,7 +34,7 @@ from stablerep.audit.copy_thresholds import thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE
 from stablerep.audit.pair_sheet import save_pairs
 from stablerep.copies import to_side
-from stablerep.features import decode_image
+from stablerep.decoding import decode_image
 from stablerep.store import OK, CaptionTable, ImageTable
 
 Kind = Callable[[Image.Image, np.random.Generator], Image.Image]

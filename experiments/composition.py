@@ -27,10 +27,11 @@ from stablerep.captions.fashion import Scales, measure
 from stablerep.captions.fashion_files import read_fashion_files
 from stablerep.captions.fashion_words import KINDS, TONES
 from stablerep.console import Console
+from stablerep.decoding import decode_image
 from stablerep.evaluation.benchmarks import BenchmarkData, load_benchmark
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.intervals import mean_interval
-from stablerep.features import TableImages, decode_image, extract
+from stablerep.features import TableImages, extract
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.folders import find_teacher
 from stablerep.learning.methods import METHODS, train

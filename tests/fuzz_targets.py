@@ -25,9 +25,9 @@ from stablerep.captions.files import FILE_KINDS
 from stablerep.captions.sources import ImportConfig
 from stablerep.cli import recipe_settings
 from stablerep.config import build, to_toml
+from stablerep.decoding import decode_image, image_size
 from stablerep.doctor.examine import DoctorConfig, doctor
 from stablerep.errors import UserError
-from stablerep.features import decode_image, image_size
 from stablerep.generation.settings import GenerateConfig
 from stablerep.interchange.convert import ConvertConfig, convert
 from stablerep.store import OK, REAL, ImageTable, caption_id

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 # Top to bottom: a module may import from its own group and from the groups above it.
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("errors", "storage", "config", "console", "cluster", "runtime", "cost", "run", "store", "interchange"),
+    ("errors", "storage", "config", "console", "cluster", "runtime", "cost", "run", "store"),
+    ("decoding", "interchange"),
     ("captions",),
     ("models",),
     ("generation",),
@@ -36,6 +37,7 @@ EXCUSED = {"property", "cached_property", "setter", "overload"}
 
 # Distributions whose import name is not their own name.
 IMPORT_NAMES = {"pylance": "lance", "pillow": "PIL", "scikit-learn": "sklearn"}
+IMPORT_NAMES["opencv-python-headless"] = "cv2"
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -8,7 +8,7 @@ import torch
 
 from stablerep.captions.icons import icons_material
 from stablerep.copies import DISTORTIONS, CopySearch, alarm_threshold, distorted, nearest, to_side
-from stablerep.features import decode_image
+from stablerep.decoding import decode_image
 
 SEARCH = CopySearch()
 STYLES = ("noto", "twemoji", "clipart")

@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from stablerep.decoding import decode_image
 from stablerep.embedding import EmbedConfig, Embedder, embed
 from stablerep.errors import UserError
-from stablerep.features import decode_image
 from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
 from stablerep.store import ImageTable
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
-from stablerep.features import decode_image
 from stablerep.match import MatchConfig, image_vectors, match_pairs, text_vectors, zero_shot_weights
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.models.joint import ImageText

@@ -12,7 +12,8 @@ from stablerep.audit.record import AuditResult, Example, audit_path, record
 from stablerep.audit.rows import read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.console import Console
-from stablerep.features import TableImages, decode_image
+from stablerep.decoding import decode_image
+from stablerep.features import TableImages
 
 NAME = "colour"
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from stablerep.features import decode_image
+from stablerep.decoding import decode_image
 
 _COARSE_BLOCK = 512
 _FINE_BLOCK = 32

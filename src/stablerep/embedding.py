@@ -19,16 +19,9 @@ from tyro.conf import Positional
 from stablerep import runtime
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
+from stablerep.decoding import decode_image, image_size, on_white
 from stablerep.errors import UserError
-from stablerep.features import (
-    Extraction,
-    TableImages,
-    decode_image,
-    encode_pictures,
-    extract_with,
-    image_size,
-    on_white,
-)
+from stablerep.features import Extraction, TableImages, encode_pictures, extract_with
 from stablerep.interchange.layouts import IMAGE_SUFFIXES
 from stablerep.models.encoder import Encoder, load_encoder
 from stablerep.run import write_atomically, write_text

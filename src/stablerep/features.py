@@ -3,13 +3,9 @@
 Shapes: M images, D features, H and W pixels.
 """
 
-import contextlib
 import functools
 import hashlib
-import io
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,33 +15,17 @@ from typing import Any, Protocol, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from stablerep import runtime
 from stablerep.cluster import EngineConfig, Task, hired
 from stablerep.console import Console
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.run import write_atomically
 from stablerep.store import ImageTable
 
-MAX_PIXELS = 2**26
-"""The largest picture that is decoded: 192 MiB as bytes; a crafted header may promise any number."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# What PIL's decoders let through from a crafted file, beside the errors that they promise.
-_DAMAGED = (
-    EOFError,
-    struct.error,
-    zlib.error,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    AttributeError,
-)
 _CACHE_VERSION = "features-1"
 
 
@@ -99,61 +79,6 @@ class TableImages(Sequence[bytes]):
         if isinstance(index, slice):
             return self.table.take_images(self.positions[index])
         return self.table.take_images([self.positions[index]])[0]
-
-
-@contextlib.contextmanager
-def open_image(encoded: bytes) -> Iterator[Image.Image]:
-    """A picture of which only the header has been read; of untrusted origin, as all pictures are.
-
-    Raises ``OSError``, ``SyntaxError`` or ``ValueError`` for what is no picture of a known format or has more than
-    ``MAX_PIXELS`` pixels, here or while its pixels are read.
-    """
-    try:
-        # PIL's other decoders are rarely used and old, and one of them runs an external program.
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-            yield image
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"more than {MAX_PIXELS:,} pixels ({error})") from error
-    except _DAMAGED as error:
-        raise ValueError(f"damaged ({type(error).__name__}: {error})") from error
-
-
-def decode_image(encoded: bytes) -> Tensor:
-    """Encoded bytes as uint8 (3, H, W), the transparent on white, grey as RGB; raises as ``open_image``."""
-    with open_image(encoded) as image:
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            return _decode_jpeg(encoded)
-        return on_white(image)
-
-
-def on_white(image: Image.Image) -> Tensor:
-    """A picture as uint8 (3, H, W); what is transparent lies on white, grey becomes RGB."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, "white")
-        rgb = Image.alpha_composite(paper, rgba).convert("RGB")
-    else:
-        rgb = image.convert("RGB")
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
-def image_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width, from the header alone; raises as ``open_image``."""
-    with open_image(encoded) as image:
-        return image.height, image.width
-
-
-def _decode_jpeg(encoded: bytes) -> Tensor:
-    """The same library as PIL's and the same pixels, straight into a tensor: half the time."""
-    try:
-        pixels: Tensor = decode_jpeg(
-            torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode=ImageReadMode.RGB
-        )
-    except RuntimeError as error:
-        raise ValueError(str(error).rsplit(", ", 1)[-1]) from error
-    return pixels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ from learning.tiny_training import (
 from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
 from stablerep.captions.sources import ImportConfig, import_captions
 from stablerep.config import build
+from stablerep.decoding import decode_image
 from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, load_benchmark
-from stablerep.features import TableImages, decode_image
+from stablerep.features import TableImages
 from stablerep.generation import work
 from stablerep.generation.execute import generate
 from stablerep.generation.settings import GenerateConfig

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny_icons import COLOURS, captions, drawing, image_row, real_rows, write_tables
 
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BenchmarkData, MissingDataError, load_benchmark
-from stablerep.features import decode_image
 
 
 def test_icons_splits(world: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tiny_icons import real_rows, write_tables
 
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, MissingDataError, load_benchmark
 from stablerep.evaluation.protocols import EvaluateConfig
 from stablerep.evaluation.public import PUBLIC, VOC_CLASSES, held_out
-from stablerep.features import decode_image
 
 
 def picture(path: Path, colour: str = "red") -> Path:

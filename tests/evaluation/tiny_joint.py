@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from tiny_icons import COLOURS, TINY, captions, drawing
 
-from stablerep.features import decode_image, untrained_encoder
+from stablerep.decoding import decode_image
+from stablerep.features import untrained_encoder
 from stablerep.models.joint import ImageText, LinearProjection, save_image_text
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
 

@@ -9,8 +9,8 @@ import pytest
 from small_gallery import COLOURS, EDITED, PAINTER, TEXTS, open_small
 
 from generation import tiny_pipelines
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
-from stablerep.features import decode_image
 from stablerep.gallery import projection, render
 from stablerep.gallery.columns import OneOf
 from stablerep.gallery.painting import Painter

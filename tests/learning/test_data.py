@@ -23,8 +23,8 @@ from tiny_training import (
 )
 
 from stablerep import runtime
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
-from stablerep.features import decode_image
 from stablerep.learning.data import DataConfig, ViewSource, identity_of
 from stablerep.learning.method import Batch
 from stablerep.learning.views import ViewConfig, make_views

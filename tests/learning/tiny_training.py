@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from stablerep.config import build
-from stablerep.features import decode_image
+from stablerep.decoding import decode_image
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.data import DataConfig, identity_of
 from stablerep.learning.methods import METHODS

@@ -22,7 +22,8 @@ from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.console import Console
 from stablerep.copies import at_side
-from stablerep.features import TableImages, decode_image
+from stablerep.decoding import decode_image
+from stablerep.features import TableImages
 
 NAME = "copies"
 _READ = 512

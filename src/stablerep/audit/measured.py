@@ -19,7 +19,7 @@ from stablerep.audit import measures
 from stablerep.audit.rows import Rows
 from stablerep.cluster import EngineConfig, Task, hired
 from stablerep.console import Console
-from stablerep.features import decode_image
+from stablerep.decoding import decode_image
 
 _CHUNK = 64
 _MOST_PIXELS = 2**21  # in one batch, so that large pictures do not fill the memory

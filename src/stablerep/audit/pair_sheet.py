@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from stablerep.features import decode_image
+from stablerep.decoding import decode_image
 from stablerep.run import write_atomically
 
 _SIDE, _GAP, _LINE, _COLUMNS = 96, 12, 18, 5

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stablerep.decoding import decode_image, image_size
 from stablerep.doctor.finding import Finding
-from stablerep.features import decode_image, image_size
 from stablerep.generation.teacher import origin_name
 from stablerep.storage import reading, writing
 from stablerep.store import OK, REAL, CaptionTable, ImageTable, caption_id

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tyro.conf import Positional
 
 from stablerep.console import Console
+from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.evaluation.asked import choose_origin
-from stablerep.features import decode_image
 from stablerep.run import write_atomically
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
 

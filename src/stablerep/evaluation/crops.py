@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from stablerep import runtime
+from stablerep.decoding import decode_image
 from stablerep.evaluation.contract import Tools
-from stablerep.features import FrozenEncoder, decode_image
+from stablerep.features import FrozenEncoder
 from stablerep.models.encoder import Encoder
 from stablerep.probes import SgdConfig
 

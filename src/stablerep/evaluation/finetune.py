@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from stablerep import config as config_module
 from stablerep import runtime
+from stablerep.decoding import decode_image
 from stablerep.evaluation.benchmarks import BENCHMARKS, Benchmark, Split
 from stablerep.evaluation.contract import Classified, NotMeasurableError, Subject, Tools
-from stablerep.features import decode_image
 from stablerep.models.encoder import Encoder
 from stablerep.probes.metrics import accuracy
 

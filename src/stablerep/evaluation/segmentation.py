@@ -15,11 +15,12 @@ from torch import Tensor
 
 from stablerep import config as config_module
 from stablerep import runtime
+from stablerep.decoding import decode_image
 from stablerep.evaluation.contract import Subject, Tools, described
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scenes import IGNORED, SCENES, Scenes, Segmented
 from stablerep.evaluation.scores import Measurement
-from stablerep.features import RawPixels, decode_image
+from stablerep.features import RawPixels
 from stablerep.models.encoder import Encoder
 
 _COLOUR_GRID = 48

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stablerep.decoding import decode_image, image_size
 from stablerep.errors import UserError
-from stablerep.features import decode_image, image_size
 from stablerep.store import ImageTable
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
-from stablerep.features import open_image
+from stablerep.decoding import open_image
 from stablerep.report.reading import IS_PAINTED, IS_REAL, Project, painted, quoted
 from stablerep.runtime import seed_for
 from stablerep.store import OK

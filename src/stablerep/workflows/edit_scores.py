@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stablerep.decoding import decode_image
 from stablerep.evaluation.intervals import Accuracies, GroupBootstrap, Interval
-from stablerep.features import decode_image
 
 
 @dataclass(frozen=True, kw_only=True)
