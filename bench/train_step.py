@@ -5,7 +5,8 @@
 Every way computes loss and gradients of the same batch with the same method and updates the weights; they differ in
 precision, attention, compilation, and in whether AdamW is fused. The ways take turns, and the best CPU time of each
 counts, so that a machine that is shared disturbs the ratios little. The share is that of the matrix-product rate of
-this process.
+this process, in the precision that ours takes: the faster one. Where that is float32, the bars that bfloat16 gave are
+skipped.
 """
 
 import argparse
@@ -23,7 +24,10 @@ from stablerep.learning.speed import flops_per_caption
 from stablerep.learning.step import Encoding, compute_gradients
 
 IMAGES_PER_CAPTION = 2
-BARS = {"timm float32": 3.3, "timm bfloat16": 1.3, "matrix product": 0.65}
+BARS = {
+    torch.bfloat16: {"timm float32": 3.3, "timm bfloat16": 1.3, "matrix product": 0.65},
+    torch.float32: {"matrix product": 0.65},
+}
 CPU = torch.device("cpu")
 
 
@@ -36,11 +40,13 @@ class Way:
     compiled: bool
 
 
-WAYS = {
-    "timm float32": Way(dtype=torch.float32, attention="fused", compiled=False),
-    "timm bfloat16": Way(dtype=torch.bfloat16, attention="fused", compiled=False),
-    "ours": Way(dtype=torch.bfloat16, attention="auto", compiled=True),
-}
+def ways_with(dtype: torch.dtype) -> dict[str, Way]:
+    """Ours in the precision that it takes here, and the plain ways in every precision that pays."""
+    ways = {
+        f"timm {str(plain).removeprefix('torch.')}": Way(dtype=plain, attention="fused", compiled=False)
+        for plain in dict.fromkeys((torch.float32, dtype))
+    }
+    return {**ways, "ours": Way(dtype=dtype, attention="auto", compiled=True)}
 
 
 class Trainee:
@@ -84,23 +90,26 @@ def make_batch(num_captions: int) -> Batch:
     }
 
 
-def report(best: dict[str, float], batch: Batch) -> bool:
+def report(best: dict[str, float], batch: Batch, dtype: torch.dtype) -> bool:
     """Print images per second and the ratios; whether all bars are reached."""
     num_images = batch["valid"].numel()
     counted = Contrastive(ContrastiveConfig())
-    flops = flops_per_caption(counted, batch, Encoding(seed=0, dtype=torch.bfloat16)) * len(batch["valid"])
-    rate = runtime.matmul_rate(torch.bfloat16, CPU)
+    flops = flops_per_caption(counted, batch, Encoding(seed=0, dtype=dtype)) * len(batch["valid"])
+    rate = runtime.matmul_rate(dtype, CPU)
     for name, seconds in best.items():
         print(
             f"{name:14} {num_images / seconds:7.2f} images/s of CPU time  {flops / seconds / 1e9:6.0f} GFLOP/s"
         )
-    print(f"matrix product of 1024 x 1024 in bfloat16: {rate / 1e9:.0f} GFLOP/s")
-    found = {name: best[name] / best["ours"] for name in WAYS if name != "ours"}
+    print(f"matrix product of 1024 x 1024 in {dtype}: {rate / 1e9:.0f} GFLOP/s")
+    found = {name: seconds / best["ours"] for name, seconds in best.items() if name != "ours"}
     found["matrix product"] = flops / best["ours"] / (rate / torch.get_num_threads())  # of one CPU second
+    bars = BARS[dtype]
     for name, ratio in found.items():
-        verdict = "reached" if ratio >= BARS[name] else "MISSED"
-        print(f"ours to {name:14} {ratio:5.2f}, bar {BARS[name]}: {verdict}")
-    return all(ratio >= BARS[name] for name, ratio in found.items())
+        verdict = "reached" if ratio >= bars.get(name, 0) else "MISSED"
+        print(f"ours to {name:14} {ratio:5.2f}" + (f", bar {bars[name]}: {verdict}" if name in bars else ""))
+    if dtype is torch.float32:
+        print("bars on bfloat16 are skipped: it is not faster than float32 on this processor")
+    return all(found[name] >= bar for name, bar in bars.items())
 
 
 def main() -> int:
@@ -111,22 +120,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if runtime.pick_precision("auto", CPU) is torch.float32:
-        print("skipped: bfloat16 is not faster than float32 on this processor")
-        return 0
     if (reason := runtime.why_no_compile()) is not None:
         print(f"skipped: {reason}")
         return 0
     batch = make_batch(options.captions)
-    trainees = {name: Trainee(way, batch) for name, way in WAYS.items()}
-    best = dict.fromkeys(WAYS, float("inf"))
+    dtype = runtime.pick_precision("auto", CPU)
+    trainees = {name: Trainee(way, batch) for name, way in ways_with(dtype).items()}
+    best = dict.fromkeys(trainees, float("inf"))
     for number in range(options.rounds + 1):
         for name, trainee in trainees.items():
             seconds = trainee.seconds()
             if number:  # the first round compiles and allocates
                 best[name] = min(best[name], seconds)
     print(f"{batch['valid'].numel()} images, {options.threads} thread(s); ours: {trainees['ours'].way}")
-    return 0 if report(best, batch) else 1
+    return 0 if report(best, batch, dtype) else 1
 
 
 if __name__ == "__main__":

@@ -63,6 +63,30 @@ def test_rates_and_choices_are_measured() -> None:
     assert runtime.fused_attention_pays((2, 16, 8), torch.float32, cpu) in (False, True)
 
 
+@pytest.mark.parametrize(
+    ("small", "large", "pays", "asked"),
+    [(0.01, 0.01, False, 1), (0.5, 2.0, True, 2), (0.5, 1.1, False, 2), (4.0, 1.0, False, 2)],
+    ids=["in software", "with instructions", "hardly faster", "fast only in the cache"],
+)
+def test_bfloat16_must_pay_and_where_it_is_computed_in_software_no_large_product_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, small: float, large: float, pays: bool, asked: int
+) -> None:
+    sizes: list[int | None] = []
+
+    def rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
+        sizes.append(size)
+        return 1.0 if dtype is torch.float32 else small if size else large
+
+    monkeypatch.setattr(runtime, "matmul_rate", rate)
+    runtime._bfloat16_pays.cache_clear()
+    try:
+        found = runtime.pick_precision("auto", torch.device("cpu"))
+    finally:
+        runtime._bfloat16_pays.cache_clear()
+    assert (found is torch.bfloat16) is pays
+    assert len(set(sizes)) == asked
+
+
 def test_the_faster_attention_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fused one comes first in each round; it may take a tenth more."""
     for fused, pays in ((1.05, True), (1.2, False)):

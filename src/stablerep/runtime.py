@@ -65,14 +65,26 @@ def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractCon
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
+@functools.cache
 def _bfloat16_pays(device: torch.device) -> bool:
-    return matmul_rate(torch.bfloat16, device) > 1.25 * matmul_rate(torch.float32, device)
+    """Processors without instructions for it take a hundred times as long, which a small product shows at once."""
+    for size, gain in ((_SMALL, 0.25), (None, 1.25)):
+        if matmul_rate(torch.bfloat16, device, size) < gain * matmul_rate(torch.float32, device, size):
+            return False
+    return True
+
+
+_SMALL = 256
 
 
 @functools.cache
-def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations per second of a large matrix product: what this process can reach at best."""
-    size = 1024 if device.type == "cpu" else 8192
+def matmul_rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
+    """Floating-point operations per second of a product of square matrices.
+
+    Of a large one, where no size is given: what this process can reach at best.
+    """
+    if size is None:
+        size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
     return 2 * size**3 / min(_seconds(lambda: a @ a) for _ in range(5))
 
