@@ -80,6 +80,23 @@ def test_progress_without_work_says_nothing(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
+def test_long_work_says_every_minute_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("stablerep.console.time.monotonic", lambda: now)
+    with Console().progress("painting", 1500, "pictures", done=500) as progress:
+        for count in (60, 60, 0, 120):
+            now += 30.0
+            progress.advance(count, note="1 failed")
+        now += 300.0
+    assert capsys.readouterr().err.splitlines() == [
+        "painting: 620 of 1,500 pictures, 2.0/s, 7 min 20 s left, 1 failed",
+        "painting: 740 of 1,500 pictures, 2.0/s, 6 min 20 s left, 1 failed",
+        "painting: 240 pictures in 420.0 s (0.6/s)",
+    ]
+
+
 def test_a_terminal_gets_a_bar_and_no_closing_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")

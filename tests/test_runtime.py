@@ -73,7 +73,7 @@ def test_bfloat16_must_pay_and_where_it_is_computed_in_software_no_large_product
 ) -> None:
     sizes: list[int | None] = []
 
-    def rate(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
+    def rate(dtype: torch.dtype, _device: torch.device, size: int | None = None) -> float:
         sizes.append(size)
         return 1.0 if dtype is torch.float32 else small if size else large
 

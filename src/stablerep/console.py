@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ _GAP = 3  # spaces between columns
 _WRAPPED = 15  # the least width to which the text of the first column is wrapped
 _WRAPPED_LATER = 30  # of another column
 _MOST_ITEMS = 10
+_SAY_EVERY = 60.0  # seconds, where there is no bar
 
 
 def plain(text: str) -> str:
@@ -41,16 +42,54 @@ def plain(text: str) -> str:
     return _SURROGATE.sub("\ufffd", _HARMFUL.sub("", _SPACE.sub(" ", text)))
 
 
-class Progress:
-    """A running count with rate and time left."""
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
 
-    def __init__(self, bar: rich.progress.Progress, task: rich.progress.TaskID) -> None:
-        self._bar = bar
-        self._task = task
+
+class Progress:
+    """A running count with rate and time left: as a bar, or, where ``say`` is given, as a line every minute."""
+
+    def __init__(self, bar: rich.progress.Progress, unit: str, say: Callable[[str], None] | None) -> None:
+        self._bar, self._unit, self._say = bar, unit, say
+        self._task = bar.tasks[0]
+        self._first = self._task.completed
+        self._begin = self._said = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count further units as done; ``note`` is shown beside the bar (a loss, a number of failures)."""
-        self._bar.update(self._task, advance=count, note=plain(note))
+        self._bar.update(self._task.id, advance=count, note=plain(note))
+        now = time.monotonic()
+        if self._say is not None and now - self._said >= _SAY_EVERY:
+            self._said = now
+            self._say(self._line(now - self._begin, note))
+
+    def close(self) -> None:
+        """The line that ends a count of which something was done."""
+        if self._say is not None and self._done:
+            seconds = max(time.monotonic() - self._begin, 1e-9)
+            what = f"{self._task.description}: {self._done:,.0f} {self._unit}"
+            self._say(f"{what} in {seconds:,.1f} s ({self._done / seconds:,.1f}/s)")
+
+    @property
+    def _done(self) -> float:
+        return self._task.completed - self._first
+
+    def _line(self, seconds: float, note: str) -> str:
+        done, total, rate = self._task.completed, self._task.total or 0, self._done / seconds
+        parts = [f"{self._task.description}: {done:,.0f} of {total:,.0f} {self._unit}", f"{rate:,.1f}/s"]
+        if rate:
+            parts.append(f"{duration((total - done) / rate)} left")
+        return ", ".join([*parts, *filter(None, [note])])
 
 
 class Console:
@@ -71,7 +110,7 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
-        """A progress bar on a terminal; where stderr is piped, one closing line with the rate."""
+        """A progress bar on a terminal; where stderr is piped, a line every minute, and one at the end."""
         columns = (
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
@@ -80,15 +119,12 @@ class Console:
             rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("{task.fields[note]}", markup=False),
         )
-        begin = time.monotonic()
         is_shown = self._err.is_terminal and not self.quiet
         with rich.progress.Progress(*columns, console=self._err, disable=not is_shown) as bar:
-            task = bar.add_task(plain(what), total=total, completed=done, note="")
-            yield Progress(bar, task)
-            finished = int(bar.tasks[0].completed) - done
-        if finished and not is_shown:
-            seconds = max(time.monotonic() - begin, 1e-9)
-            self.say(f"{what}: {finished:,} {unit} in {seconds:,.1f} s ({finished / seconds:,.1f}/s)")
+            bar.add_task(plain(what), total=total, completed=done, note="")
+            progress = Progress(bar, unit, None if is_shown else self.say)
+            yield progress
+        progress.close()
 
     def show(self, summary: Any) -> None:
         """The result of a command: as it shows itself, as the table that it is, or one line per field.

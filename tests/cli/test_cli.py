@@ -72,6 +72,12 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr() == (f"stablerep {stablerep.__version__}\n", "")
 
 
+def test_the_package_itself_is_the_command() -> None:
+    command = [sys.executable, "-m", "stablerep", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"stablerep {stablerep.__version__}\n"
+
+
 def test_help_starts_at_once_and_without_torch() -> None:
     script = (
         "import sys; from stablerep import cli; cli.run(['--help']); cli.run(['generat']); "
@@ -91,6 +97,7 @@ def test_help_starts_at_once_and_without_torch() -> None:
     assert not loaded & {
         "torch",
         "numpy",
+        "cv2",
         "lance",
         "pyarrow",
         "PIL",

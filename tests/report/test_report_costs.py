@@ -6,8 +6,9 @@ import pytest
 from report_project import write_run
 from report_trends import write_costs
 
+from stablerep.console import duration
 from stablerep.cost import FILE, Cost
-from stablerep.report.costs import Costs, PowerConfig, duration, find_costs
+from stablerep.report.costs import Costs, PowerConfig, find_costs
 from stablerep.report.reading import open_project
 
 

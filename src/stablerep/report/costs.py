@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stablerep.console import duration
 from stablerep.cost import FILE, Cost, beside, read_costs
 from stablerep.report.reading import Project
 from stablerep.storage import is_remote
@@ -61,20 +62,6 @@ def find_costs(project: Project, power: PowerConfig) -> Costs:
         has_gpu=any(cost.gpu_seconds for cost in costs),
         sentence=_energy_sentence(costs, power),
     )
-
-
-def duration(seconds: float) -> str:
-    """``0.4 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
 
 
 def joules_of(costs: Sequence[Cost], power: PowerConfig) -> float | None:
