@@ -51,6 +51,7 @@ def test_going_on_needs_the_same_settings(tmp_path: Path) -> None:
         "config.steps: 3 there, 4 asked",
         "config.seed: None there, 1 asked",
         "kind: 'simclr' there",
+        "it has no checkpoint yet",
     ):
         assert part in str(caught.value)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before

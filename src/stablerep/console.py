@@ -35,6 +35,7 @@ _WRAPPED = 15  # the least width to which the text of the first column is wrappe
 _WRAPPED_LATER = 30  # of another column
 _MOST_ITEMS = 10
 _SAY_EVERY = 60.0  # seconds, where there is no bar
+_SPEED_OVER = 600.0  # seconds: a batch of pictures may take a minute
 
 
 def plain(text: str) -> str:
@@ -120,7 +121,10 @@ class Console:
             rich.progress.TextColumn("{task.fields[note]}", markup=False),
         )
         is_shown = self._err.is_terminal and not self.quiet
-        with rich.progress.Progress(*columns, console=self._err, disable=not is_shown) as bar:
+        bar = rich.progress.Progress(
+            *columns, console=self._err, disable=not is_shown, speed_estimate_period=_SPEED_OVER
+        )
+        with bar:
             bar.add_task(plain(what), total=total, completed=done, note="")
             progress = Progress(bar, unit, None if is_shown else self.say)
             yield progress

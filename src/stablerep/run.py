@@ -139,6 +139,11 @@ class Run:
                 raise UserError(
                     f"{path} holds a run with other settings ({'; '.join(differences)}); "
                     "give another output folder, or the same settings to go on"
+                    + (
+                        ""
+                        if run.checkpoint_path.exists()
+                        else "; it has no checkpoint yet, so that nothing is lost with it unless a process trains there"
+                    )
                 )
         else:
             _claim_folder(path)

@@ -6,6 +6,7 @@ Every collective here is a no-op outside a process group, so each script and tes
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import shutil
 import sysconfig
@@ -116,7 +117,11 @@ def _seconds(compute: Callable[[], Tensor]) -> float:
 
 @functools.cache
 def why_no_compile() -> str | None:
-    """Why ``torch.compile`` cannot work here, as a sentence; None where it can."""
+    """Why ``torch.compile`` cannot work here, as a sentence; None where it can.
+
+    Asked before anything is compiled, hence the place to keep torch from warning that there is no GPU.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
         return "no C++ compiler was found (g++ or clang++)"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():

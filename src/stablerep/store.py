@@ -83,6 +83,8 @@ class _Table:
 
     schema: pa.Schema
     noun: str
+    made_of_files = ""
+    """How a user who has files gets such a table."""
 
     def __init__(self, dataset: lance.LanceDataset, path: str) -> None:
         self.dataset = dataset
@@ -111,7 +113,7 @@ class _Table:
             dataset = _open(path)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{path}: no {cls.noun} table could be opened there ({first_line(error)})"
+                f"{path}: no {cls.noun} table could be opened there ({cls._why_not(path, error)})"
             ) from error
         # A nullable column that an older table has not is added when rows that may need it are appended.
         missing = [
@@ -122,6 +124,14 @@ class _Table:
         if missing:
             raise UserError(f"{path} is not a table of {cls.noun}s: it has no column {', '.join(missing)}")
         return cls(dataset, str(path))
+
+    @classmethod
+    def _why_not(cls, path: str, error: Exception) -> str:
+        if is_remote(path) or Path(path).is_dir():
+            return first_line(error)
+        if not Path(path).exists():
+            return "there is nothing at this path"
+        return f"it is a file, and a table is a folder{cls.made_of_files}"
 
     @classmethod
     def open_or_create(cls, path: str | Path) -> Self:
@@ -253,6 +263,7 @@ class CaptionTable(_Table):
 
     schema = CAPTION_SCHEMA
     noun = "caption"
+    made_of_files = "; `stablerep captions import` makes one of a file of texts"
 
 
 class ImageTable(_Table):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import webdataset
 from PIL import Image
 
 from interchange import small_set
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.interchange import convert as module
 from stablerep.interchange.convert import LAYOUTS, ConvertConfig, convert
 from stablerep.interchange.mark import DIGITAL_SOURCE_TYPE
-from stablerep.store import ImageTable, caption_id
+from stablerep.store import CaptionTable, ImageTable, caption_id
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,23 @@ def test_captions_may_lie_elsewhere_or_be_missing(world: Path, tmp_path: Path) -
         assert len(ImageTable.open(go(tmp_path / "b", tmp_path / "d") / "images.lance")) == 14
     finally:
         alone.rename(world / "images.lance")
+
+
+def test_captions_of_other_pictures_are_refused_and_missing_ones_are_counted(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions = CaptionTable.open(world / "captions.lance").take(range(5)).to_pylist()
+    text = "a caption of nothing that is there"
+    other = {**captions[0], "id": caption_id(text), "text": text}
+    for name, rows in (("others", [other]), ("some", [other, *captions[:2]])):
+        CaptionTable.open_or_create(tmp_path / name).append(rows)
+    asked = ConvertConfig(source=world, out=tmp_path / "a", to="webdataset", captions=tmp_path / "others")
+    with pytest.raises(UserError, match=r"others holds none of the \d+ captions .*--captions"):
+        convert(asked)
+    assert not (tmp_path / "a").exists()
+    some = ConvertConfig(source=world, out=tmp_path / "b", to="webdataset", captions=tmp_path / "some")
+    convert(some, console=Console())
+    assert re.search(r"\d of the \d captions of the pictures are not in", capsys.readouterr().err)
 
 
 def test_an_empty_table_is_a_set_too(world: Path, tmp_path: Path) -> None:

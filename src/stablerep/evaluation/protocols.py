@@ -222,11 +222,11 @@ def _measure_benchmark(
             _skip(found, tools, name, str(error))
     results: list[_Result] = []
     for subject in subjects if data else ():
-        tools.console.say(f"{name}: {subject.name}")
         for protocol in data:
             measure = measures[protocol]
             if subject.kind == "baseline" and not measure.trains_baselines:
                 continue
+            tools.console.say(f"{name}, {protocol}: {subject.name}")
             try:
                 measured = measure.measure(subject, data[protocol], tools)
             except NotMeasurableError as error:
@@ -291,6 +291,8 @@ def _outcomes(
 
 
 def _out_folder(config: EvaluateConfig) -> Path:
+    if not config.run.exists() and ":" not in str(config.run) and len(config.run.parts) > 1:
+        raise UserError(f"there is no run or encoder at {config.run}")
     if config.out is None and not config.run.is_dir():
         raise UserError(f"{config.run} is not a folder, so its scores need a place: give --out")
     out = config.out or config.run

@@ -106,6 +106,10 @@ def open_gallery(config: GalleryConfig, *, console: Console) -> Gallery:
     if captions is None:
         console.say("no captions are known; give --captions to search by their words")
     main = PictureIndex.open(config.images, captions)
+    if captions is not None and main.texts.null_count == main.num_captions:
+        console.say(
+            f"{captions} holds no caption of these pictures; give --captions, the table that they were painted from"
+        )
     others = [PictureIndex.open(path, captions) for path in config.beside]
     looker = open_looker(config.run)
     cache = config.cache or file_beside(config.images, f".{config.images.stem}.gallery", "--cache")

@@ -75,6 +75,10 @@ def read_captions(config: GenerateConfig) -> Captions:
     # By id, which is a hash: n captions contain the first n/2, and training's `num_captions` takes the same ones.
     rows = rows.sort_by("id").slice(0, config.limit).combine_chunks()
     if not len(rows):
-        filtered = f" matches {config.where!r}" if config.where else ""
-        raise UserError(f"{config.captions}: no caption{filtered}; there is nothing to paint")
+        if not config.where:
+            raise UserError(f"{config.captions}: no caption; there is nothing to paint")
+        raise UserError(
+            f"{config.captions}: no caption matches {config.where!r}; there is nothing to paint. A filter that came "
+            "with a recipe fits the captions of its world: leave the recipe out, or give a filter of your own (--where)"
+        )
     return Captions(rows)

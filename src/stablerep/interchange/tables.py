@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from stablerep.errors import UserError
-from stablerep.storage import is_table
+from stablerep.storage import is_table, location
 from stablerep.store import (
     CAPTION_SCHEMA,
     IMAGE_SCHEMA,
@@ -56,13 +56,23 @@ class Tables:
 
     @classmethod
     def find(cls, source: Path, captions: Path | None) -> "Tables":
-        """The table at ``source``, or ``images.lance`` in that folder, with the captions given or beside it."""
+        """The table at ``source``, or ``images.lance`` in that folder, with the captions given or beside it.
+
+        Raises ``UserError`` where these are the captions of other pictures.
+        """
         path = source if is_table(source) else source / IMAGES
         images = ImageTable.open(path)
         beside = path.parent / CAPTIONS
         if captions is None and CaptionTable.exists(beside):
             captions = beside
-        return cls(images, None if captions is None else CaptionTable.open(captions))
+        tables = cls(images, None if captions is None else CaptionTable.open(captions))
+        named, unknown = tables.count_captions()
+        if captions is not None and named and unknown == named:
+            raise UserError(
+                f"{location(captions)} holds none of the {named:,} captions that the pictures of {location(path)} "
+                "have; give the table that they were painted from (--captions)"
+            )
+        return tables
 
     @property
     def schema(self) -> pa.Schema:
@@ -114,6 +124,11 @@ class Tables:
             return {}
         rows = self.captions.take(found).to_pylist()
         return {row["id"]: row for row in rows}
+
+    def count_captions(self) -> tuple[int, int]:
+        """How many captions the pictures have, and how many of these are not in the caption table."""
+        named = np.unique(self.images.read(["caption_id"])["caption_id"].to_numpy().astype("S32"))
+        return len(named), int((~np.isin(named, self._caption_order)).sum())
 
     def write_captions(self, path: Path) -> int:
         """The whole caption table as one Parquet file; how many there are."""

@@ -139,8 +139,8 @@ class ViewSource:
             counted = "groups of captions" if config.one_per_group else "captions"
             raise UserError(
                 f"{', '.join(map(str, config.images))}: {len(self._turns)} {counted} have usable images, fewer "
-                f"than one batch of {config.captions_per_batch}; lower captions_per_batch, raise num_captions or widen "
-                "the filter"
+                f"than one batch of {config.captions_per_batch}; lower captions_per_batch (--data.captions-per-batch), "
+                "raise num_captions or widen the filter"
             )
 
     @property

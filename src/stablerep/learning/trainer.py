@@ -117,6 +117,10 @@ def run_training(
     if runtime.rank() != 0:
         console = Console(quiet=True)
     _introduce(console, source, method, start, num_steps)
+    if start < num_steps and loop.compiles:
+        console.say(
+            "the first step compiles the model, which takes a minute or two; --no-compile leaves it out"
+        )
     with (
         loop.curves(start),
         traced(config.profile, run.path / "trace.json") as trace,
@@ -302,6 +306,11 @@ class _Loop:
             self.save(step + 1)
         return logged
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the first step compiles what takes most of the time."""
+        return self.config.compile and runtime.why_no_compile() is None
+
     def _gradient_norm(self) -> Tensor:
         limit = self.config.optim.clip_norm
         parameters = [parameter for parameter in self.method.parameters() if parameter.grad is not None]
@@ -315,7 +324,7 @@ class _Loop:
         if encoder is not None:
             encoder.set_fused_attention(self.resolved.attention == "fused")
             encoder.set_checkpointing(self.config.gradient_checkpointing)
-        if self.config.compile and runtime.why_no_compile() is None:
+        if self.compiles:
             for module in self.method.hot_modules():
                 module.compile(dynamic=False)
 

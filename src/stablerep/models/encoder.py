@@ -292,8 +292,13 @@ def find_folder(name_or_path: str | Path) -> Path | None:
             f"{path} is no file with weights; those end in {', '.join(weights.SUFFIXES)}, and an encoder of "
             f"this program is a folder with {DESCRIPTION} and {WEIGHTS}"
         )
+    if (path / "run.json").is_file():
+        raise UserError(
+            f"{path} is a run that has not come to its end: give the command that trains it again"
+        )
+    lacking = f"the folder has no {DESCRIPTION}" if path.is_dir() else "there is no such folder"
     raise UserError(
-        f"no encoder {str(name_or_path)!r}: the folder has no {DESCRIPTION}, "
+        f"no encoder {str(name_or_path)!r}: {lacking}, "
         f"and the shipped encoders are: {', '.join(shipped_encoders()) or 'none'}; those of other libraries are "
         "named timm:NAME or open_clip:NAME@FILE"
     )

@@ -141,7 +141,7 @@ def edit(config: EditConfig, *, console: Console = Console(quiet=True)) -> EditS
         write_record(config.out, stored | {"audit": found.to_json()})
     return EditSummary(
         path=config.out,
-        edits=tuple(f"{one.kind} {one}" for one in edits),
+        edits=tuple(f"{one.kind} {one}".rstrip("=") for one in edits),
         num_preserved=len(texts.preserved),
         alphas={row["concept"]: row["alphas"] for row in stored["edits"] if "alphas" in row},
         audit=found,
@@ -284,6 +284,11 @@ def _make(
         for number, text in enumerate(texts.preserved)
     ]
     console.say(f"reading {len(preserved)} texts to preserve and the prompts of {len(edits)} edits")
+    if not preserved:
+        console.say(
+            "nothing is preserved, so that the edit may move other concepts as well: give --captions, the table of "
+            "what the teacher paints, or texts by --preserve"
+        )
     editor = Editor(side, edits, texts.contexts, preserved, config.settings, styles)
     balances = _balances(config, edits, editor, judge, console)
     for row in record["edits"]:
