@@ -62,7 +62,7 @@ MISTAKES = {
     "generate images.lance --out i.lance": "images.lance is not a table of captions: it has no column id, text",
     "generate captions.lance --teacher teacher --where 'split ==== 3' --out i.lance": "'split ==== 3'",
     "generate captions.lance --teacher teacher --where 'size = 3' --out i.lance": "'size = 3'",
-    "generate captions.lance --teacher teacher --where \"split = 'x'\" --out i.lance": "leave the recipe out, or give a filter",
+    "generate captions.lance --teacher teacher --where \"split = 'x'\" --out i.lance": "leave the recipe out",
     "generate captions.lance --teacher nobody --out i.lance": "unknown teacher 'nobody'; shipped: ",
     "generate captions.lance --teacher owner/nobody --out i.lance": "teacher 'owner/nobody' is neither shipped",
     "generate captions.lance --teacher run --out i.lance": "is not a diffusers pipeline folder",
