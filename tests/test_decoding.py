@@ -87,6 +87,14 @@ def test_a_jpeg_that_promises_too_many_pixels_is_refused_by_its_header() -> None
             read(bytes(whole))
 
 
+def test_a_jpeg_may_have_bytes_between_its_segments() -> None:
+    whole = jpeg()
+    frame = whole.index(b"\xff\xc0")
+    filled = whole[:frame] + b"\xff" * 3 + whole[frame:]
+    assert image_size(filled) == (45, 70)
+    assert torch.equal(decode_image(filled), decode_image(whole))
+
+
 def test_channels_of_a_pixel_lie_together() -> None:
     for encoded in (jpeg(), jpeg("L"), png((10, 20, 30))):
         assert decode_image(encoded).permute(1, 2, 0).is_contiguous()

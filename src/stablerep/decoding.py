@@ -31,8 +31,9 @@ _DAMAGED = (
     AttributeError,
 )
 _JPEG = b"\xff\xd8\xff"
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG behind which its size stands."""
+_FRAMES = (0xC0, 0xC1, 0xC2)
+"""Markers behind which the size of a JPEG stands: sequential and progressive ones, which everybody decodes."""
+_SCAN, _FILL = 0xDA, 0xFF
 
 
 @contextlib.contextmanager
@@ -58,8 +59,9 @@ def decode_image(encoded: bytes) -> Tensor:
 
     The channels of a pixel lie together in memory.
     """
-    if _jpeg_size(encoded) is not None:
-        return _decode_jpeg(encoded)
+    size = _jpeg_size(encoded)
+    if size is not None:
+        return _decode_jpeg(encoded, size)
     with open_image(encoded) as image:
         return on_white(image)
 
@@ -85,7 +87,7 @@ def image_size(encoded: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG in grey or colour of 8 bits, None for any other picture.
+    """Height and width of an ordinary JPEG in grey or colour of 8 bits, None for any other picture.
 
     PIL reads the whole header for it, in Python, which takes as long as decoding 256 x 256 pixels.
     """
@@ -100,16 +102,18 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
                 return None
             _check_size(height, width)
             return height, width
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4])
+        if marker == _SCAN:
+            break
+        position += 1 if marker == _FILL else 2 + int.from_bytes(encoded[position + 2 : position + 4])
     return None
 
 
-def _decode_jpeg(encoded: bytes) -> Tensor:
+def _decode_jpeg(encoded: bytes, size: tuple[int, int]) -> Tensor:
     """The same library as PIL's and the same pixels, in half the time and without keeping other threads waiting."""
     pixels = cv2.imdecode(
         np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     )
-    if pixels is None:
+    if pixels is None or pixels.shape[:2] != size:
         raise ValueError("incomplete or damaged")
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
