@@ -226,6 +226,12 @@ def test_a_shipped_encoder_is_found_by_its_name(
         load_encoder("photos")
 
 
+def test_a_run_without_an_encoder_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a run without an encoder: .* or that has not come to its end"):
+        load_encoder(tmp_path)
+
+
 def test_unknown_names_and_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.txt").write_text("no weights")
     with pytest.raises(UserError, match=r"weights.txt is no file with weights; those end in .pth"):

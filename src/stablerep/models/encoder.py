@@ -294,7 +294,8 @@ def find_folder(name_or_path: str | Path) -> Path | None:
         )
     if (path / "run.json").is_file():
         raise UserError(
-            f"{path} is a run that has not come to its end: give the command that trains it again"
+            f"{path} is a run without an encoder: one that learns something else, or that has not come to its end; "
+            "the command that trains it goes on"
         )
     lacking = f"the folder has no {DESCRIPTION}" if path.is_dir() else "there is no such folder"
     raise UserError(
