@@ -162,8 +162,10 @@ def test_wrong_settings_and_paths_are_refused(tmp_path: Path, world: Path) -> No
         EvaluateConfig(run=tmp_path, benchmarks=("imagenet",))
     with pytest.raises(ValueError, match="protocols"):
         EvaluateConfig(run=tmp_path, protocols=())
-    with pytest.raises(UserError, match="give --out"):
+    with pytest.raises(UserError, match=r"no run or encoder at .*nowhere"):
         evaluate(settings(tmp_path / "nowhere", world))
+    with pytest.raises(UserError, match="give --out"):
+        evaluate(settings(Path("icons"), world))
     with pytest.raises(UserError, match="no readable scores"):
         Scores.read(tmp_path)
 
