@@ -105,8 +105,9 @@ def report(best: dict[str, float], batch: Batch, dtype: torch.dtype) -> bool:
     found["matrix product"] = flops / best["ours"] / (rate / torch.get_num_threads())  # of one CPU second
     bars = BARS[dtype]
     for name, ratio in found.items():
-        verdict = "reached" if ratio >= bars.get(name, 0) else "MISSED"
-        print(f"ours to {name:14} {ratio:5.2f}" + (f", bar {bars[name]}: {verdict}" if name in bars else ""))
+        bar = bars.get(name)
+        verdict = "" if bar is None else f", bar {bar}: {'reached' if ratio >= bar else 'MISSED'}"
+        print(f"ours to {name:14} {ratio:5.2f}{verdict}")
     if dtype is torch.float32:
         print("bars on bfloat16 are skipped: it is not faster than float32 on this processor")
     return all(found[name] >= bar for name, bar in bars.items())

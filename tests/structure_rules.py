@@ -36,8 +36,12 @@ MAY_PRINT = {"console", "cli"}
 EXCUSED = {"property", "cached_property", "setter", "overload"}
 
 # Distributions whose import name is not their own name.
-IMPORT_NAMES = {"pylance": "lance", "pillow": "PIL", "scikit-learn": "sklearn"}
-IMPORT_NAMES["opencv-python-headless"] = "cv2"
+IMPORT_NAMES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pylance": "lance",
+    "scikit-learn": "sklearn",
+}
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

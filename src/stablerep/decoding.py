@@ -109,7 +109,7 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _decode_jpeg(encoded: bytes, size: tuple[int, int]) -> Tensor:
-    """The same library as PIL's and the same pixels, in half the time and without keeping other threads waiting."""
+    """The same pixels as PIL's, to the bit, in half to two thirds of the time."""
     pixels = cv2.imdecode(
         np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     )

@@ -117,6 +117,9 @@ def _git_revision() -> str | None:
     return result.stdout.strip()
 
 
+_NOTHING_LOST = "; it has no checkpoint yet, so that nothing is lost with it unless a process trains there"
+
+
 class Run:
     """One folder: config.toml, provenance.json, metrics.jsonl, checkpoint.pt, and what the run exports."""
 
@@ -139,11 +142,7 @@ class Run:
                 raise UserError(
                     f"{path} holds a run with other settings ({'; '.join(differences)}); "
                     "give another output folder, or the same settings to go on"
-                    + (
-                        ""
-                        if run.checkpoint_path.exists()
-                        else "; it has no checkpoint yet, so that nothing is lost with it unless a process trains there"
-                    )
+                    + ("" if run.checkpoint_path.exists() else _NOTHING_LOST)
                 )
         else:
             _claim_folder(path)

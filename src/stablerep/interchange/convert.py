@@ -115,10 +115,9 @@ def _write(config: ConvertConfig, to: str, options: Options, console: Console) -
         console.say(
             f"no captions: there is no {CAPTIONS} beside the image table, and --captions was not given"
         )
-    elif (counted := tables.count_captions())[1]:
-        console.say(
-            f"{counted[1]:,} of the {counted[0]:,} captions of the pictures are not in the caption table"
-        )
+    elif tables.caption_counts[1]:
+        named, unknown = tables.caption_counts
+        console.say(f"{unknown:,} of the {named:,} captions of the pictures are not in the caption table")
     layout = LAYOUTS[to]
     with (
         whole_folder(config.out) as folder,

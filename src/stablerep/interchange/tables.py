@@ -4,6 +4,7 @@ What is held in memory of a table are identities (some 30 bytes a row), never pi
 """
 
 import base64
+import functools
 import io
 import itertools
 import json
@@ -65,9 +66,11 @@ class Tables:
         beside = path.parent / CAPTIONS
         if captions is None and CaptionTable.exists(beside):
             captions = beside
-        tables = cls(images, None if captions is None else CaptionTable.open(captions))
-        named, unknown = tables.count_captions()
-        if captions is not None and named and unknown == named:
+        if captions is None:
+            return cls(images, None)
+        tables = cls(images, CaptionTable.open(captions))
+        named, unknown = tables.caption_counts
+        if named and unknown == named:
             raise UserError(
                 f"{location(captions)} holds none of the {named:,} captions that the pictures of {location(path)} "
                 "have; give the table that they were painted from (--captions)"
@@ -125,7 +128,8 @@ class Tables:
         rows = self.captions.take(found).to_pylist()
         return {row["id"]: row for row in rows}
 
-    def count_captions(self) -> tuple[int, int]:
+    @functools.cached_property
+    def caption_counts(self) -> tuple[int, int]:
         """How many captions the pictures have, and how many of these are not in the caption table."""
         named = np.unique(self.images.read(["caption_id"])["caption_id"].to_numpy().astype("S32"))
         return len(named), int((~np.isin(named, self._caption_order)).sum())

@@ -223,7 +223,7 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 # Colours: pixels (S, S, 3) uint8, rounded after every step as the published pipeline rounds them. OpenCV does the
-# steps in a tenth of the time that passes over floats take, and lets other threads go on meanwhile.
+# steps in a quarter of the time that passes over floats take, and lets other threads go on meanwhile.
 
 
 def _recolour(pixels: Pixels, parameters: ViewParameters, row: int) -> Pixels:
