@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stablerep.learning import losses
 from stablerep.learning.losses import (
     Samples,
     multi_positive_contrastive,
@@ -295,6 +296,26 @@ class LargestTensor(TorchDispatchMode):
         tensors = result if isinstance(result, tuple | list) else [result]
         self.numel = max([self.numel, *(item.numel() for item in tensors if isinstance(item, Tensor))])
         return result
+
+
+@pytest.mark.parametrize("num_kept", [0, 3])
+def test_what_is_not_kept_is_computed_again(num_kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = random_features(40, 3), random_labels(40, 8)
+
+    def loss(x: Tensor) -> Tensor:
+        return multi_positive_contrastive(x, labels, PLAIN, block_size=16)
+
+    expected = value_and_gradient(loss, x)
+    monkeypatch.setattr(losses, "_KEPT_BYTES", num_kept * 16 * 16 * x.element_size())
+    for some, other in zip(value_and_gradient(loss, x), expected, strict=True):
+        assert torch.equal(some, other)
+
+
+def test_a_second_backward_pass_gives_the_same() -> None:
+    x, labels = random_features(40, 3).requires_grad_(), random_labels(40, 8)
+    loss = multi_positive_contrastive(x, labels, PLAIN, block_size=16)
+    first, second = (torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("temperature", [PLAIN, SHIFTED])

@@ -15,6 +15,7 @@ values and gradients *summed* over the ranks are those of one process that holds
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stablerep import runtime
+from stablerep.learning.positives import find_positives, mean_similarity
 
-_KEPT_BYTES = 56 * 2**20  # of exponentials from forward to backward; all of those of a batch of 5,400 samples
+_KEPT_BYTES = 124 * 2**20  # of exponentials, from forward to backward; all those of a batch of 7,600 samples
+_LOG2_E = 1 / math.log(2)
 _LARGEST_PLAIN_LOGIT = 60.0  # exp(60) times a million columns is far inside float32, exp(-60) is no denormal
 
 
@@ -88,6 +91,8 @@ def multi_positive_contrastive(
         if scale > _LARGEST_PLAIN_LOGIT:
             return soft_cross_entropy(mine, everything, scale, own=own, block_size=block_size)
         rows, columns, own = mine.kept(), everything.kept(), _kept_columns(mine, everything, own)
+        # Before the sums, so that its gradient comes after theirs, which let go of their exponentials.
+        similarity, present = _similarity_of_positives(rows, columns, own)
         log_total = _SymmetricLogSumExp.apply(
             rows.features,
             columns.features.detach(),
@@ -95,7 +100,7 @@ def multi_positive_contrastive(
             scale,
             _size(block_size, features),
         )
-        return _mean_over_rows(log_total, rows, columns, scale, own)
+        return _mean_over_rows(log_total - scale * similarity, present)
 
 
 def soft_cross_entropy(
@@ -117,8 +122,9 @@ def soft_cross_entropy(
         rows, columns = queries.kept(), keys.kept()
         q, k = _full(rows.features), _full(columns.features)
         factor = torch.as_tensor(scale, dtype=q.dtype, device=q.device)
+        similarity, present = _similarity_of_positives(rows, columns, own)
         log_total = _LogSumExp.apply(q, k, factor, own, _size(block_size, q))
-        return _mean_over_rows(log_total, rows, columns, factor, own)
+        return _mean_over_rows(log_total - factor * similarity, present)
 
 
 def positive_similarity(samples: Samples) -> Tensor:
@@ -127,8 +133,8 @@ def positive_similarity(samples: Samples) -> Tensor:
         kept = samples.kept()
         x = F.normalize(_full(kept.features), dim=1)
         kept = Samples(features=x, labels=kept.labels, weight=kept.weight)
-        target, has_positive = _mean_positive(kept, kept, torch.arange(len(x), device=x.device))
-        return (x * target).sum(1)[has_positive].mean()
+        similarity, present = _similarity_of_positives(kept, kept, torch.arange(len(x), device=x.device))
+        return similarity[present].mean()
 
 
 def _kept_columns(queries: Samples, keys: Samples, own: Tensor) -> Tensor:
@@ -138,39 +144,17 @@ def _kept_columns(queries: Samples, keys: Samples, own: Tensor) -> Tensor:
     return own if keys.valid is None else (keys.valid.cumsum(0) - 1)[own]
 
 
-def _mean_over_rows(
-    log_total: Tensor, queries: Samples, keys: Samples, scale: float | Tensor, own: Tensor | None
-) -> Tensor:
-    target, has_positive = _mean_positive(queries, keys, own)
-    row_losses = log_total - scale * (_full(queries.features) * target).sum(1)
-    num_rows = runtime.all_reduce_sum(has_positive.sum())
-    return torch.where(has_positive, row_losses, 0.0).sum() / num_rows.clamp(min=1)
+def _similarity_of_positives(queries: Samples, keys: Samples, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each row's similarity to its mean positive (M,), and (M,) whether it has any."""
+    q, k = _full(queries.features), _full(keys.features)
+    positives = find_positives(queries.labels, keys.labels, weight=keys.weight, own=own, precision=k.dtype)
+    return mean_similarity(q, k, positives), positives.present
 
 
-def _mean_positive(queries: Samples, keys: Samples, own: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weighted mean (M, D) of each row's positives, and (M,) whether it has any.
-
-    Sums per label minus the row's own sample; with weights in float64, so that the difference is exact to float32 even
-    where the own weight is a million times the others'.
-    """
-    names, groups = torch.unique(torch.cat([queries.labels, keys.labels]), return_inverse=True)
-    row_group, key_group = groups.split([len(queries.labels), len(keys.labels)])
-    is_plain = keys.weight is None or groups.device.type == "mps"  # Apple GPUs have no float64
-    precise = _full(keys.features).dtype if is_plain else torch.float64
-    weight = torch.ones_like(key_group, dtype=precise) if keys.weight is None else keys.weight.to(precise)
-    counts = (weight > 0).long()
-    weighted = (
-        keys.features.to(precise) if keys.weight is None else weight[:, None] * keys.features.to(precise)
-    )
-    num_groups = len(names)
-    total = weighted.new_zeros(num_groups, weighted.shape[1]).index_add(0, key_group, weighted)[row_group]
-    mass = weight.new_zeros(num_groups).index_add(0, key_group, weight)[row_group]
-    number = counts.new_zeros(num_groups).index_add(0, key_group, counts)[row_group]
-    if own is not None:
-        total, mass, number = total - weighted[own], mass - weight[own], number - counts[own]
-    has_positive = number > 0
-    mean = total / torch.where(has_positive, mass, 1.0)[:, None]
-    return mean.to(_full(queries.features).dtype), has_positive
+def _mean_over_rows(losses: Tensor, present: Tensor) -> Tensor:
+    """This rank's part of the mean over all rows that have positives."""
+    num_rows = runtime.all_reduce_sum(present.sum())
+    return torch.where(present, losses, 0.0).sum() / num_rows.clamp(min=1)
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -248,37 +232,37 @@ class _SymmetricLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, columns: Tensor, layout: _Layout, scale: float, size: int) -> Tensor:
         total = x.new_zeros(len(x))
-        scaled = x * scale
-        kept: list[Tensor] = []
+        blocks = list(_symmetric_blocks(len(x), len(columns), layout.first, size))
         most = _KEPT_BYTES // (size * size * x.element_size()) if ctx.needs_input_grad[0] else 0
-        for block in _symmetric_blocks(len(x), len(columns), layout.first, size):
-            terms = block.terms(scaled, columns)
+        kept, again = [], _place_of_rest(x, blocks[most:], size)
+        for number, block in enumerate(blocks):
+            terms = block.terms(x, columns, scale, out=None if number < most else again)
+            if number < most:
+                kept.append(terms)
             total[block.rows] += terms.sum(1)
             if block.mirror is not None:
                 total[block.mirror] += terms.sum(0)
-            if len(kept) < most:
-                kept.append(terms)
         ctx.save_for_backward(x, columns, total)
-        ctx.layout, ctx.scale, ctx.size, ctx.kept = layout, scale, size, kept
+        ctx.layout, ctx.scale, ctx.size, ctx.blocks, ctx.kept = layout, scale, size, blocks, kept
         return total.log()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, columns, total = ctx.saved_tensors
-        share = torch.where(total > 0, grads[0] / total, 0)
-        grad, scaled, shares = torch.zeros_like(x), x * ctx.scale, ctx.layout.gathered(share)
+        share = torch.where(total > 0, ctx.scale * grads[0] / total, 0)
+        shares, grad = ctx.layout.gathered(share), torch.zeros_like(x)
         kept, ctx.kept = ctx.kept, []  # changed below: a second backward pass computes them again
+        again = _place_of_rest(x, ctx.blocks[len(kept) :], ctx.size)
         with _full_precision(x):
-            for number, block in enumerate(
-                _symmetric_blocks(len(x), len(columns), ctx.layout.first, ctx.size)
-            ):
-                terms = kept[number] if number < len(kept) else block.terms(scaled, columns)
+            for number, block in enumerate(ctx.blocks):
+                is_kept = number < len(kept)
+                terms = kept[number] if is_kept else block.terms(x, columns, ctx.scale, out=again)
                 flow = terms.mul_(share[block.rows, None] + shares[None, block.columns])
                 grad[block.rows].addmm_(flow, columns[block.columns])
                 if block.mirror is not None:
                     grad[block.mirror].addmm_(flow.T, x[block.rows])
-        return grad * ctx.scale, None, None, None, None
+        return grad, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -292,10 +276,18 @@ class _Block:
     mirror: slice | None = None
     """The rows that the columns are, where these come later among the same rank's samples."""
 
-    def terms(self, scaled: Tensor, columns: Tensor) -> Tensor:
-        """Exponentials of the similarities; 0 for a sample and itself."""
-        terms = torch.mm(scaled[self.rows], columns[self.columns].T).exp_()
+    def terms(self, x: Tensor, columns: Tensor, scale: float, *, out: Tensor | None) -> Tensor:
+        """Exponentials of the scaled similarities, 0 for a sample and itself; in ``out``, or in new memory."""
+        rows, columns = x[self.rows], columns[self.columns]
+        terms = x.new_empty(len(rows), len(columns)) if out is None else out[: len(rows), : len(columns)]
+        torch.addmm(terms, rows, columns.T, beta=0, alpha=scale * _LOG2_E, out=terms)
+        terms.exp2_()  # half the time of exp
         return terms.fill_diagonal_(0) if self.diagonal else terms
+
+
+def _place_of_rest(x: Tensor, blocks: list[_Block], size: int) -> Tensor | None:
+    """One place for all blocks that are not kept, so that no memory is asked for again and again."""
+    return x.new_empty(size, size) if blocks else None
 
 
 def _symmetric_blocks(num_rows: int, num_columns: int, first: int, size: int) -> Iterator[_Block]:
