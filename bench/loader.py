@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
 from stablerep.learning.data import DataConfig, ViewSource
-from stablerep.learning.views import ViewConfig
+from stablerep.learning.views import ViewConfig, in_unit_range
 from stablerep.store import OK, ImageTable, caption_id
 
 VIEWS = 6  # of each caption, one of each of its pictures
@@ -183,7 +183,7 @@ def ours(case: Case, folder: Path, threads: int) -> Generator[Tensor, None, None
         cache_megabytes=512 if case.stored == 64 else 0,
     )
     for batch in ViewSource(config, seed=0).batches(0, ENDLESS):
-        yield batch["image"].flatten(0, 1)
+        yield in_unit_range(batch["image"].flatten(0, 1))
 
 
 WAYS = {"plain": plain, "ours": ours}

@@ -49,7 +49,9 @@ class Claims:
     """Captions of all parts but `sizes` and `headline`."""
     sizes: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
     headline: tuple[int, ...] = (1000, 2000)
-    """Painted pictures that StableRep+ learns from; CLIP gets 1, 2.5 and 5 times as many real ones."""
+    """Painted pictures that StableRep+ learns from."""
+    times: tuple[float, ...] = (1.0, 2.5, 5.0)
+    """So many times as many real pictures CLIP gets in `headline`."""
     num_images: int = 4
     """Pictures per caption of all parts but `images` and `headline`."""
     images: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -211,7 +213,7 @@ def _headline(config: Claims) -> Iterator[Cell]:
         yield dataclasses.replace(
             plus, num_captions=(num // 2,), num_images=2, painted="two", changes=changes
         )
-        for times in (1.0, 2.5, 5.0):
+        for times in config.times:
             real = int(times * num)
             yield dataclasses.replace(_cell(config, f"{real} real", ("clip:real",)), num_captions=(real,))
 
@@ -299,7 +301,7 @@ def _headline_differences(config: Claims) -> list[dict[str, Any]]:
     found = []
     for num in config.headline:
         ours = _scores(config, f"{num} painted", num // 2)
-        for times in (1.0, 2.5, 5.0):
+        for times in config.times:
             theirs = _scores(config, f"{int(times * num)} real", int(times * num))
             found += [
                 {"painted": num, "real": int(times * num), **summary} for summary in _ahead(ours, theirs)

@@ -14,6 +14,7 @@ from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.data import ViewSource
 from stablerep.learning.method import Batch
 from stablerep.learning.methods import train
+from stablerep.learning.views import in_unit_range
 
 N, V = 3, 2
 
@@ -115,7 +116,8 @@ def test_the_exported_folder_is_a_stock_autoencoder_with_latents_of_unit_size(
     vae = AutoencoderKL.from_pretrained(run / "autoencoder")
     assert vae.dtype is torch.float32
     source = ViewSource(config.data, seed=0)
-    latents = torch.cat([latents_of(source.batch(step), vae) for step in range(9)])
+    batches = [source.batch(step) for step in range(9)]
+    latents = torch.cat([latents_of({"image": in_unit_range(batch["image"])}, vae) for batch in batches])
     moment = float((latents * vae.config.scaling_factor).square().mean())
     assert moment == pytest.approx(1, rel=0.1)
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -17,6 +17,7 @@ from stablerep.learning.data import ViewSource
 from stablerep.learning.method import Batch, Method, StepResult
 from stablerep.learning.methods import METHODS
 from stablerep.learning.step import Encoding, compute_gradients, leaves
+from stablerep.learning.views import in_unit_range
 
 STEP = 3
 
@@ -57,6 +58,10 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert (ours[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6 * largest, name
 
 
+def as_read(batch: Batch) -> Batch:
+    return {**batch, "image": in_unit_range(batch["image"])}
+
+
 # -- one process -------------------------------------------------------------------------------------
 
 
@@ -84,7 +89,7 @@ def test_a_batch_in_one_part_is_the_plain_way_to_the_bit(micro_batch: int | None
     _, found = gradients(method, batch, micro_batch)
     method.zero_grad()
     torch.manual_seed(runtime.seed_for(7, "step", STEP, 0, 0))
-    method.loss(method.encode(batch), batch).loss.backward()
+    method.loss(method.encode(as_read(batch)), batch).loss.backward()
     for name, parameter in method.named_parameters():
         assert torch.equal(found[name], parameter.grad), name
 
@@ -110,7 +115,7 @@ def test_both_passes_draw_the_same(compiled: bool, uneven: World) -> None:
     parts = []
     for index in range(4):
         torch.manual_seed(runtime.seed_for(7, "step", STEP, 0, index))
-        parts.append(method.encode({name: tensor[index : index + 1] for name, tensor in batch.items()}))
+        parts.append(method.encode(as_read({name: part[index : index + 1] for name, part in batch.items()})))
     method.loss(torch.cat(parts), batch).loss.backward()
     assert_close(found, {name: parameter.grad for name, parameter in method.named_parameters()})
     _, other = gradients(method, batch, 2)

@@ -14,7 +14,14 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as torchvision
 
-from stablerep.learning.views import ViewConfig, ViewParameters, apply_parameters, draw_parameters, make_views
+from stablerep.learning.views import (
+    ViewConfig,
+    ViewParameters,
+    apply_parameters,
+    draw_parameters,
+    in_unit_range,
+    make_views,
+)
 
 SIZE = 48
 PLAIN = ViewConfig(image_size=SIZE, augmentation="none")
@@ -54,17 +61,17 @@ def parameters(height: int, width: int, **changes: Any) -> ViewParameters:
 
 def view_of(image: Tensor, **changes: Any) -> Tensor:
     drawn = parameters(*image.shape[-2:], **changes)
-    return apply_parameters([image], drawn, PLAIN)[0]
+    return in_unit_range(apply_parameters([image], drawn, PLAIN)[0])
 
 
 def resized(image: Tensor) -> Tensor:
     """The whole image as a view without augmentation, (3, S, S) in [0, 1]; tested against torchvision below."""
-    return make_views([image], [0], PLAIN)[0]
+    return in_unit_range(make_views([image], [0], PLAIN)[0])
 
 
 def assert_near(view: Tensor, expected: Tensor, levels: float = 2.0) -> None:
     """Mean absolute difference in levels of 255."""
-    expected = expected / 255 if expected.dtype is torch.uint8 else expected
+    view, expected = (in_unit_range(side) if side.dtype is torch.uint8 else side for side in (view, expected))
     assert view.shape == expected.shape
     assert float((view - expected).abs().mean()) * 255 <= levels
 
@@ -206,7 +213,8 @@ def test_none_is_a_plain_resize_and_weak_a_crop() -> None:
     views = make_views(images, [1, 2], dataclasses.replace(PLAIN, downsample_probability=1.0))
     for view, image in zip(views, images, strict=True):
         expected = F.interpolate(image[None], size=(SIZE, SIZE), mode="bilinear", antialias=True)[0]
-        assert torch.equal(view, expected.float() / 255)
+        assert torch.equal(view, expected)
+        assert torch.equal(in_unit_range(view), expected.float() / 255)
     weak = dataclasses.replace(PLAIN, augmentation="weak")
     sizes = np.array([[90, 120]] * 200)
     drawn = draw_parameters(range(200), sizes, weak)
@@ -365,13 +373,17 @@ def test_another_seed_is_another_view() -> None:
     assert torch.equal(views[0], views[2])
 
 
-def test_views_are_floats_between_zero_and_one_whatever_the_strides() -> None:
+def test_views_do_not_depend_on_the_strides_of_the_images() -> None:
     config = ViewConfig(image_size=SIZE, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
     planar = [picture(seed=seed) for seed in range(20)]
     interleaved = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in planar]
     views = make_views(interleaved, range(20), config)
-    assert views.dtype is torch.float32 and views.shape == (20, 3, SIZE, SIZE)
-    assert float(views.min()) >= 0 and float(views.max()) <= 1
+    assert views.dtype is torch.uint8 and views.shape == (20, 3, SIZE, SIZE)
+    assert torch.equal(
+        in_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([0, 0.2, 1])
+    )
+    with pytest.raises(TypeError, match=r"uint8, got torch.float32"):
+        in_unit_range(in_unit_range(views))
     assert_near(views, make_views(planar, range(20), config), 0.5)
 
 

@@ -218,7 +218,7 @@ class ViewSource:
     def _batch_bytes(self) -> int:
         config = self.config
         num_views = config.captions_per_batch * config.images_per_caption * config.crops_per_image
-        return num_views // runtime.world_size() * 3 * config.view.image_size**2 * 4
+        return num_views // runtime.world_size() * 3 * config.view.image_size**2
 
     def digest(self) -> str:
         """Hash of the captions, images and texts that batches are drawn from: with the seed, all that makes a batch."""

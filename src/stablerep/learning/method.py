@@ -15,9 +15,10 @@ from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder
 
 Batch = dict[str, Tensor]
-"""Named tensors: image (N, V, 3, H, W) in [0, 1]; caption_id (N,) and image_id (N, V), identities; valid (N, V);
-label (N, V), identities of what the images show, an image without a label being the only one of its kind; seed (N,),
-for every random draw of the method; where the method reads text, tokens (N, T)."""
+"""Named tensors: image (N, V, 3, H, W), uint8, which ``encode`` is given as float32 in [0, 1]; caption_id (N,) and
+image_id (N, V), identities; valid (N, V); label (N, V), identities of what the images show, an image without a label
+being the only one of its kind; seed (N,), for every random draw of the method; where the method reads text, tokens
+(N, T)."""
 
 
 @dataclass(frozen=True, kw_only=True)

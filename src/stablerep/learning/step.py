@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stablerep import runtime
 from stablerep.learning.method import Batch, Method, StepResult
+from stablerep.learning.views import in_unit_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Encoding:
         """The features of micro-batch ``index``."""
         torch.manual_seed(self.draw_seed(step, index))
         with runtime.autocast(self.dtype, part["image"].device):
-            return method.encode(part)
+            return method.encode({**part, "image": in_unit_range(part["image"])})
 
 
 def compute_gradients(method: Method, batch: Batch, encoding: Encoding, step: int) -> StepResult:
