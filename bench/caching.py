@@ -73,7 +73,7 @@ def make_batch(num_captions: int, size: int) -> Batch:
     """Noise: what a step costs does not depend on what is seen."""
     shape = (num_captions, IMAGES_PER_CAPTION)
     return {
-        "image": torch.rand(*shape, 3, size, size),
+        "image": torch.randint(256, (*shape, 3, size, size), dtype=torch.uint8),
         "caption_id": torch.arange(num_captions),
         "image_id": torch.arange(num_captions * IMAGES_PER_CAPTION).view(shape),
         "valid": torch.ones(shape, dtype=torch.bool),
