@@ -60,13 +60,13 @@ def test_several_classes_are_one_regression_each() -> None:
 
 def test_a_solution_that_is_not_reached_is_said() -> None:
     data = overlapping(0, 300)
-    config = ProbeConfig(path=PathConfig(num_l2=3, weakest_l2=1e-3, strongest_l2=1, max_iterations=1))
+    config = ProbeConfig(logistic=PathConfig(num_l2=3, weakest_l2=1e-3, strongest_l2=1, max_iterations=1))
     assert "3 of 3 constants not solved" in fit_logistic(data, overlapping(1, 100), 4, config).note
 
 
 def test_the_choice_is_validations_and_the_refit_uses_both() -> None:
     train, validation = overlapping(0, 200), overlapping(1, 400)
-    probe = fit_logistic(train, validation, 4, ProbeConfig(path=SHORT))
+    probe = fit_logistic(train, validation, 4, ProbeConfig(logistic=SHORT))
     assert probe.validation_accuracy == max(probe.along_path)
     assert len(probe.along_path) == 4
     both = np.concatenate([train.features, validation.features])

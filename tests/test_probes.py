@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from stablerep.probes import (
     PROBES,
     Labelled,
+    PathConfig,
     ProbeConfig,
     fit_knn,
     fit_linear,
@@ -107,12 +108,11 @@ def overlapping(seed: int, num: int) -> Labelled:
 
 def test_linear_coefficients_equal_scikit_learn() -> None:
     train, validation = overlapping(0, 600), overlapping(1, 300)
-    config = ProbeConfig(strongest_l2=2.0, weakest_l2=2.0, num_l2=1, tolerance=1e-5)
-    probe = fit_linear(train, validation, 5, config)
+    probe = fit_linear(train, validation, 5, one_constant(2.0))
     standardised = (train.features.astype(np.float64) - train.features.mean(0)) / train.features.std(0)
     reference = LogisticRegression(C=1 / 2.0, tol=1e-8, max_iter=5000).fit(standardised, train.labels)
-    np.testing.assert_allclose(probe.weight.numpy().T, reference.coef_, atol=2e-3)
-    bias = probe.bias.numpy()
+    np.testing.assert_allclose(probe.solution.weight.numpy().T, reference.coef_, atol=2e-3)
+    bias = probe.solution.bias.numpy()
     np.testing.assert_allclose(
         bias - bias.mean(), reference.intercept_ - reference.intercept_.mean(), atol=2e-3
     )
@@ -123,8 +123,8 @@ def test_linear_path_reaches_the_accuracies_of_scikit_learn() -> None:
     train, validation = overlapping(0, 600), overlapping(1, 2000)
     mean, std = (statistic(train.features, axis=0, dtype=np.float64) for statistic in (np.mean, np.std))
     theirs = []
-    for l2 in ProbeConfig().l2_path():
-        ours = fit_linear(train, validation, 5, ProbeConfig(strongest_l2=l2, weakest_l2=l2, num_l2=1))
+    for l2 in ProbeConfig().linear.constants():
+        ours = fit_linear(train, validation, 5, one_constant(l2))
         reference = LogisticRegression(C=1 / l2, tol=1e-7, max_iter=2000)
         reference.fit((train.features - mean) / std, train.labels)
         predicted = reference.predict((validation.features - mean) / std)
@@ -156,7 +156,7 @@ def test_all_features_constant_is_chance_not_nan() -> None:
 
 
 def one_constant(l2: float) -> ProbeConfig:
-    return ProbeConfig(strongest_l2=l2, weakest_l2=l2, num_l2=1)
+    return ProbeConfig(linear=PathConfig(strongest_l2=l2, weakest_l2=l2, num_l2=1, refit=False))
 
 
 def test_more_features_than_examples() -> None:
@@ -187,8 +187,9 @@ def test_linear_probe_ignores_the_scale_of_features() -> None:
 
 def test_notes_say_what_went_wrong() -> None:
     train, validation = overlapping(0, 300), overlapping(1, 100)
-    assert "not converged" in fit_linear(train, validation, 5, ProbeConfig(max_iterations=1)).note
-    strong = ProbeConfig(strongest_l2=1e6, weakest_l2=1e4, num_l2=3)
+    short = ProbeConfig(linear=PathConfig(num_l2=3, max_iterations=1))
+    assert "3 of 3 constants not solved" in fit_linear(train, validation, 5, short).note
+    strong = ProbeConfig(linear=PathConfig(strongest_l2=1e6, weakest_l2=1e4, num_l2=3))
     assert "end of the range" in fit_linear(train, validation, 5, strong).note
 
 
@@ -200,11 +201,10 @@ def test_refit_trains_on_both_splits() -> None:
         np.concatenate([train.features, validation.features]),
         np.concatenate([train.labels, validation.labels]),
     )
-    refitted = fit_linear(train, validation, 3, ProbeConfig(refit=True))
-    config = ProbeConfig(strongest_l2=refitted.l2, weakest_l2=refitted.l2, num_l2=1)
-    expected = fit_linear(both, validation, 3, config)
+    refitted = fit_linear(train, validation, 3, ProbeConfig(linear=PathConfig(num_l2=3))).solution
+    expected = fit_linear(both, validation, 3, one_constant(refitted.l2)).solution
     torch.testing.assert_close(refitted.weight, expected.weight, atol=1e-3, rtol=1e-2)
-    assert not torch.equal(refitted.mean, fit_linear(train, validation, 3, ProbeConfig()).mean)
+    assert not torch.equal(refitted.mean, fit_linear(train, validation, 3, ProbeConfig()).solution.mean)
 
 
 def test_probes_are_deterministic() -> None:
@@ -216,9 +216,15 @@ def test_probes_are_deterministic() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"neighbours": ()}, {"neighbours": (0,)}, {"temperature": 0.0}, {"weakest_l2": 1e9}, {"num_l2": 0}],
+    ("kind", "wrong"),
+    [
+        (ProbeConfig, {"neighbours": ()}),
+        (ProbeConfig, {"neighbours": (0,)}),
+        (ProbeConfig, {"temperature": 0.0}),
+        (PathConfig, {"weakest_l2": 1e9}),
+        (PathConfig, {"num_l2": 0}),
+    ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+def test_wrong_settings_are_refused(kind: type, wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        ProbeConfig(**wrong)
+        kind(**wrong)

@@ -29,7 +29,7 @@ from stablerep.learning.trainer import TrainConfig
 from stablerep.learning.views import ViewConfig
 from stablerep.models.encoder import EncoderConfig
 from stablerep.models.text import TextConfig
-from stablerep.probes.settings import PathConfig, ProbeConfig, SgdConfig
+from stablerep.probes.settings import PathConfig, SgdConfig
 from stablerep.workflows.circle import CircleConfig
 from stablerep.workflows.compare import CompareConfig
 from stablerep.workflows.edit import EditConfig
@@ -59,7 +59,6 @@ FIXED: Mapping[type[Any], Mapping[str, Any]] = {
     PainterConfig: {"num_bootstrap": 20, "precision": "float32"},
     PaintConfig: {"num_inference_steps": 2, "device": "cpu", "dtype": "float32"},
     PathConfig: {"num_l2": 3, "max_iterations": 20},
-    ProbeConfig: {"num_l2": 2, "max_iterations": 20},
     SegmentationConfig: {"num_epochs": 1, "num_train": 8, "learning_rates": (1e-2,)},
     SgdConfig: {"num_epochs": 2, "check_every": 1},
     TextConfig: {"width": 16, "depth": 1, "num_heads": 2, "num_tokens": 8, "joint_width": 8},

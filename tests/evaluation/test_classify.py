@@ -20,7 +20,7 @@ from stablerep.evaluation.scores import Measurement, Scores
 from stablerep.probes import PathConfig, ProbeConfig, SgdConfig
 
 QUICK = ProbeConfig(
-    path=PathConfig(strongest_l2=1e2, weakest_l2=1e-2, num_l2=5),
+    logistic=PathConfig(strongest_l2=1e2, weakest_l2=1e-2, num_l2=5),
     sgd=SgdConfig(num_epochs=4, check_every=2, batch_size=32, learning_rates=(0.1, 0.5), crop_scale=(0.3, 1)),
 )
 
@@ -57,7 +57,7 @@ def test_every_record_says_its_settings_its_choice_and_its_split(scored: tuple[P
         assert record.metric == "mean_per_class"
         assert record.chosen_on == "validation"
         if record.protocol == "logistic":
-            assert record.settings["path"]["num_l2"] == 5
+            assert record.settings["logistic"]["num_l2"] == 5
             assert set(record.chosen) == {"l2"}
             assert record.official == {}
         else:

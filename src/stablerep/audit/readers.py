@@ -7,7 +7,7 @@ Shapes: M pictures, C values, D features.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,6 +96,6 @@ def _fit(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
         Labelled(features[train], labels[train]),
         Labelled(features[validation], labels[validation]),
         num_values,
-        ProbeConfig(num_l2=7),
+        ProbeConfig(linear=replace(ProbeConfig().linear, num_l2=7)),
     )
     return fitted.probabilities

@@ -20,13 +20,11 @@ from stablerep.probes.sgd import choose_head, train_heads
 
 _OWN_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "knn": ("neighbours", "temperature", "centre", "metric", "refit"),
-    "linear": (
-        "strongest_l2", "weakest_l2", "num_l2", "max_iterations", "tolerance", "metric", "refit",
-    ),
-    "logistic": ("path", "metric"),
+    "linear": ("linear", "metric"),
+    "logistic": ("logistic", "metric"),
     "sgd": ("sgd", "metric"),
     "sgd-bn": ("sgd", "metric"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

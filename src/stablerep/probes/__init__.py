@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 
 from stablerep.probes.base import Labelled, Probe
 from stablerep.probes.knn import KnnProbe, fit_knn
-from stablerep.probes.linear import LinearProbe, fit_linear
-from stablerep.probes.logistic import LogisticProbe, fit_logistic
+from stablerep.probes.linear import LinearProbe, fit_linear, fit_logistic
 from stablerep.probes.metrics import mean_per_class_accuracy
 from stablerep.probes.path import solve_path
 from stablerep.probes.settings import PathConfig, ProbeConfig, SgdConfig
@@ -16,7 +15,6 @@ __all__ = [
     "KnnProbe",
     "Labelled",
     "LinearProbe",
-    "LogisticProbe",
     "PathConfig",
     "Probe",
     "ProbeConfig",

@@ -9,7 +9,7 @@ from stablerep.probes.metrics import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class PathConfig:
-    """Settings of the published protocol (SynCLR, appendix B.5)."""
+    """Constants of a logistic regression, and how far each is solved; the defaults are SynCLR's (appendix B.5)."""
 
     strongest_l2: float = 1e5
     """Strongest L2 constant beside the sum of cross-entropies of standardised features."""
@@ -83,22 +83,18 @@ class ProbeConfig:
     centre: bool = True
     """Subtract the training mean before the cosine, so that what all pictures share (white paper) does not
     count; DINO does not."""
-    strongest_l2: float = 1e3
-    """Strongest L2 constant beside the sum of cross-entropies of standardised features."""
-    weakest_l2: float = 1e-3
-    """Weakest L2 constant."""
-    num_l2: int = 13
-    """Log-spaced L2 constants from the strongest to the weakest (published: 45)."""
-    max_iterations: int = 1000
-    """L-BFGS iterations per constant."""
-    tolerance: float = 1e-4
-    """Converged when no gradient component exceeds this times the root of the number of examples."""
     refit: bool = False
-    """After the choice, train again on training and validation examples together, as published for SynCLR."""
-
+    """After the choice of k, training and validation examples vote together."""
     metric: Metric | None = None
     """The accuracy that chooses: top1 or mean_per_class; that of the benchmark where not given."""
-    path: PathConfig = field(default_factory=PathConfig)
+    linear: PathConfig = field(
+        default_factory=lambda: PathConfig(
+            strongest_l2=1e3, weakest_l2=1e-3, num_l2=13, tolerance=3e-5, refit=False
+        )
+    )
+    """Settings of the protocol `linear`; of 10,000 photographs its test accuracies moved by 0.02 points and less where
+    solved to a third of this tolerance, at constants in whose reach the best one lies."""
+    logistic: PathConfig = field(default_factory=PathConfig)
     """Settings of the protocol `logistic`."""
     sgd: SgdConfig = field(default_factory=SgdConfig)
     """Settings of the protocols `sgd` and `sgd-bn`."""
@@ -108,13 +104,3 @@ class ProbeConfig:
             raise ValueError(f"neighbours must be positive, got {self.neighbours}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if not 0 < self.weakest_l2 <= self.strongest_l2:
-            raise ValueError(
-                f"weakest_l2 {self.weakest_l2} must be positive and at most strongest_l2 {self.strongest_l2}"
-            )
-        if min(self.num_l2, self.max_iterations) < 1:
-            raise ValueError("num_l2 and max_iterations must be positive")
-
-    def l2_path(self) -> list[float]:
-        """The constants, strongest first."""
-        return [float(value) for value in np.geomspace(self.strongest_l2, self.weakest_l2, self.num_l2)]
