@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from stablerep.config import build
+from stablerep.console import Console
 from stablerep.learning.methods import StableRepConfig, train
 from stablerep.store import OK, ImageTable, caption_id
 
@@ -71,7 +72,7 @@ def main() -> None:
             "compile": not options.no_compile,
         }
         begin = time.monotonic()
-        summary = train("stablerep", build(StableRepConfig, settings, origin="bench"))
+        summary = train("stablerep", build(StableRepConfig, settings, origin="bench"), console=Console())
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{options.captions} captions of {IMAGES_PER_CAPTION} images, {options.micro_batch} captions at a time: "

@@ -92,8 +92,8 @@ class ProbeConfig:
             strongest_l2=1e3, weakest_l2=1e-3, num_l2=13, tolerance=3e-5, refit=False
         )
     )
-    """Settings of the protocol `linear`; of 10,000 photographs its test accuracies moved by 0.02 points and less where
-    solved to a third of this tolerance, at constants in whose reach the best one lies."""
+    """Settings of the protocol `linear`. A third of this tolerance took twice the time and moved the test accuracies of
+    10,000 photographs by at most 0.02 points around the best constant."""
     logistic: PathConfig = field(default_factory=PathConfig)
     """Settings of the protocol `logistic`."""
     sgd: SgdConfig = field(default_factory=SgdConfig)
