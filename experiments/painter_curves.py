@@ -49,6 +49,8 @@ class Curves:
     """Times (1 is noise) within which there is guidance."""
     num_captions: int = 500
     num_images: int = 2
+    num_train: int | None = None
+    """Real pictures that train the judge's probe, anew for every setting; all where not given."""
     where: str = "split = 'train' AND template = 'primary'"
     """Captions that are painted."""
 
@@ -135,6 +137,7 @@ def _measure(
             world=config.world,
             judge=config.judge,
             benchmark=cast(Any, world_name(config.world)),
+            num_train=config.num_train,
             search_copies=False,
             distances=DistanceConfig(kid_subsets=20),
             num_bootstrap=200,

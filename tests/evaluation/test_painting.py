@@ -61,6 +61,17 @@ def test_a_painter_that_reads_reaches_the_judge(world: Path, tmp_path: Path) -> 
     assert scores.judge_fingerprint == "raw-pixels-16"
 
 
+def test_fewer_real_pictures_may_train_the_judge(world: Path, tmp_path: Path) -> None:
+    """Near-copies are searched among all of them all the same."""
+    images = paint(tmp_path, READS)
+    whole = evaluate_painter(settings(images, world, out=tmp_path / "whole.json"))
+    part = evaluate_painter(settings(images, world, num_train=1, out=tmp_path / "part.json"))
+    assert part.judge_test.value < 0.4 < 0.9 < whole.judge_test.value
+    assert part.near_copies == whole.near_copies
+    with pytest.raises(UserError, match="num_train must be positive, got 0"):
+        evaluate_painter(settings(images, world, num_train=0))
+
+
 def test_a_painter_that_confuses_every_subject_scores_zero(world: Path, tmp_path: Path) -> None:
     scores = evaluate_painter(settings(paint(tmp_path, CONFUSES), world))
     assert scores.fidelity.mean_per_class.value < 0.1

@@ -52,7 +52,7 @@ def load_benchmark(name: str, data: BenchmarkData) -> Benchmark:
     if empty:
         raise MissingDataError(f"benchmark {name}: there are no labelled pictures for {', '.join(empty)}")
     if data.num_train is not None:
-        benchmark = replace(benchmark, train=_first_in_hash_order(benchmark.train, data.num_train))
+        benchmark = replace(benchmark, train=first_in_hash_order(benchmark.train, data.num_train))
     return benchmark
 
 
@@ -174,7 +174,7 @@ def _read(path: Path) -> list[LabelledPicture]:
     ]
 
 
-def _first_in_hash_order(split: Split, num: int) -> Split:
+def first_in_hash_order(split: Split, num: int) -> Split:
     if num < 1:
         raise UserError(f"num_train must be positive, got {num}")
     rows = sorted(sorted(range(len(split)), key=by_hash(split.images))[:num])

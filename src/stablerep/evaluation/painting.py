@@ -15,7 +15,7 @@ import tyro
 from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.evaluation.asked import Counterparts, read_asked, read_paintings, real_counterparts
-from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
+from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, first_in_hash_order, load_benchmark
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
 from stablerep.evaluation.fidelity import Fidelity, Named, prompt_fidelity
@@ -49,6 +49,8 @@ class PainterConfig:
     """A second encoder, independent of the judge, for the distances to real pictures."""
     benchmark: Literal["icons", "fashion"] = "icons"
     """Which real pictures train the judge: the training split of this benchmark."""
+    num_train: int | None = None
+    """Train it on so many of them; on all where not given."""
     origin: str | None = None
     """Which painter's pictures; needed where the table holds those of several."""
     split: Literal["train", "validation", "test", "all"] = "all"
@@ -251,9 +253,14 @@ class _Judge:
 
 def _train_judge(config: PainterConfig, benchmark: Benchmark, console: Console) -> _Judge:
     encoder = _load(config.judge, config)
+    some = (
+        benchmark.train
+        if config.num_train is None
+        else first_in_hash_order(benchmark.train, config.num_train)
+    )
     train, validation = (
         Labelled(_features(encoder, split.images, config, console), split.labels)
-        for split in (benchmark.train, benchmark.validation)
+        for split in (some, benchmark.validation)
     )
     probe = fit_linear(train, validation, len(benchmark.classes), config.probe)
     return _Judge(encoder, probe, np.array(benchmark.classes))
