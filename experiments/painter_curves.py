@@ -10,7 +10,6 @@ writes OUT/curves.json and OUT/curves.png; what is there already is neither pain
 import dataclasses
 import itertools
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -114,7 +113,6 @@ def _measure(
     if stored.exists():
         return config_module.build(Point, json.loads(stored.read_text()), origin=str(stored))
     table = config.out / f"{name}.lance"
-    begin = time.monotonic()
     painted = generate(
         GenerateConfig(
             captions=config.world / "captions.lance",
@@ -130,7 +128,6 @@ def _measure(
         ),
         console=console,
     )
-    console.say(f"{name}: painted in {time.monotonic() - begin:.0f} s")
     scores = evaluate_painter(
         PainterConfig(
             images=table,

@@ -175,6 +175,10 @@ def _read(path: Path) -> list[LabelledPicture]:
 
 
 def first_in_hash_order(split: Split, num: int) -> Split:
+    """A random but fixed choice of pictures, of which a smaller one is a part.
+
+    Raises ``UserError`` where none is asked for.
+    """
     if num < 1:
         raise UserError(f"num_train must be positive, got {num}")
     rows = sorted(sorted(range(len(split)), key=by_hash(split.images))[:num])
