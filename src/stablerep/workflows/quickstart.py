@@ -24,7 +24,7 @@ _RECIPE = "icons"
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
-    """Sizes of the quickstart; the defaults end within a quarter of an hour on two cores."""
+    """Sizes of the quickstart; the defaults take six minutes on two cores with AMX, half an hour or more with AVX2."""
 
     out: Path = Path("quickstart")
     """Project folder; a stopped quickstart goes on from what is there."""
