@@ -36,7 +36,13 @@ PRELOAD = [  # nothing that imports Lance, which is not fork-safe
     "open_clip",
     "torch.utils.tensorboard",
 ]
-CLOCK = ("time", "images_per_second", "model_flops_per_second", "share_of_matmul_rate")
+CLOCK = (
+    "time",
+    "images_per_second",
+    "model_flops_per_second",
+    "share_of_matmul_rate",
+    "share_of_time_waiting",
+)
 
 
 @dataclass

@@ -24,7 +24,7 @@ TABLES = [
     pytest.param(name, words, id=f"{name}: {' '.join(words)}")
     for name in config.recipe_names()
     for words in COMMANDS
-    if recipe_settings(words, name)
+    if config.recipe_table(config.read_recipe(name), words, name)
 ]
 # Captions of the web with no split, for which only settings are published, and no pictures.
 PUBLISHED = ["cc12m", "cc12m-2x", "cc12m-3x", "redcaps", "redcaps-2x", "redcaps-3x", "laion"]

@@ -34,7 +34,10 @@ _MENDABLE = frozenset(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``stablerep``: exit code 0 on success, 2 on a mistake of the user, a traceback on a bug."""
+    """Entry point of ``stablerep``: exit code 0 on success, 2 on a mistake of the user, a traceback on a bug.
+
+    It is 2 as well where the summary of a command has a ``complaint``: a part was done and is shown, another was not.
+    """
     try:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -71,13 +74,18 @@ def run(arguments: list[str]) -> int:
         return 130
     if is_first:
         (console.json if shared.json else console.show)(summary)
+    complaint: str | None = getattr(summary, "complaint", None)
+    if complaint is not None:
+        console.complain(f"stablerep {' '.join(words)}: {complaint}")
+        return 2
     return 0
 
 
 def recipe_settings(words: tuple[str, ...], recipe: str) -> dict[str, Any]:
     """What a recipe, given by name or path, says of one command.
 
-    Raises ``UserError`` for a table or key that belongs to no command, so that a misspelt one is not passed over.
+    Raises ``UserError`` for a table or key that belongs to no command, so that a misspelt one is not passed over, and
+    where a recipe knows other methods but not this one, which would be trained with other settings than theirs.
     """
     tables = config_module.read_recipe(recipe)
     strangers = list(_strangers(tables, ()))
@@ -85,6 +93,12 @@ def recipe_settings(words: tuple[str, ...], recipe: str) -> dict[str, Any]:
         known = ", ".join(f"[{'.'.join(command)}]" for command in COMMANDS)
         raise UserError(f"recipe {recipe}: no command reads {', '.join(strangers)} (tables: {known})")
     settings = config_module.recipe_table(tables, words, recipe)
+    methods = list(tables.get("train", {}))
+    if words[0] == "train" and methods and words[1] not in methods:
+        raise UserError(
+            f"recipe {recipe} has no table [{'.'.join(words)}], only those of {', '.join(methods)}; its settings are "
+            "for them: give another recipe, or leave it out"
+        )
     return {key: value for key, value in settings.items() if (*words, key) not in COMMANDS}
 
 

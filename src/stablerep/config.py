@@ -22,6 +22,9 @@ from stablerep.storage import location
 
 T = TypeVar("T")
 
+FREE: Mapping[str, Any] = types.MappingProxyType({"free": True})
+"""Metadata of a field that says where and how often, not what: what was begun goes on with another value of it."""
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
@@ -140,6 +143,18 @@ def differing_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[
         for key in sorted(flat_left.keys() | flat_right.keys())
         if flat_left.get(key) != flat_right.get(key)
     ]
+
+
+def without_free(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of a dataclass, as ``to_dict`` gave them once, without its fields that are ``FREE``."""
+    kept = dict(values)
+    for field in dataclasses.fields(config):
+        inner = getattr(config, field.name)
+        if field.metadata.get("free"):
+            kept.pop(field.name, None)
+        elif dataclasses.is_dataclass(inner) and isinstance(kept.get(field.name), Mapping):
+            kept[field.name] = without_free(inner, kept[field.name])
+    return kept
 
 
 def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

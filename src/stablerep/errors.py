@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with code 2; anything else is a bug and keeps its traceback.
     """
+
+
+class NonFiniteError(UserError):
+    """A training whose loss or gradient is no longer a number: other settings of the optimiser may mend it."""

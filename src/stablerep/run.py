@@ -130,20 +130,29 @@ class Run:
     def open_or_create(cls, path: Path, config: Any, *, kind: str) -> "Run":
         """Open the run at ``path`` to go on with it, or create it.
 
-        Raises ``UserError`` where the folder holds something else, or a run with another configuration.
+        Fields of the configuration that are ``config.FREE`` may differ from those it began with; the folder then holds
+        the new ones. Raises ``UserError`` where it holds something else, or a run with another configuration.
         """
         refuse_remote(path)
         run = cls(path)
-        asked = {"kind": kind, "config": config_module.to_dict(config)}
+        asked = json.loads(json.dumps({"kind": kind, "config": config_module.to_dict(config)}))
         if run.description_path.exists():
             there = json.loads(run.description_path.read_text(encoding="utf-8"))
-            differences = config_module.differing_fields(there, json.loads(json.dumps(asked)))
+            differences = config_module.differing_fields(
+                *(
+                    {**one, "config": config_module.without_free(config, one["config"])}
+                    for one in (there, asked)
+                )
+            )
             if differences:
                 raise UserError(
                     f"{path} holds a run with other settings ({'; '.join(differences)}); "
                     "give another output folder, or the same settings to go on"
                     + ("" if run.checkpoint_path.exists() else _NOTHING_LOST)
                 )
+            if there != asked:
+                write_text(path / "config.toml", config_module.to_toml(config))
+                write_text(run.description_path, json.dumps(asked, indent=2) + "\n")
         else:
             _claim_folder(path)
             write_text(run.description_path, json.dumps(asked, indent=2) + "\n")

@@ -99,11 +99,11 @@ def fused_attention_pays(shape: tuple[int, int, int], dtype: torch.dtype, device
     q, k, v = (torch.ones(8, *shape, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
 
     def fused() -> Tensor:
-        return torch.autograd.grad(F.scaled_dot_product_attention(q, k, v).sum(), q)[0]
+        return torch.autograd.grad(F.scaled_dot_product_attention(q, k, v).sum(), (q, k, v))[0]
 
     def plain() -> Tensor:
         weights = (q * shape[2] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
-        return torch.autograd.grad((weights @ v).sum(), q)[0]
+        return torch.autograd.grad((weights @ v).sum(), (q, k, v))[0]
 
     rounds = [(_seconds(fused), _seconds(plain)) for _ in range(5)]
     return min(first for first, _ in rounds) <= 1.1 * min(second for _, second in rounds)
@@ -113,6 +113,14 @@ def _seconds(compute: Callable[[], Tensor]) -> float:
     begin = time.perf_counter()
     float(compute().flatten()[0])  # reading one value waits for the device
     return time.perf_counter() - begin
+
+
+def spare_threads() -> int:
+    """Threads that may prepare data beside the computing: next to a GPU this process's share of the cores, else one."""
+    if not torch.cuda.is_available():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
 @functools.cache
@@ -145,7 +153,7 @@ def process_group() -> Iterator[None]:
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:

@@ -50,6 +50,7 @@ MISTAKES = {
     "captions import ok.txt empty.txt absent.txt --out c.lance": "empty.txt is empty; absent.txt: no such file",
     # recipes
     "generate --recipe": "argument --recipe: expected one argument",
+    "train clip --recipe cc12m": "recipe cc12m has no table [train.clip], only those of stablerep, stablerep-plus; its",
     "generate --recipe nope": "unknown recipe 'nope'; shipped: cc12m, cc12m-2x,",
     "generate --recipe nope.toml": "recipe nope.toml: No such file or directory",
     "generate --recipe broken.toml": "recipe broken.toml: Expected",

@@ -68,12 +68,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World, tmp_pat
 def test_the_pixels_of_a_large_batch_are_not_saved(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = train_config("simclr", world, tmp_path).data
-    source = ViewSource(data, seed=0)
+    config = train_config("simclr", world, tmp_path)
+    source = ViewSource(config.data, seed=0)
     batch = source.batch(2)
     encoding = Encoding(seed=0, dtype=torch.float32, micro_batch=3)
     monkeypatch.setattr(replay, "_MOST_PIXELS", batch["image"].nbytes - 1)
-    replay.save_replay(tmp_path / "replay.pt", 2, batch, encoding, source.caption_ids)
+    taken = replay.Taken(2, batch, encoding)
+    replay.save_replay(tmp_path / "replay.pt", taken, METHODS["simclr"].build(config), source.caption_ids)
     saved = torch.load(tmp_path / "replay.pt", weights_only=True)
     assert saved["batch"].keys() == batch.keys() - {"image"}
     assert saved["draw_seeds"] == [encoding.draw_seed(2, 0), encoding.draw_seed(2, 1)]

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from stablerep.errors import UserError
+from stablerep.learning.data import ViewSource
 from stablerep.learning.losses import Samples, multi_positive_contrastive, positive_similarity
 from stablerep.learning.method import Batch, Method, StepResult
 from stablerep.models.encoder import Encoder, EncoderConfig, ProjectionHead, save_encoder
@@ -61,6 +63,19 @@ class Contrastive(Method):
     def export(self, folder: Path) -> Path:
         save_encoder(self.backbone, folder / "encoder")
         return folder / "encoder"
+
+
+def require_positives(method: Method, source: ViewSource) -> None:
+    """Raise ``UserError`` where no view would have a positive: every loss is then zero, and nothing is learned."""
+    config = getattr(method, "config", None)
+    if not isinstance(config, ContrastiveConfig) or source.config.crops_per_image > 1:
+        return
+    if config.positives != "image" and not source.num_with_several(config.positives):
+        raise UserError(
+            f"{', '.join(map(str, source.config.images))}: the positives are images of one {config.positives}, and no "
+            f"{config.positives} has two images that may be drawn; widen the filter, paint more pictures of each "
+            "caption, or give data.crops_per_image 2"
+        )
 
 
 def compare_views(projected: Tensor, batch: Batch, config: ContrastiveConfig) -> StepResult:

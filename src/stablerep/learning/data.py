@@ -5,28 +5,35 @@ import hashlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stablerep import runtime
+from stablerep.config import FREE
 from stablerep.errors import UserError
+from stablerep.learning.index import ImageIndex, ImageRef
 from stablerep.learning.method import Batch
 from stablerep.learning.mixing import draw_images
 from stablerep.learning.pictures import Picture, Pictures, decoded_bytes
+from stablerep.learning.texts import wordings
+from stablerep.learning.usable import Origin, allowed_positions, read_weights
 from stablerep.learning.views import ViewConfig, apply_parameters, draw_parameters
-from stablerep.store import OK, REAL, CaptionTable, ImageTable, in_style
+from stablerep.store import ImageTable, in_style
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 
+_COUNTS = ("captions_per_batch", "images_per_caption", "crops_per_image")
 _MEGABYTE = 2**20
+DIGEST_VERSION = 2
+"""Raised where a digest of the same data comes out otherwise."""
 _MOST_AHEAD = 1024 * _MEGABYTE
 
 
@@ -34,21 +41,26 @@ _MOST_AHEAD = 1024 * _MEGABYTE
 class DataConfig:
     """Where the training images come from and how many views of them make a batch."""
 
-    images: tuple[Path, ...]
+    images: tuple[Path, ...] = field(metadata=FREE)
     """Image tables; the images of one caption are gathered over all of them."""
     mix: tuple[float, ...] | None = None
     """How often an image comes from each table, as a ratio such as (1, 3); where not given, all images of a caption
     are equally likely. Where a caption has no image left in a table, the others take its place."""
-    captions: Path | None = None
+    captions: Path | None = field(default=None, metadata=FREE)
     """Caption table, for methods that read text."""
     style_probability: float = 0.0
-    """Captions to which the style of their first image is joined where it is known, as painters are asked for it."""
-    origin: Literal["painted", "real", "any"] = "any"
+    """Captions to which the style of their images is joined where it is known, as painters are asked for it; the images
+    of a caption in a batch are then of one style."""
+    origin: Origin = "any"
     """Painted pictures, real ones, or both."""
     where: str | None = None
     """A further filter on the image rows, such as "split = 'train'"."""
     keep: str | None = None
     """A column of true and false, such as the mask of an audit: rows where it is not true are left out."""
+    num_real: int | None = None
+    """Only the first so many real images of each caption, by image index, of those that pass the filters."""
+    num_painted: int | None = None
+    """Only the first so many painted images of each caption and painter, likewise."""
     weight: str | None = None
     """A column of numbers from 0: how much each image counts in the loss."""
     exclude_styles: tuple[str, ...] = ()
@@ -66,17 +78,19 @@ class DataConfig:
     """Augmented views of each drawn image."""
     view: ViewConfig = field(default_factory=ViewConfig)
     """How an image becomes a view."""
-    num_threads: int = 1
-    """Threads that prepare batches ahead of the training step."""
-    cache_megabytes: int = 512
+    num_threads: int | None = field(default=None, metadata=FREE)
+    """Threads that prepare batches ahead of the training step; where not given, all that a process may use beside a
+    GPU, and one where the step itself needs the processor."""
+    cache_megabytes: int = field(default=512, metadata=FREE)
     """Tables whose decoded pictures fit into this much memory are decoded once and stay there; 0 for none."""
 
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError("images must name at least one image table")
-        for name in ("captions_per_batch", "images_per_caption", "crops_per_image", "num_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in (*_COUNTS, "num_captions", "num_real", "num_painted", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.style_probability <= 1:
             raise ValueError(f"style_probability must be in [0, 1], got {self.style_probability}")
         if self.cache_megabytes < 0:
@@ -97,18 +111,6 @@ def identity_of(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-@dataclass(frozen=True)
-class _ImageRef:
-    table: int
-    position: int
-    caption: str
-    origin: str
-    image_index: int
-    style: str | None
-    label: str | None
-    group: str | None
-
-
 class ViewSource:
     """Batches of views, addressed by step. The same step is the same batch on any machine, after any resume."""
 
@@ -117,41 +119,70 @@ class ViewSource:
         self.seed = seed
         self._tokenize = tokenize
         self._tables = [ImageTable.open(path) for path in config.images]
-        self._positions = [_allowed_positions(table, config) for table in self._tables]
-        self._images = self._index()
+        self._positions = [self._allowed(table) for table in self._tables]
+        every = ImageIndex.read(self._tables, self._positions, config.num_real, config.num_painted)
+        self._index = self._choose(every)
+        self.caption_ids = self._index.captions
         self._weights = [
-            _read_weights(table, positions, config.weight)
+            read_weights(table, positions, config.weight)
             for table, positions in zip(self._tables, self._positions, strict=True)
             if config.weight is not None
         ]
         self._stays = self._choose_tables_that_stay()
-        self._decoded: dict[_ImageRef, Tensor] = {}
+        self._decoded: dict[ImageRef, Tensor] = {}
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
-        self.caption_ids = self._choose_captions()
-        self._turns = self._take_turns()
-        self._texts = self._alternative_texts() if tokenize else {}
+        self._turns = self._take_turns() if config.one_per_group else None
+        self._texts = self._wordings(set(every.captions[len(self.caption_ids) :])) if tokenize else {}
         if config.captions_per_batch % runtime.world_size():
             raise UserError(
                 f"captions_per_batch {config.captions_per_batch} cannot be shared equally by {runtime.world_size()} "
                 "processes; choose a multiple"
             )
-        if len(self._turns) < config.captions_per_batch:
+        if self._num_turns < config.captions_per_batch:
             counted = "groups of captions" if config.one_per_group else "captions"
             raise UserError(
-                f"{', '.join(map(str, config.images))}: {len(self._turns)} {counted} have usable images, fewer "
+                f"{', '.join(map(str, config.images))}: {self._num_turns} {counted} have usable images, fewer "
                 f"than one batch of {config.captions_per_batch}; lower captions_per_batch (--data.captions-per-batch), "
                 "raise num_captions or widen the filter"
             )
 
     @property
+    def _num_turns(self) -> int:
+        return len(self.caption_ids) if self._turns is None else len(self._turns)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches in one pass over the captions (or groups); the rest waits for the next permutation."""
-        return len(self._turns) // self.config.captions_per_batch
+        return self._num_turns // self.config.captions_per_batch
 
     @property
     def num_images(self) -> int:
         """Images that training may draw."""
-        return sum(len(self._images[caption]) for caption in self.caption_ids)
+        return int(self._index.starts[-1])
+
+    @property
+    def images_by_table(self) -> list[int]:
+        """How many of them each table holds."""
+        numbers = np.bincount(self._index.table, minlength=len(self._tables))
+        return [int(number) for number in numbers]
+
+    @property
+    def share_that_counts(self) -> float:
+        """Share of the views that are not the repetition of another because a caption has too few images.
+
+        An expectation, where an epoch shows one caption of every group, or images of one style.
+        """
+        wanted = self.config.images_per_caption
+        drawn = self._index.expected(wanted, by_style=self._is_of_one_style) / wanted
+        if self._turns is None:
+            return float(drawn.mean())
+        return float(np.mean([drawn[members].mean() for members in self._turns]))
+
+    def num_with_several(self, what: Literal["caption", "label"]) -> int:
+        """How many captions, or labels, have at least two images that may be drawn."""
+        if what == "caption":
+            return self._index.num_with_several(by_style=self._is_of_one_style)
+        return self._index.num_of_several(what)
 
     def batch(self, step: int) -> Batch:
         """The batch of this step (0, 1, ...), this rank's part of it; shapes as in ``method.Batch``."""
@@ -159,8 +190,9 @@ class ViewSource:
         epoch, index = divmod(step, self.steps_per_epoch)
         num_local = config.captions_per_batch // runtime.world_size()
         start = index * config.captions_per_batch + runtime.rank() * num_local
-        captions = [self.caption_ids[row] for row in self._order(epoch)[start : start + num_local]]
-        drawn = [self._draw(caption, epoch) for caption in captions]
+        rows = self._order(epoch)[start : start + num_local].tolist()
+        captions = [self.caption_ids[row] for row in rows]
+        drawn = [self._draw(row, epoch) for row in rows]
         num_views = config.images_per_caption * config.crops_per_image
         refs = [ref for images, _ in drawn for ref in images for _ in range(config.crops_per_image)]
         seeds = [
@@ -204,11 +236,10 @@ class ViewSource:
         As many lie ready as keep the threads busy, but no more than a gigabyte of views, and at least one.
         """
         steps = iter(range(start, stop))
-        ahead = max(1, min(self.config.num_threads + 1, _MOST_AHEAD // self._batch_bytes()))
+        num_threads = self.config.num_threads or runtime.spare_threads()
+        ahead = max(1, min(num_threads + 1, _MOST_AHEAD // self._batch_bytes()))
         # The threads share the processor with one another and with training, so each computes alone.
-        with ThreadPoolExecutor(
-            self.config.num_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             pending = deque(pool.submit(self.batch, step) for step in itertools.islice(steps, ahead))
             while pending:
                 batch = pending.popleft().result()
@@ -222,52 +253,62 @@ class ViewSource:
 
     def digest(self) -> str:
         """Hash of the captions, images and texts that batches are drawn from: with the seed, all that makes a batch."""
-        digest = hashlib.blake2b(digest_size=16)
-        for caption in self.caption_ids:
-            images = [
-                f"{ref.origin}\x1e{ref.image_index}\x1e{ref.style}\x1e{ref.label}\x1e{ref.group}"
-                for ref in self._images[caption]
-            ]
-            if self._weights:
-                images += [str(self._weights[ref.table][ref.position]) for ref in self._images[caption]]
-            digest.update("\x1f".join([caption, *images, *self._texts.get(caption, [])]).encode())
+        index = self._index
+        digest = hashlib.blake2b(index.digest(), digest_size=16)
+        for number, weights in enumerate(self._weights):
+            digest.update(weights[index.position[index.table == number]].tobytes())
+        if self.config.mix is not None:  # shares belong to tables by their order
+            digest.update(index.table.tobytes())
+        for caption in self.caption_ids if self._tokenize else ():
+            digest.update("\x1f".join(self._texts[caption]).encode())
         if self._tokenize:  # another vocabulary shows in the first texts
             texts = [text for caption in self.caption_ids[:1000] for text in self._texts[caption]]
             digest.update(self._tokenize(texts).numpy().tobytes())
-        return digest.hexdigest()
+        return f"{DIGEST_VERSION}:{digest.hexdigest()}"
 
-    def _index(self) -> dict[str, list[_ImageRef]]:
-        """The usable images of each caption, each once, even where several tables hold it."""
-        images: dict[str, dict[tuple[str, int], _ImageRef]] = {}
-        for number, (table, positions) in enumerate(zip(self._tables, self._positions, strict=True)):
-            rows = table.read(["caption_id", "origin", "image_index", "style", "label", "group"]).take(
-                positions
+    def _allowed(self, table: ImageTable) -> np.ndarray:
+        config = self.config
+        found = allowed_positions(
+            table,
+            origin=config.origin,
+            where=config.where,
+            keep=config.keep,
+            exclude_styles=config.exclude_styles,
+        )
+        if not len(found) and len(self._tables) > 1:
+            raise UserError(
+                f"{table.path}: no image passes the filters (origin {config.origin}, where {config.where!r}, keep "
+                f"{config.keep!r}, exclude_styles {list(config.exclude_styles)}), so that the table would add nothing; "
+                "leave it out or widen them"
             )
-            columns = (rows[name].to_pylist() for name in rows.column_names)
-            for position, *identity in zip(positions.tolist(), *columns, strict=True):
-                ref = _ImageRef(number, position, *identity)
-                images.setdefault(ref.caption, {}).setdefault((ref.origin, ref.image_index), ref)
-        return {caption: [refs[key] for key in sorted(refs)] for caption, refs in images.items()}
+        return found
 
-    def _choose_captions(self) -> list[str]:
+    def _choose(self, every: ImageIndex) -> ImageIndex:
         """Caption ids are hashes, so their order is random but the same for every size: n captions contain n/2."""
-        captions = sorted(self._images)
-        return captions if self.config.num_captions is None else captions[: self.config.num_captions]
+        num = self.config.num_captions
+        if num is not None and num > len(every.captions):
+            raise UserError(
+                f"{', '.join(map(str, self.config.images))}: {len(every.captions)} captions have usable images, and "
+                f"num_captions asks for {num}; lower it (--data.num-captions) or widen the filter"
+            )
+        return every.first(num)
 
     def _take_turns(self) -> list[list[int]]:
-        """Rows of the captions, together where only one of them is shown in an epoch."""
-        if not self.config.one_per_group:
-            return [[row] for row in range(len(self.caption_ids))]
-        turns: dict[str, list[int]] = {}
-        for row, caption in enumerate(self.caption_ids):
-            turns.setdefault(self._images[caption][0].group or caption, []).append(row)
+        """Rows of the captions of each group, of which an epoch shows one."""
+        groups, turns = self._index.words["group"], dict[str, list[int]]()
+        for row, (caption, start) in enumerate(
+            zip(self.caption_ids, self._index.starts.tolist(), strict=False)
+        ):
+            turns.setdefault(groups[start] or caption, []).append(row)
         return list(turns.values())
 
-    def _permutation(self, epoch: int) -> list[int]:
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
         """Rows of the captions that an epoch shows, in their order."""
-        order = runtime.numpy_generator(self.seed, "order", epoch).permutation(len(self._turns))
+        order = runtime.numpy_generator(self.seed, "order", epoch).permutation(self._num_turns)
+        if self._turns is None:
+            return order
         member = runtime.numpy_generator(self.seed, "member", epoch).random(len(self._turns))
-        return [self._turns[turn][int(member[turn] * len(self._turns[turn]))] for turn in order]
+        return np.array([self._turns[turn][int(member[turn] * len(self._turns[turn]))] for turn in order])
 
     def _choose_tables_that_stay(self) -> list[bool]:
         """Which tables are small enough, taken in their order, to be decoded only once."""
@@ -279,16 +320,29 @@ class ViewSource:
             left -= size if size is not None and size <= left else 0
         return stays
 
-    def _draw(self, caption: str, epoch: int) -> tuple[list[_ImageRef], list[bool]]:
-        refs, wanted = self._images[caption], self.config.images_per_caption
-        generator = runtime.numpy_generator(self.seed, "draw", epoch, caption)
+    def _draw(self, row: int, epoch: int) -> tuple[list[ImageRef], list[bool]]:
+        refs, wanted = self._index.images_of(row), self.config.images_per_caption
+        if self._is_of_one_style:
+            refs = self._of_one_style(refs, epoch)
+        generator = runtime.numpy_generator(self.seed, "draw", epoch, refs[0].caption)
         sources = np.array([ref.table for ref in refs])
         chosen = [refs[index] for index in draw_images(sources, wanted, self.config.mix, generator)]
         missing = wanted - len(chosen)
         return chosen + [chosen[0]] * missing, [True] * len(chosen) + [False] * missing
 
-    def _load(self, refs: Sequence[_ImageRef]) -> Pictures:
-        images: dict[_ImageRef, Tensor | Picture] = {
+    @property
+    def _is_of_one_style(self) -> bool:
+        """Whether the images of a caption in a batch must share a style, as the text says it of all of them."""
+        return bool(self._tokenize and self.config.style_probability and self.config.images_per_caption > 1)
+
+    def _of_one_style(self, refs: Sequence[ImageRef], epoch: int) -> list[ImageRef]:
+        """The images in the style of one of them: the text that names it is then true of all."""
+        generator = runtime.numpy_generator(self.seed, "style", epoch, refs[0].caption)
+        style = refs[int(generator.integers(len(refs)))].style
+        return [ref for ref in refs if ref.style == style]
+
+    def _load(self, refs: Sequence[ImageRef]) -> Pictures:
+        images: dict[ImageRef, Tensor | Picture] = {
             ref: self._decoded[ref] for ref in refs if ref in self._decoded
         }
         for number, table in enumerate(self._tables):
@@ -301,23 +355,10 @@ class ViewSource:
                     images[ref] = self._decoded[ref] = picture.decode()
         return Pictures([images[ref] for ref in refs])
 
-    def _alternative_texts(self) -> dict[str, list[str]]:
-        """For each caption all texts of its concept, so that text is as varied as the source allows."""
+    def _wordings(self, left_out: Collection[str]) -> dict[str, list[str]]:
         if self.config.captions is None:
             raise UserError("this method reads text: give the caption table (data.captions)")
-        rows = CaptionTable.open(self.config.captions).read(["id", "text", "concept"]).to_pylist()
-        by_concept: dict[str, list[str]] = {}
-        for row in rows:
-            by_concept.setdefault(row["concept"] or row["id"], []).append(row["text"])
-        for alternatives in by_concept.values():
-            alternatives.sort()
-        texts = {row["id"]: by_concept[row["concept"] or row["id"]] for row in rows}
-        unknown = [caption for caption in self.caption_ids if caption not in texts]
-        if unknown:
-            raise UserError(
-                f"{self.config.captions} has no caption {unknown[0]} ({len(unknown)} such); give its table"
-            )
-        return texts
+        return wordings(self.config.captions, self.caption_ids, left_out)
 
     def _text(self, caption: str, style: str | None, epoch: int) -> str:
         texts = self._texts[caption]
@@ -328,50 +369,5 @@ class ViewSource:
         return in_style(text, style)
 
 
-def _place(table: ImageTable, ref: _ImageRef) -> str:
+def _place(table: ImageTable, ref: ImageRef) -> str:
     return f"{table.path}: image {ref.image_index} of caption {ref.caption} (origin {ref.origin})"
-
-
-def _read_weights(table: ImageTable, positions: np.ndarray, column: str) -> np.ndarray:
-    """The weight of every row of the table, float32; those that may be drawn must be numbers from 0."""
-    kind = table.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise UserError(f"{table.path}: weights must be numbers, and column {column!r} holds {kind}")
-    weights: np.ndarray = (
-        table.read([column])[column].cast(pa.float32(), safe=False).to_numpy()
-    )  # null becomes nan
-    wrong = positions[~((weights[positions] >= 0) & np.isfinite(weights[positions]))]
-    if len(wrong):
-        row = table.read(["origin", "caption_id", "image_index"]).take(wrong[:1]).to_pylist()[0]
-        raise UserError(
-            f"{table.path}: image {row['image_index']} of caption {row['caption_id']} (origin {row['origin']}) has "
-            f"{column} {weights[wrong[0]]}, and {len(wrong)} images in all have no weight from 0; leave them out with "
-            f'where = "{column} >= 0 AND NOT isnan({column})"'
-        )
-    return weights
-
-
-def _allowed_positions(table: ImageTable, config: DataConfig) -> np.ndarray:
-    """Positions of the usable rows: whatever the filter says, failures and held-out styles never enter."""
-    conditions = [f"status = '{OK}'"]
-    if config.origin != "any":
-        conditions.append(f"origin {'=' if config.origin == 'real' else '!='} '{REAL}'")
-    if config.keep is not None:
-        if not pa.types.is_boolean(table.field(config.keep).type):
-            raise UserError(
-                f"{table.path}: keep must name a column of true and false, and {config.keep!r} holds "
-                f"{table.field(config.keep).type}"
-            )
-        conditions.append(f"`{config.keep}` = true")
-    for style in config.exclude_styles:
-        quoted = style.replace("'", "''")
-        conditions.append(f"(style IS NULL OR style != '{quoted}')")
-    allowed = table.positions(" AND ".join(conditions))
-    if config.where is None:
-        return allowed
-    try:
-        asked = table.positions(config.where)  # apart: no bracket in it can then undo the conditions
-    except ValueError as error:
-        reason = str(error).split(", /")[0]  # Lance appends the place in its own source
-        raise UserError(f"{table.path}: the filter {config.where!r} is not valid ({reason})") from error
-    return np.intersect1d(allowed, asked)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stablerep import runtime
 from stablerep.learning.contrastive import ContrastiveConfig, compare_views
 from stablerep.learning.losses import Samples, soft_cross_entropy
 from stablerep.learning.method import Batch, Method, StepResult
@@ -138,8 +139,9 @@ class StableRepPlus(Clip):
 
 
 def _prompt_match(images: Samples, texts: Samples) -> Tensor:
-    """Mean cosine of a valid image and its text, detached."""
+    """Mean cosine of a valid image and its text over all ranks, detached."""
     num_views = len(images.labels) // len(texts.labels)
-    own = texts.features.repeat_interleave(num_views, 0)
-    cosines = (images.features * own).sum(1).detach()
-    return cosines.mean() if images.valid is None else cosines[images.valid].mean()
+    own = texts.features.detach().repeat_interleave(num_views, 0)
+    cosines = (images.features.detach() * own).sum(1)
+    valid = torch.ones_like(cosines, dtype=torch.bool) if images.valid is None else images.valid
+    return runtime.all_reduce_sum(cosines[valid].sum()) / runtime.all_reduce_sum(valid.sum())

@@ -128,13 +128,17 @@ def soft_cross_entropy(
 
 
 def positive_similarity(samples: Samples) -> Tensor:
-    """Mean cosine of a sample and its positives within these samples, detached; NaN where no row has any."""
+    """Mean cosine of a sample and its positives among those of its rank, detached, over the rows of all ranks.
+
+    NaN where no row has any.
+    """
     with torch.no_grad(), _full_precision(samples.features):
         kept = samples.kept()
         x = F.normalize(_full(kept.features), dim=1)
         kept = Samples(features=x, labels=kept.labels, weight=kept.weight)
         similarity, present = _similarity_of_positives(kept, kept, torch.arange(len(x), device=x.device))
-        return similarity[present].mean()
+        number = runtime.all_reduce_sum(present.sum())
+        return runtime.all_reduce_sum(similarity[present].sum()) / number
 
 
 def _kept_columns(queries: Samples, keys: Samples, own: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ class OptimConfig:
     """Optimiser and schedule; the defaults are StableRep's."""
 
     base_lr: float = 2e-4
-    """Learning rate for 256 views in a batch; the rate used is base_lr * (captions * images per caption) / 256 *
-    crops per image / 2, the scaling rule of the published code."""
+    """The rate used is base_lr * (captions * images per caption) / 256 * crops per image / 2, the scaling rule of the
+    published code: base_lr itself at 256 images of two crops, as a SimCLR batch has them."""
     lr: float | None = None
     """Peak learning rate, instead of the scaling rule."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -1,9 +1,9 @@
 """The only training loop: load, step, log, save; exact resume because every step is a function of its number."""
 
 import contextlib
-import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,23 +15,28 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from stablerep import runtime
+from stablerep.config import FREE
 from stablerep.console import Console
-from stablerep.errors import UserError
+from stablerep.errors import NonFiniteError, UserError
+from stablerep.learning.contrastive import require_positives
 from stablerep.learning.data import DataConfig, ViewSource
 from stablerep.learning.method import Batch, Method
+from stablerep.learning.opening import Resolved, open_run
 from stablerep.learning.optim import OptimConfig, build_optimizer, lr_at, peak_lr
-from stablerep.learning.replay import save_replay
+from stablerep.learning.replay import Taken, save_replay
 from stablerep.learning.speed import flops_per_caption, traced
 from stablerep.learning.step import Encoding, compute_gradients
-from stablerep.run import Run
+from stablerep.run import Run, whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What every method needs to be trained; each method adds its own settings under ``method``."""
 
-    out: Path
-    """Run folder; an unfinished run with the same settings is taken up where it stopped."""
+    out: Path = field(metadata=FREE)
+    """Run folder; an unfinished run with the same settings is taken up where it stopped. Settings that say where and
+    how it is computed, not what, may then be others: where the data lie, device, threads, micro_batch, how often it is
+    saved."""
     data: DataConfig
     """Which images make a batch."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -44,23 +49,23 @@ class TrainConfig:
     """Determines initial weights, order of the data, views and noise."""
     precision: runtime.Precision = "auto"
     """Of the encoder; the loss is always computed in float32."""
-    micro_batch: int | None = None
+    micro_batch: int | None = field(default=None, metadata=FREE)
     """Captions per forward pass on each process, where the whole batch does not fit into memory: the loss and its
     gradient stay those of the whole batch, for about a third more time (gradient caching)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=FREE)
     """Compute the inside of the encoder's blocks again in the backward pass, instead of keeping it in memory."""
     attention: Literal["auto", "fused", "plain"] = "auto"
     """Of the encoder: torch's fused kernel or the spelled-out softmax; auto takes the faster one, measured once."""
-    compile: bool = True
+    compile: bool = field(default=True, metadata=FREE)
     """Use torch.compile where a compiler is present."""
-    device: str = "auto"
-    log_every: int = 20
+    device: str = field(default="auto", metadata=FREE)
+    log_every: int = field(default=20, metadata=FREE)
     """Steps between records in metrics.jsonl."""
-    save_every: int = 500
+    save_every: int = field(default=500, metadata=FREE)
     """Steps between checkpoints."""
-    export_every: int | None = None
+    export_every: int | None = field(default=None, metadata=FREE)
     """Steps between exports that are kept, each below exports/step-N of the run folder, to be measured as a curve."""
-    profile: int | None = None
+    profile: int | None = field(default=None, metadata=FREE)
     """Steps to trace, from the third on, into trace.json of the run folder."""
 
     def __post_init__(self) -> None:
@@ -93,6 +98,7 @@ class TrainSummary:
     num_steps: int
     loss: float | None
     images_seen: int
+    """Views that counted, those of repeated images left out."""
     seconds: float
 
 
@@ -109,7 +115,8 @@ def run_training(
     source = ViewSource(
         config.data, seed=config.seed, tokenize=method.tokenize if method.reads_text else None
     )
-    run, resolved = _open_run(config, kind, source, method)
+    require_positives(method, source)
+    run, resolved = open_run(config, kind, source, method)
     loop = _Loop(config, run, method, source, resolved)
     num_steps = loop.num_steps
     begin = time.monotonic()
@@ -126,10 +133,13 @@ def run_training(
         traced(config.profile, run.path / "trace.json") as trace,
         console.progress(kind, num_steps, "steps", done=start) as progress,
     ):
-        for step, batch in enumerate(source.batches(start, num_steps), start):
+        for step, batch in loop.batches(start):
             loss = loop.step(step, batch)
-            if config.export_every and (step + 1) % config.export_every == 0 and runtime.rank() == 0:
-                method.export(run.path / "exports" / f"step-{step + 1}")
+            # Exported before it is saved: what goes on at a checkpoint would not come back to an earlier export.
+            if config.export_every and (step + 1) % config.export_every == 0:
+                loop.export(step + 1)
+            if (step + 1) % config.save_every == 0 and step + 1 < num_steps:
+                loop.save(step + 1)
             progress.advance(note="" if loss is None else f"loss {loss:.4f}")
             trace()
     if start < num_steps:
@@ -140,7 +150,7 @@ def run_training(
         product=product,
         num_steps=num_steps,
         loss=loop.last_loss,
-        images_seen=num_steps * config.images_per_step,
+        images_seen=round(num_steps * config.images_per_step * source.share_that_counts),
         seconds=time.monotonic() - begin,
     )
 
@@ -148,62 +158,6 @@ def run_training(
 def _steps_of_epochs(num_epochs: float, steps_per_epoch: int) -> int:
     """At least one step; the product is rounded first, as 1.1 * 10 is a little more than 11."""
     return max(1, math.ceil(round(num_epochs * steps_per_epoch, 6)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Resolved:
-    """What the settings leave open."""
-
-    dtype: torch.dtype
-    attention: str | None
-    """Fused or plain; None where the method learns no encoder."""
-
-
-def _open_run(config: TrainConfig, kind: str, source: ViewSource, method: Method) -> tuple[Run, _Resolved]:
-    """Rank 0 goes first, so that the others find the folder as it left it, or fail as it did."""
-    try:
-        if runtime.rank() == 0:
-            _open_resolved(config, kind, source, method)
-    finally:
-        runtime.barrier()
-    return _open_resolved(config, kind, source, method)
-
-
-def _open_resolved(
-    config: TrainConfig, kind: str, source: ViewSource, method: Method
-) -> tuple[Run, _Resolved]:
-    """The run folder, and what the settings leave open, decided once by the run's first process.
-
-    Otherwise a timing could choose otherwise after a resume, or a table that grew could change the batches.
-    """
-    run = Run.open_or_create(config.out, config, kind=kind)
-    data = {"captions": len(source.caption_ids), "images": source.num_images, "digest": source.digest()}
-    path = run.path / "resolved.json"
-    if not path.exists():
-        device = runtime.pick_device(config.device)
-        dtype = runtime.pick_precision(config.precision, device)
-        attention = _pick_attention(config, method, dtype, device)
-        run.write_json(
-            path.name,
-            {"precision": str(dtype).removeprefix("torch."), "attention": attention, "data": data},
-        )
-    resolved = json.loads(path.read_text(encoding="utf-8"))
-    if resolved["data"] != data:
-        there = resolved["data"]
-        raise UserError(
-            f"{run.path}: the images or captions changed since this run began (then {there['captions']} captions with "
-            f"{there['images']} images, now {data['captions']} with {data['images']}); give another output folder"
-        )
-    return run, _Resolved(dtype=getattr(torch, resolved["precision"]), attention=resolved["attention"])
-
-
-def _pick_attention(
-    config: TrainConfig, method: Method, dtype: torch.dtype, device: torch.device
-) -> str | None:
-    encoder = method.encoder()
-    if encoder is None or config.attention != "auto":
-        return None if encoder is None else config.attention
-    return "fused" if runtime.fused_attention_pays(encoder.attention_shape, dtype, device) else "plain"
 
 
 def _remove_torn_files(folder: Path) -> None:
@@ -215,17 +169,28 @@ def _remove_torn_files(folder: Path) -> None:
 
 def _introduce(console: Console, source: ViewSource, method: Method, start: int, num_steps: int) -> None:
     parameters = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+    by_table = [
+        f"{number} of {path}"
+        for number, path in zip(source.images_by_table, source.config.images, strict=True)
+    ]
     console.say(
-        f"{len(source.caption_ids)} captions with {source.num_images} images; {parameters / 1e6:.1f} M parameters; "
+        f"{len(source.caption_ids)} captions with {source.num_images} images"
+        + (f" ({', '.join(by_table)})" if len(by_table) > 1 else "")
+        + f"; {parameters / 1e6:.1f} M parameters; "
         + (f"going on at step {start} of {num_steps}" if start else f"{num_steps} steps")
     )
+    if source.share_that_counts < 1:
+        console.say(
+            f"captions have fewer images than the {source.config.images_per_caption} that a batch takes of each: "
+            f"{100 * source.share_that_counts:.0f} % of the views count, the others repeat one and stay out of the loss"
+        )
 
 
 class _Loop:
     """The mutable state of a run: weights, optimiser, and what was last logged."""
 
     def __init__(
-        self, config: TrainConfig, run: Run, method: Method, source: ViewSource, resolved: _Resolved
+        self, config: TrainConfig, run: Run, method: Method, source: ViewSource, resolved: Resolved
     ) -> None:
         data = config.data
         self.config, self.run, self.method, self.source, self.resolved = config, run, method, source, resolved
@@ -244,6 +209,7 @@ class _Loop:
         self.last_loss: float | None = None
         self.flops_per_step: int | None = None
         self._logged = (0, time.monotonic())
+        self._waited = 0.0
 
     def resume(self) -> int:
         """Load the last checkpoint, if any, and return the number of steps it holds."""
@@ -266,7 +232,7 @@ class _Loop:
         if runtime.rank() != 0 or start == self.num_steps:
             yield
             return
-        first = start * self.config.images_per_step + 1
+        first = round(start * self.config.images_per_step * self.source.share_that_counts) + 1
         self.writer = SummaryWriter(self.run.path / "tensorboard", purge_step=first if start else None)
         try:
             yield
@@ -285,6 +251,25 @@ class _Loop:
                 }
             )
 
+    def export(self, step: int) -> None:
+        """Keep what ``step`` finished steps have learned, whole or not at all."""
+        if runtime.rank() == 0:
+            path = self.run.path / "exports" / f"step-{step}"
+            shutil.rmtree(path, ignore_errors=True)  # of a process that was killed before its checkpoint
+            with whole_folder(path) as folder:
+                self.method.export(folder)
+
+    def batches(self, start: int) -> Iterator[tuple[int, Batch]]:
+        """The remaining steps with their batches; counts the time for which the loop waits."""
+        if start < self.num_steps:  # now, as threads that prepare batches will want the processor
+            runtime.matmul_rate(self.resolved.dtype, self.device)
+        batches = self.source.batches(start, self.num_steps)
+        for step in range(start, self.num_steps):
+            begin = time.monotonic()
+            batch = next(batches)
+            self._waited += time.monotonic() - begin
+            yield step, batch
+
     def step(self, step: int, batch: Batch) -> float | None:
         """One update; returns the loss where this step is logged."""
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
@@ -299,12 +284,9 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step()
-        logged = (
-            self._log(step, rate, norm, result.loss.detach(), result.logs) if self._is_logged(step) else None
-        )
-        if (step + 1) % self.config.save_every == 0 and step + 1 < self.num_steps:
-            self.save(step + 1)
-        return logged
+        if not self._is_logged(step):
+            return None
+        return self._log(step, rate, norm, result.loss.detach(), result.logs)
 
     @property
     def compiles(self) -> bool:
@@ -332,9 +314,10 @@ class _Loop:
         if bool(torch.isfinite(runtime.all_reduce_sum(loss)) & torch.isfinite(norm)):
             return
         name = f"nonfinite-rank{runtime.rank()}.pt"
-        captions = save_replay(self.run.path / name, step, batch, self.encoding, self.source.caption_ids)
+        taken = Taken(step, batch, self.encoding)
+        captions = save_replay(self.run.path / name, taken, self.method, self.source.caption_ids)
         others = f" and {len(captions) - 3} others" if len(captions) > 3 else ""
-        raise UserError(
+        raise NonFiniteError(
             f"{self.run.path}: loss {float(loss)} and gradient norm {float(norm)} after {step} steps, before the "
             f"next update, with captions {', '.join(captions[:3])}{others}; the last checkpoint is intact, and what "
             f"replays the step is in {name}; lower the learning rate or set clip_norm"
@@ -345,9 +328,10 @@ class _Loop:
 
     def _log(self, step: int, rate: float, norm: Tensor, loss: Tensor, logs: dict[str, Tensor]) -> float:
         self.last_loss = float(runtime.all_reduce_sum(loss))
-        images = self.config.images_per_step
+        images = self.config.images_per_step * self.source.share_that_counts
         last_step, last_time = self._logged
         now = time.monotonic()
+        waited, self._waited = self._waited, 0.0
         self._logged = (step + 1, now)
         per_second = (step + 1 - last_step) / max(now - last_time, 1e-9)
         assert self.flops_per_step is not None  # counted before the first step
@@ -355,13 +339,14 @@ class _Loop:
         best = runtime.matmul_rate(self.resolved.dtype, self.device) * runtime.world_size()
         record: dict[str, Any] = {
             "step": step + 1,
-            "images_seen": (step + 1) * images,
+            "images_seen": round((step + 1) * images),
             "loss": self.last_loss,
             "learning_rate": rate,
             "gradient_norm": float(norm),
             "images_per_second": per_second * images,
             "model_flops_per_second": flops,
             "share_of_matmul_rate": flops / best,
+            "share_of_time_waiting": waited / max(now - last_time, 1e-9),
             **{name: float(value) for name, value in logs.items()},
         }
         if self.writer is not None:

@@ -1,0 +1,38 @@
+"""What is said of an image in training: the text of its caption, in one of the wordings that belong to it."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from stablerep.errors import UserError
+from stablerep.store import CaptionTable
+
+_BELONGS = ("concept", "group", "split", "label")
+
+
+def wordings(path: Path, captions: Sequence[str], left_out: Collection[str]) -> dict[str, list[str]]:
+    """For each caption its text and the other texts for the same thing, sorted.
+
+    Texts are for the same thing where concept, group, split and label are the same: a wording of the test split is
+    never read in training, and captions that only share their class stay apart. ``left_out`` are captions with images
+    of their own on which this run does not train; it does not read them either. Raises ``UserError`` for a caption that
+    the table does not hold.
+    """
+    rows = CaptionTable.open(path).read(["id", "text", *_BELONGS]).to_pylist()
+    belonging: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows:
+        if row["id"] not in left_out:
+            belonging.setdefault(_thing(row), []).append(row["text"])
+    for some in belonging.values():
+        some.sort()
+    wanted = set(captions)
+    texts = {row["id"]: belonging[_thing(row)] for row in rows if row["id"] in wanted}
+    unknown = [caption for caption in captions if caption not in texts]
+    if unknown:
+        raise UserError(f"{path} has no caption {unknown[0]} ({len(unknown)} such); give its table")
+    return texts
+
+
+def _thing(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a text is for; a caption without a concept is for itself."""
+    return tuple(row[name] for name in _BELONGS) if row["concept"] else (row["id"],)
