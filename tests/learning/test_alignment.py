@@ -120,6 +120,16 @@ def test_an_aligned_painter_trains_resumes_and_exports_as_any_other(
     names = {path.name for path in whole.product.iterdir()}
     assert "alignment" not in " ".join(names)
     assert type(DiffusionPipeline.from_pretrained(whole.product)).__name__ == "PixArtAlphaPipeline"
+    card = (whole.product / "README.md").read_text()
+    for said in (
+        "36 painted (`teacher-a`)",
+        "36 pictures of 12 captions",
+        "7 steps",
+        f"{SIZE} x {SIZE} pixels",
+    ):
+        assert said in card, said
+    assert f'"encoder": "{encoder_folder.parent.name}/{encoder_folder.name}"' in card
+    assert str(encoder_folder) not in card and str(tmp_path) not in card
 
 
 def test_the_same_when_compiled(world: World, encoder_folder: Path) -> None:

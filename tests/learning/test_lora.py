@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
-from tiny_training import NUM_CAPTIONS, World, decode_png, text
+from tiny_training import NUM_CAPTIONS, SIZE, World, decode_png, text, train_config
 
 from generation import tiny_pipelines
 from stablerep.errors import UserError
 from stablerep.learning.lora import Lora, LoraConfig
 from stablerep.learning.method import Batch
+from stablerep.learning.methods import METHODS
 
 pytest.importorskip("peft", reason="adapters need peft: pip install 'stablerep[lora]'")
 
@@ -143,6 +144,21 @@ def test_dropped_captions_are_the_empty_one(folders: dict[str, Path]) -> None:
     data = batch(always)
     empty = data | {"tokens": never.tokenize([""] * N)}
     torch.testing.assert_close(always.encode(data)["predicted"], never.encode(empty)["predicted"])
+
+
+def test_stable_diffusion_learns_at_any_multiple_and_at_nothing_else(
+    world: World, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    def built(size: int) -> Any:
+        settings = {
+            "method": {"teacher": str(folders["stable-diffusion"])},
+            "data": {"view": {"image_size": size}},
+        }
+        return METHODS["lora"].build(train_config("lora", world, tmp_path, **settings))
+
+    assert isinstance(built(3 * SIZE), Lora)
+    with pytest.raises(UserError, match=rf"image_size is {SIZE + 1}, but .* paints multiples of 2; give one"):
+        built(SIZE + 1)
 
 
 def test_what_cannot_be_adapted_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

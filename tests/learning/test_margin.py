@@ -22,6 +22,7 @@ from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.distillation import Distillation, DistillationConfig
+from stablerep.learning.lora import Lora
 from stablerep.learning.method import Batch, with_margin
 from stablerep.learning.methods import METHODS
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
@@ -129,3 +130,26 @@ def test_a_faster_student_keeps_its_teachers_margin(world: World, tmp_path: Path
     assert painter_of(world.autoencoder).config.margin == 0
     with pytest.raises(ValueError, match="margin must not be negative"):
         TextToImageConfig(autoencoder=world.autoencoder, margin=-1)
+
+
+def test_adapters_learn_pictures_within_their_pipelines_margin(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="adapters need peft: pip install 'stablerep[lora]'")
+    folder = painter(world).export(tmp_path)
+
+    def built(size: int) -> Any:
+        settings = {"method": {"teacher": str(folder)}, "data": {"view": {"image_size": size}}}
+        return METHODS["lora"].build(train_config("lora", world, tmp_path / "run", **settings))
+
+    with pytest.raises(
+        UserError, match=rf"image_size is {SIZE}, but the size of .* without its margin is {INNER}"
+    ):
+        built(SIZE)
+    method = built(INNER)
+    assert isinstance(method, Lora) and method.margin == MARGIN
+    data = batch() | {"tokens": method.tokenize(TEXTS[:4])}
+    seen: list[torch.Tensor] = []
+    encode = method.vae.encode
+    method.vae.encode = lambda images: seen.append(images) or encode(images)
+    predicted = method.encode(data)["predicted"]
+    assert torch.equal(seen[0], with_margin(data["image"][:, 0], MARGIN) * 2 - 1)
+    assert predicted.shape[-1] == SIZE // 2

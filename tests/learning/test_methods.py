@@ -14,6 +14,7 @@ from stablerep.learning.image_text import Clip, StableRepPlus
 from stablerep.learning.lora import Lora
 from stablerep.learning.methods import (
     METHODS,
+    AutoencoderTrainConfig,
     ClipTrainConfig,
     SimCLRConfig,
     StableRepConfig,
@@ -64,6 +65,20 @@ def test_contrastive_methods_differ_in_their_positives() -> None:
     assert crops.method.positives == "image"
     labelled = build(SupervisedConfig, IMAGES, {"data": {"images_per_caption": 1}}, origin="test")
     assert labelled.method.positives == "label"
+
+
+@pytest.mark.parametrize("method", ["autoencoder", "text-to-image", "lora", "distillation"])
+def test_painters_are_shown_whole_pictures_where_nothing_else_is_asked(method: str) -> None:
+    own = {"autoencoder": {}, "text-to-image": {"autoencoder": "x"}}.get(method, {"teacher": "icons"})
+    config = build(METHODS[method].config, IMAGES, {"method": own}, origin="test")
+    assert (config.data.images_per_caption, config.data.view.augmentation) == (1, "none")
+    asked = {"data": {"view": {"image_size": 32}, "captions_per_batch": 8}}
+    sized = build(METHODS[method].config, IMAGES, {"method": own}, asked, origin="test")
+    assert (sized.data.view.image_size, sized.data.view.augmentation) == (32, "none")
+    mirrored = {"data": {"view": {"augmentation": "flip"}, "images_per_caption": 2}}
+    other = build(AutoencoderTrainConfig, IMAGES, mirrored, origin="test")
+    assert (other.data.images_per_caption, other.data.view.augmentation) == (2, "flip")
+    assert build(StableRepConfig, IMAGES, origin="test").data.view.augmentation == "simclr"
 
 
 def test_an_unknown_method_answers_with_the_known_ones(world: World) -> None:

@@ -379,6 +379,9 @@ def test_a_missing_autoencoder_is_named(world: World, tmp_path: Path) -> None:
         ({"text_width": 6}, "text_width must be a multiple of 4"),
         ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\]"),
         ({"ema_decay": math.nan}, r"ema_decay must be in \[0, 1\]"),
+        ({"num_inference_steps": 1}, "num_inference_steps must be at least 2"),
+        ({"guidance_scale": math.nan}, r"guidance_scale must be at least 1 \(none\)"),
+        ({"batch_size": 0}, "batch_size must be positive"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(settings: dict[str, Any], what: str) -> None:

@@ -7,8 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stablerep import runtime
-from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid, with_margin
+from stablerep.learning.method import (
+    Batch,
+    Method,
+    StepResult,
+    global_mean,
+    load_weights,
+    mean_over_valid,
+    with_margin,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +93,12 @@ class Autoencoder(Method):
         mean, log_variance = features["mean"], features["log_variance"].clamp(-30, 20)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
         squared = error.square().mean(1)
-        self._track(mean.detach().square().flatten(1).mean(1), batch)
+        self._track(mean.square().flatten(1).mean(1), batch)
         loss = mean_over_valid(error.abs().mean(1) + squared + self.config.kl_weight * divergence, batch)
-        logs = {"kl": divergence.detach().mean(), "psnr": -10 * torch.log10(squared.detach().mean() / 4)}
+        logs = {
+            "kl": global_mean(divergence, batch),
+            "psnr": -10 * torch.log10(global_mean(squared, batch) / 4),
+        }
         return StepResult(loss=loss, logs=logs)
 
     def export(self, folder: Path) -> Path:
@@ -103,9 +113,10 @@ class Autoencoder(Method):
         return [self.vae.encoder, self.vae.decoder]
 
     def _track(self, squares: Tensor, batch: Batch) -> None:
-        """Follow the second moment of the latents over the last steps, from the first batch on."""
-        square = runtime.all_reduce_sum(mean_over_valid(squares, batch))
-        self.latent_square.lerp_(square, 0.05 if self.latent_square > 0 else 1.0)
+        """Follow the second moment of the latents over the last steps, from the first batch on that counts."""
+        square = global_mean(squares, batch)
+        if square > 0:
+            self.latent_square.lerp_(square, 0.05 if self.latent_square > 0 else 1.0)
 
     latent_square: Tensor
 

@@ -18,7 +18,7 @@ from stablerep import config as config_module
 from stablerep.errors import UserError
 from stablerep.generation.folders import find_teacher
 from stablerep.learning.method import Batch
-from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
+from stablerep.learning.text_to_image import TextToImage, TextToImageConfig, check_painting
 from stablerep.models.painter import sampler
 from stablerep.run import read_json
 
@@ -41,13 +41,9 @@ class DistillationConfig:
     """Pictures that the exported painter paints together, by default."""
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "substeps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.num_inference_steps < 2:
-            raise ValueError(f"num_inference_steps must be at least 2, got {self.num_inference_steps}")
-        if self.guidance_scale is not None and self.guidance_scale < 1:
-            raise ValueError(f"guidance_scale must be at least 1 (none), got {self.guidance_scale}")
+        check_painting(self.num_inference_steps, self.guidance_scale, self.batch_size)
+        if self.substeps < 1:
+            raise ValueError(f"substeps must be positive, got {self.substeps}")
 
 
 class Distillation(TextToImage):

@@ -6,7 +6,7 @@ pipeline folder with the adapters added into the weights, and the adapters alone
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stablerep.config import FREE
 from stablerep.errors import UserError
-from stablerep.generation.folders import DEFAULTS, check_folder, find_teacher, read_index
-from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid
+from stablerep.generation.folders import DEFAULTS, check_folder, find_teacher, read_defaults, read_index
+from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid, with_margin
 from stablerep.run import write_atomically
 
 # Pipelines whose text is read by one encoder; the part that is adapted.
@@ -36,7 +37,7 @@ class LoraConfig:
 
     teacher: str
     """The pipeline to train further: a shipped teacher by name, a diffusers folder, or a hub id."""
-    download: bool = False
+    download: bool = field(default=False, metadata=FREE)
     """Fetch a pipeline given by its hub id if it is not in the local cache yet."""
     rank: int = 8
     """Rank of what is added to each projection."""
@@ -74,7 +75,14 @@ class Lora(Method):
         self.scheduler = pipeline.scheduler
         self.vae = pipeline.vae.requires_grad_(False)
         self.text_encoder = pipeline.text_encoder.requires_grad_(False)
-        self.model = _with_adapters(getattr(pipeline, self.part).requires_grad_(False), config)
+        adapted = getattr(pipeline, self.part).requires_grad_(False)
+        defaults = read_defaults(self.folder)
+        self.margin = defaults.margin
+        self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.side: int | None = None  # a U-Net knows no positions, and learns at any multiple of these pixels
+        if self.part == "transformer":  # from edge to edge, the margin within
+            self.side = defaults.height or adapted.config.sample_size * self.pixels_per_latent
+        self.model = _with_adapters(adapted, config)
         self.num_tokens = min(self.tokenizer.model_max_length, 120)
         self.empty = self.tokenize([""])[0]
 
@@ -89,7 +97,7 @@ class Lora(Method):
         """What the model predicts ``(N*V, c, h, w)``, and what it should have."""
         num_views = batch["image"].shape[1]
         with torch.no_grad():
-            images = batch["image"].flatten(0, 1) * 2 - 1
+            images = with_margin(batch["image"].flatten(0, 1), self.margin) * 2 - 1
             latents = self.vae.encode(images).latent_dist.mode().float() * self.vae.config.scaling_factor
             noise, draw, dropped = self._draw(batch["seed"], latents)
             noisy, timestep, target = self._noised(latents, noise, draw)

@@ -18,7 +18,7 @@ Batch = dict[str, Tensor]
 """Named tensors: image (N, V, 3, H, W), uint8, which ``encode`` is given as float32 in [0, 1]; caption_id (N,) and
 image_id (N, V), identities; valid (N, V); label (N, V), identities of what the images show, an image without a label
 being the only one of its kind; seed (N,), for every random draw of the method; where the method reads text, tokens
-(N, T)."""
+(N, T); where images are weighted, weight (N, V), from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,23 @@ def with_margin(images: Tensor, margin: int) -> Tensor:
 
 
 def mean_over_valid(values: Tensor, batch: Batch) -> Tensor:
-    """This rank's part of the mean of a value per view, ``(N*V,)``, over the valid views of the global batch.
+    """This rank's part of the weighted mean of a value per view, ``(N*V,)``, over the valid views of the global batch.
 
-    The other views repeat an image of a caption that has too few; they must not count twice.
+    ``sum(weight * value) / sum(weight)``; without weights all valid views count alike. The other views repeat an image
+    of a caption that has too few; they must not count twice. Where no view counts, the mean is 0, and so is its
+    gradient: a batch may by chance hold nothing but images of weight 0.
     """
-    valid = batch["valid"].flatten()
-    return values[valid].sum() / runtime.all_reduce_sum(valid.sum())
+    weight = batch["valid"].flatten().to(values)
+    if "weight" in batch:
+        weight = weight * batch["weight"].flatten().to(values)
+    total = runtime.all_reduce_sum(weight.sum())
+    counts = weight > 0
+    return (weight[counts] * values[counts]).sum() / torch.where(total > 0, total, 1)
+
+
+def global_mean(values: Tensor, batch: Batch) -> Tensor:
+    """The whole of that mean, detached and equal on every rank, as logs need it; every rank must take part."""
+    return runtime.all_reduce_sum(mean_over_valid(values.detach(), batch))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.generation.folders import find_teacher
 from stablerep.learning.autoencoder import Autoencoder, AutoencoderConfig
 from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.data import DataConfig
@@ -17,6 +18,8 @@ from stablerep.learning.lora import Lora, LoraConfig
 from stablerep.learning.method import Method
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
 from stablerep.learning.trainer import TrainConfig, TrainSummary, run_training
+from stablerep.learning.views import ViewConfig
+from stablerep.models.painter_card import Parent, write_painter_card
 from stablerep.models.text import ClipVocabulary, LearnedVocabulary, Vocabulary, train_tokenizer
 from stablerep.store import CaptionTable
 
@@ -73,9 +76,22 @@ class StableRepPlusTrainConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WholePictures(DataConfig):
+    """One picture per caption and batch, whole and in its own colours: a painter paints what it is shown, and would
+    learn to paint crops and blur."""
+
+    images_per_caption: int = 1
+    """Images drawn per caption and batch, without replacement."""
+    view: ViewConfig = field(default_factory=lambda: ViewConfig(augmentation="none"))
+    """How an image becomes a view; "flip" where left and right are alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderTrainConfig(TrainConfig):
     """The picture autoencoder that a latent painter needs."""
 
+    data: WholePictures
+    """Which images make a batch."""
     method: AutoencoderConfig = field(default_factory=AutoencoderConfig)
 
 
@@ -83,6 +99,8 @@ class AutoencoderTrainConfig(TrainConfig):
 class TextToImageTrainConfig(TrainConfig):
     """A small text-to-image painter, exported as a stock diffusers folder."""
 
+    data: WholePictures
+    """Which images make a batch."""
     method: TextToImageConfig
 
 
@@ -90,6 +108,8 @@ class TextToImageTrainConfig(TrainConfig):
 class DistillationTrainConfig(TrainConfig):
     """A painter that needs few steps, from one that needs many."""
 
+    data: WholePictures
+    """Which images make a batch."""
     method: DistillationConfig
 
 
@@ -97,6 +117,8 @@ class DistillationTrainConfig(TrainConfig):
 class LoraTrainConfig(TrainConfig):
     """An existing pipeline, trained further by low-rank adapters."""
 
+    data: WholePictures
+    """Which images make a batch."""
     method: LoraConfig
 
 
@@ -121,6 +143,8 @@ class MethodEntry:
 
     config: type[TrainConfig]
     build: Callable[[Any], Method]
+    describe: Callable[[Any, TrainSummary], None] | None = None
+    """Writes the card of a painter; encoders get theirs from the command ``export``."""
 
 
 def _build_autoencoder(config: AutoencoderTrainConfig) -> Method:
@@ -139,27 +163,45 @@ def _build_stablerep_plus(config: StableRepPlusTrainConfig) -> Method:
 def _build_painter(config: TextToImageTrainConfig) -> Method:
     texts = _vocabulary_texts(_captions_to_read(config), config.method.vocabulary_from)
     painter = TextToImage(config.method, texts)
-    _require_latents(config, painter, f"the size of {config.method.autoencoder}")
+    _require_latents(config, painter, config.method.autoencoder)
     return painter
 
 
 def _build_distillation(config: DistillationTrainConfig) -> Method:
     _captions_to_read(config)
     student = Distillation(config.method)
-    _require_latents(config, student, f"the size of {config.method.teacher}")
+    _require_latents(config, student, config.method.teacher)
     return student
 
 
 def _build_lora(config: LoraTrainConfig) -> Method:
     _captions_to_read(config)
     method = Lora(config.method)
-    scale = 2 ** (len(method.vae.config.block_out_channels) - 1)
-    if config.data.view.image_size % scale:
+    size, multiple = config.data.view.image_size, method.pixels_per_latent
+    if method.side is not None:
+        _require_inner_size(config, method.side, method.margin, config.method.teacher)
+    elif (size + 2 * method.margin) % multiple:
+        margin = f" with a margin of {method.margin}" if method.margin else ""
         raise UserError(
-            f"data.view.image_size is {config.data.view.image_size}, but {config.method.teacher} paints multiples of "
-            f"{scale}"
+            f"data.view.image_size is {size}{margin}, but {config.method.teacher} paints multiples of {multiple}; give "
+            "one of these"
         )
     return method
+
+
+def _describe_painter(config: TextToImageTrainConfig, summary: TrainSummary) -> None:
+    begun = config.method.start_from
+    parent = None if begun is None else Parent(name=str(begun), folder=begun)
+    pipeline = config.method.autoencoder.parent  # of a run of `train autoencoder` it is the run's folder
+    taken = [pipeline] if (pipeline / "model_index.json").is_file() and pipeline != begun else []
+    write_painter_card(
+        summary.product, summary.run, parent, [Parent(name=str(folder), folder=folder) for folder in taken]
+    )
+
+
+def _describe_pupil(config: DistillationTrainConfig | LoraTrainConfig, summary: TrainSummary) -> None:
+    teacher = config.method.teacher
+    write_painter_card(summary.product, summary.run, Parent(name=teacher, folder=find_teacher(teacher)))
 
 
 def _vocabulary(config: TrainConfig, method: ClipConfig) -> Vocabulary:
@@ -189,13 +231,14 @@ def _vocabulary_texts(captions: Path, where: str) -> list[str]:
     return texts
 
 
-def _require_latents(config: TrainConfig, painter: TextToImage, what: str) -> None:
-    margin = painter.config.margin
-    _require_size(
-        config,
-        painter.vae.config.sample_size - 2 * margin,
-        f"{what} without its margin" if margin else what,
-    )
+def _require_latents(config: TrainConfig, painter: TextToImage, origin: Path | str) -> None:
+    _require_inner_size(config, painter.vae.config.sample_size, painter.config.margin, origin)
+
+
+def _require_inner_size(config: TrainConfig, side: int, margin: int, origin: Path | str) -> None:
+    """Views are as large as what is painted, ``side`` pixels, is without its margin."""
+    what = f"the size of {origin}"
+    _require_size(config, side - 2 * margin, f"{what} without its margin" if margin else what)
 
 
 def _require_size(config: TrainConfig, size: int, what: str) -> None:
@@ -212,9 +255,9 @@ METHODS: dict[str, MethodEntry] = {
     "clip": MethodEntry(ClipTrainConfig, _build_clip),
     "supervised": MethodEntry(SupervisedConfig, lambda config: Contrastive(config.method)),
     "autoencoder": MethodEntry(AutoencoderTrainConfig, _build_autoencoder),
-    "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter),
-    "lora": MethodEntry(LoraTrainConfig, _build_lora),
-    "distillation": MethodEntry(DistillationTrainConfig, _build_distillation),
+    "text-to-image": MethodEntry(TextToImageTrainConfig, _build_painter, _describe_painter),
+    "lora": MethodEntry(LoraTrainConfig, _build_lora, _describe_pupil),
+    "distillation": MethodEntry(DistillationTrainConfig, _build_distillation, _describe_pupil),
 }
 
 
@@ -231,6 +274,9 @@ def train(method: str, config: TrainConfig, *, console: Console | None = None) -
     if not isinstance(config, entry.config):
         raise UserError(f"method {method} takes a {entry.config.__name__}, got a {type(config).__name__}")
     with runtime.process_group(), cost.metered(f"train {method}", config.out / cost.FILE):
-        return run_training(
+        summary = run_training(
             config, method, lambda: entry.build(config), console=console or Console(quiet=True)
         )
+        if entry.describe is not None and runtime.rank() == 0:
+            entry.describe(config, summary)
+        return summary

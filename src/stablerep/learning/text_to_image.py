@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from stablerep.errors import UserError
 from stablerep.learning.alignment import Alignment, AlignmentConfig
-from stablerep.learning.method import Batch, Method, StepResult, load_weights, mean_over_valid, with_margin
+from stablerep.learning.method import (
+    Batch,
+    Method,
+    StepResult,
+    global_mean,
+    load_weights,
+    mean_over_valid,
+    with_margin,
+)
 from stablerep.models.painter import (
     TEXT_HEADS,
     build_like,
@@ -80,6 +88,7 @@ class TextToImageConfig:
             raise ValueError(f"num_heads {self.num_heads} must divide width {self.width}")
         if self.margin < 0:
             raise ValueError(f"margin must not be negative, got {self.margin}")
+        check_painting(self.num_inference_steps, self.guidance_scale, self.batch_size)
         if self.text_width % TEXT_HEADS:
             raise ValueError(f"text_width must be a multiple of {TEXT_HEADS}, got {self.text_width}")
         for name in ("caption_dropout", "ema_decay"):
@@ -89,6 +98,16 @@ class TextToImageConfig:
             raise ValueError(
                 "text_from and start_from both say which text encoder to begin with; give one of them"
             )
+
+
+def check_painting(num_inference_steps: int, guidance_scale: float | None, batch_size: int) -> None:
+    """Refuse (``ValueError``) what an exported painter could not paint with when nothing else is asked."""
+    if num_inference_steps < 2:  # the stock pipeline asks a sampler of one step for what ours does not give
+        raise ValueError(f"num_inference_steps must be at least 2, got {num_inference_steps}")
+    if guidance_scale is not None and not guidance_scale >= 1:
+        raise ValueError(f"guidance_scale must be at least 1 (none), got {guidance_scale}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
 
 
 def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module, Tokenizer]:
@@ -202,7 +221,10 @@ class TextToImage(Method):
         if "alignment" not in features:
             return StepResult(loss=error, logs={})
         aligned = mean_over_valid(features["alignment"], batch)
-        logs = {"velocity_error": error.detach(), "alignment": aligned.detach()}
+        logs = {
+            "velocity_error": global_mean(squared, batch),
+            "alignment": global_mean(features["alignment"], batch),
+        }
         return StepResult(loss=error - self.config.alignment.weight * aligned, logs=logs)
 
     @torch.no_grad()

@@ -11,11 +11,16 @@ from typing import Any
 from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder
 from stablerep.models.joint import ImageText
+from stablerep.run import read_json
 from stablerep.store import ImageTable
+
+Tables = Sequence[tuple[str, ImageTable | None]]
+"""Where image tables are said to lie, and the table, None where it is not there."""
 
 _LIBRARIES = {"timm": "timm", "open_clip": "open_clip", "huggingface": "transformers", "onnx": "onnx"}
 _SETTINGS = ("teacher", "num_inference_steps", "guidance_scale", "scheduler", "styles", "edit", "edits")
-_UNKNOWN = "Not recorded: the weights came without a run folder."
+_CHOICES = ("origin", "where", "keep", "exclude_styles", "weight")
+UNKNOWN = "Not recorded: the weights came without a run folder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +44,22 @@ def name_of(run: Path) -> str:
 
 def model_card(encoder: Encoder, joint: ImageText | None, about: About) -> str:
     """The README.md of an exported folder, with the header that the Hugging Face hub reads."""
-    description = _read(about.run / "run.json")
-    tables = _tables(description)
+    description = read_description(about.run)
+    tables = tables_of(description)
     sections = {
         f"# {about.name}": _what(encoder, joint),
         "## Use": about.usage,
-        "## Data": _data(description, tables),
+        "## Data": data_section(description, tables),
         "## Training": _training(description),
         "## Scores": _scores(about.run),
         "## Licence": _licence(about, tables),
     }
-    body = "\n\n".join(f"{heading}\n\n{text}" for heading, text in sections.items())
-    return f"{_header(joint, about)}\n{body}\n"
+    return f"{_header(joint, about)}\n{joined(sections)}\n"
+
+
+def joined(sections: Mapping[str, str]) -> str:
+    """Headings and what stands below them, as one text."""
+    return "\n\n".join(f"{heading}\n\n{text}" for heading, text in sections.items())
 
 
 def _header(joint: ImageText | None, about: About) -> str:
@@ -82,15 +91,15 @@ def _what(encoder: Encoder, joint: ImageText | None) -> str:
     return "\n\n".join(lines)
 
 
-def _data(description: Mapping[str, Any], tables: Sequence[tuple[str, ImageTable | None]]) -> str:
+def data_section(description: Mapping[str, Any], tables: Tables) -> str:
+    """The tables that a run learned from, with whose pictures they hold, and how many it might draw."""
     if not description:
-        return _UNKNOWN
+        return UNKNOWN
     data = description["config"].get("data", {})
     lines = []
     for path, table in tables:
-        place = "/".join(Path(path).parts[-2:])
-        lines.append(f"- `{place}`: " + (_table(table) if table else "the table is no longer there."))
-    chosen = {name: data[name] for name in ("origin", "where", "exclude_styles") if data.get(name)}
+        lines.append(f"- `{short(path)}`: " + (_table(table) if table else "the table is no longer there."))
+    chosen = {name: data[name] for name in _CHOICES if data.get(name, "any") not in ("any", [])}
     if chosen:
         lines.append("- Of these: " + "; ".join(f"{name} `{value}`" for name, value in chosen.items()) + ".")
     digest = description["resolved"].get("data")
@@ -99,7 +108,7 @@ def _data(description: Mapping[str, Any], tables: Sequence[tuple[str, ImageTable
             f"- {digest.get('images', 0):,} pictures of {digest.get('captions', 0):,} captions, digest "
             f"`{digest.get('digest', '')}`."
         )
-    return "\n".join(lines) or _UNKNOWN
+    return "\n".join(lines) or UNKNOWN
 
 
 def _table(table: ImageTable) -> str:
@@ -117,14 +126,14 @@ def _table(table: ImageTable) -> str:
 
 def _training(description: Mapping[str, Any]) -> str:
     if not description:
-        return _UNKNOWN
+        return UNKNOWN
     settings = {name: value for name, value in description["config"].items() if name not in ("out", "data")}
     shown = json.dumps(settings, indent=2, sort_keys=True)
     return f"Method `{description['kind']}`:\n\n```json\n{shown}\n```"
 
 
 def _scores(run: Path) -> str:
-    scores = _read(run / "scores.json")
+    scores = read_json_if_there(run / "scores.json")
     if not scores:
         return "Not measured: `stablerep evaluate` writes scores.json into the run folder."
     lines = [
@@ -141,18 +150,28 @@ def _scores(run: Path) -> str:
     return "\n".join(lines)
 
 
-def _licence(about: About, tables: Sequence[tuple[str, ImageTable | None]]) -> str:
+def _licence(about: About, tables: Tables) -> str:
     own = about.licence or "Not stated; the person who trained the encoder decides"
+    return f"{own}.\n\n{licences_of_pictures(tables)}"
+
+
+def licences_of_pictures(tables: Tables) -> str:
+    """Under which licences the pictures stand that a model learned from."""
     counts: collections.Counter[str] = collections.Counter()
     for _, table in tables:
         if table is not None:
             licences = table.read(["licence"], "status = 'ok'")["licence"].to_pylist()
             counts.update(licence or "not stated" for licence in licences)
     of_data = ", ".join(f"{licence} ({count:,})" for licence, count in counts.most_common(12))
-    return f"{own}.\n\nLicences of the pictures it learned from: {of_data or 'not known'}."
+    return f"Licences of the pictures it learned from: {of_data or 'not known'}."
 
 
-def _tables(description: Mapping[str, Any]) -> list[tuple[str, ImageTable | None]]:
+def short(path: str) -> str:
+    """The last two parts of a path: where the rest of it leads is nobody's business."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def tables_of(description: Mapping[str, Any]) -> Tables:
     """The image tables of a run, None for those that were moved or removed since."""
     tables: list[tuple[str, ImageTable | None]] = []
     for path in description.get("config", {}).get("data", {}).get("images", []):
@@ -163,18 +182,15 @@ def _tables(description: Mapping[str, Any]) -> list[tuple[str, ImageTable | None
     return tables
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object of the run folder, empty where there is none; of ``run.json`` with what the run resolved."""
-    if not path.is_file():
-        return {}
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if path.name == "run.json":
-            resolved = path.with_name("resolved.json")
-            value["resolved"] = json.loads(resolved.read_text(encoding="utf-8")) if resolved.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    return value
+def read_description(run: Path) -> dict[str, Any]:
+    """Kind and configuration of a run, with what it ``resolved``; empty where the folder is no run."""
+    description = read_json_if_there(run / "run.json")
+    return description and description | {"resolved": read_json_if_there(run / "resolved.json")}
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _interval(stored: Mapping[str, float]) -> str:
