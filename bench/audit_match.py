@@ -10,6 +10,12 @@ real training pictures (`stablerep train clip --recipe icons`) is what the claim
 
 Printed and saved for the training captions and, as a harder case, for captions of the validation split: the share of
 swapped pictures below the score that 5 % of the right ones do not reach, and the AUROC, as means over draws.
+
+A judge accepts some wrong pictures by chance, and these look like swapped ones to any encoder. How many of the accepted
+pictures they may be stands beside the result, with what an encoder without fault would reach then; with
+--min-confidence, fixed before anything is measured, pictures that the judge accepts with that probability are measured
+beside those by the plain rule. Pictures are exchanged across labels, so the level against captions of other labels only
+(--rules.across-labels of the audit) is measured as well.
 """
 
 import argparse
@@ -23,7 +29,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from stablerep import runtime
-from stablerep.audit.match import MatchAuditConfig, audit_match
+from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
 from stablerep.evaluation.asked import read_asked, read_paintings
 from stablerep.evaluation.benchmarks import BenchmarkData, load_benchmark
 from stablerep.features import extract
@@ -32,8 +38,28 @@ from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
 from stablerep.run import write_text
 from stablerep.store import OK, ImageTable
 
-SCORES = ("match_level", "match")
+SCORES = ("match_level", "match", "match_level across labels")
 FALSE_ALARMS = 0.05
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the judge calls M pictures (M,), and with what probability (M,)."""
+
+    classes: np.ndarray
+    confidence: np.ndarray
+
+    def accepted(self, labels: np.ndarray, min_confidence: float) -> np.ndarray:
+        """Whether each is called by its label (M,), at this probability or more."""
+        right: np.ndarray = (self.classes == labels) & (self.confidence >= min_confidence)
+        return right
+
+    def by_chance(self, labels: np.ndarray, min_confidence: float) -> float:
+        """The share that would be accepted if labels were shuffled: the mean over all shuffles."""
+        sure = self.classes[self.confidence >= min_confidence]
+        names, counts = np.unique(sure, return_counts=True)
+        same = (labels[None] == names[:, None]).mean(axis=1)
+        return float(counts @ same / len(labels)) if len(sure) else 0.0
 
 
 @dataclass(frozen=True)
@@ -44,11 +70,10 @@ class Judge:
     probe: Probe
     classes: np.ndarray
 
-    def accepts(self, images: Any, labels: np.ndarray) -> np.ndarray:
-        """Whether it names each picture by its label."""
-        features = extract(self.encoder, images)
-        accepted: np.ndarray = self.classes[self.probe.probabilities(features).argmax(1)] == labels
-        return accepted
+    def names(self, images: Any) -> Named:
+        """What it calls each picture."""
+        found = self.probe.probabilities(extract(self.encoder, images))
+        return Named(self.classes[found.argmax(1)], found.max(1))
 
 
 def train_judge(world: Path, name: str, benchmark: str, num_train: int | None = None) -> Judge:
@@ -91,31 +116,40 @@ def write_swapped(path: Path, captions: np.ndarray, images: list[bytes], source:
 
 
 def measure(options: argparse.Namespace, judge: Judge, images: Path) -> dict[str, Any]:
-    """The numbers for the paintings of one table."""
+    """The numbers for the paintings of one table, by each rule of what is right."""
     asked = read_asked(options.world, "all", seen_words=False)
     paintings = read_paintings(images, options.origin, asked, list(judge.classes))
     order = runtime.numpy_generator("audit match bench, paintings").permutation(len(paintings.labels))
     some = np.sort(order[: options.limit])
-    good = some[judge.accepts([paintings.images[int(row)] for row in some], paintings.labels[some])]
-    encoded = [paintings.images[int(row)] for row in good]
-    captions, labels = paintings.captions[good], paintings.labels[good]
-    draws = [
-        audited(options, (captions, encoded), swapped(labels, options.share, seed))
-        for seed in range(options.draws)
-    ]
-    return {
-        "images": str(images),
-        "num_paintings": len(some),
-        "num_accepted": len(good),
-        "num_captions": len(np.unique(captions)),
-        "num_swapped": round(options.share * len(good)),
-        "scores": {
-            score: {
-                name: float(np.mean([draw[score][name] for draw in draws])) for name in ("found", "auroc")
-            }
-            for score in SCORES
-        },
-    }
+    encoded = [paintings.images[int(row)] for row in some]
+    named, labels = judge.names(encoded), paintings.labels[some]
+    rules = {"named as asked": 0.0}
+    if options.min_confidence is not None:
+        rules[f"named as asked with at least {options.min_confidence:g}"] = options.min_confidence
+    measured = {}
+    for rule, confidence in rules.items():
+        good = np.flatnonzero(named.accepted(labels, confidence))
+        by_chance = named.by_chance(labels, confidence) * len(some) / max(len(good), 1)
+        pictures = paintings.captions[some[good]], [encoded[row] for row in good]
+        draws = [
+            audited(options, pictures, swapped(labels[good], options.share, seed))
+            for seed in range(options.draws)
+        ]
+        measured[rule] = {
+            "num_accepted": len(good),
+            "num_captions": len(np.unique(pictures[0])),
+            "num_swapped": round(options.share * len(good)),
+            "accepted_by_chance": by_chance,
+            "most_to_be_found": min(1.0, FALSE_ALARMS / by_chance) if by_chance else 1.0,
+            "most_auroc": 1 - by_chance / 2,
+            "scores": {
+                score: {
+                    name: float(np.mean([draw[score][name] for draw in draws])) for name in ("found", "auroc")
+                }
+                for score in SCORES
+            },
+        }
+    return {"images": str(images), "num_paintings": len(some), "rules": measured}
 
 
 def audited(
@@ -126,40 +160,45 @@ def audited(
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "images.lance"
         write_swapped(table, *pictures, source)
-        audit_match(
-            MatchAuditConfig(
-                images=table,
-                captions=options.world / "captions.lance",
-                encoder=options.encoder,
-                precision="float32",
+        values: dict[str, np.ndarray] = {}
+        for ending, across in ((" across labels", True), ("", False)):
+            audit_match(
+                MatchAuditConfig(
+                    images=table,
+                    captions=options.world / "captions.lance",
+                    encoder=options.encoder,
+                    precision="float32",
+                    rules=MatchRules(across_labels=across),
+                )
             )
-        )
-        columns = ImageTable.open(table).read(list(SCORES))
+            columns = ImageTable.open(table).read(["match_level", "match"])
+            values |= {name + ending: columns[name].to_numpy() for name in columns.column_names}
     found = {}
     for score in SCORES:
-        values = columns[score].to_numpy()
-        threshold = np.quantile(values[~wrong], FALSE_ALARMS)
+        threshold = np.quantile(values[score][~wrong], FALSE_ALARMS)
         found[score] = {
-            "found": float((values[wrong] < threshold).mean()),
-            "auroc": float(roc_auc_score(~wrong, values)),
+            "found": float((values[score][wrong] < threshold).mean()),
+            "auroc": float(roc_auc_score(~wrong, values[score])),
         }
     return found
 
 
 def in_words(name: str, measured: dict[str, Any]) -> list[str]:
-    """One line per score."""
-    head = (
-        f"{name}: {measured['num_accepted']:,} of {measured['num_paintings']:,} paintings are right by the judge, "
-        f"{measured['num_swapped']:,} of them exchanged"
-    )
-    return [
-        head,
-        *(
-            f"  {score:12} finds {100 * values['found']:5.1f} % of them at 5 % false alarms, "
-            f"AUROC {values['auroc']:.4f}"
-            for score, values in measured["scores"].items()
-        ),
-    ]
+    """Each rule, what it leaves to be found, and one line per score."""
+    lines = []
+    for rule, one in measured["rules"].items():
+        lines += [
+            f"{name}: {one['num_accepted']:,} of {measured['num_paintings']:,} paintings are right ({rule}), "
+            f"{one['num_swapped']:,} of them exchanged",
+            f"  at most {one['accepted_by_chance']:.1%} of the right ones are so by chance; were it as many, at most "
+            f"{one['most_to_be_found']:.1%} could be found, AUROC {one['most_auroc']:.4f}",
+            *(
+                f"  {score:25} finds {100 * values['found']:5.1f} % of them at 5 % false alarms, "
+                f"AUROC {values['auroc']:.4f}"
+                for score, values in one["scores"].items()
+            ),
+        ]
+    return lines
 
 
 def main() -> None:
@@ -179,6 +218,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="paintings of each table; all where not given")
     parser.add_argument("--num-train", type=int, help="pictures that train the judge; all where not given")
     parser.add_argument("--share", type=float, default=0.1, help="of pictures to exchange")
+    parser.add_argument(
+        "--min-confidence", type=float, help="also measure what the judge accepts with this probability"
+    )
     parser.add_argument("--draws", type=int, default=3, help="how often to exchange anew")
     parser.add_argument("--out", type=Path, default=Path("audit-match.json"))
     options = parser.parse_args()

@@ -10,7 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
-from stablerep.features import Extraction, RawPixels, TableImages, cached, extract, untrained_encoder
+from stablerep.features import (
+    Extraction,
+    RawPixels,
+    TableImages,
+    cached,
+    extract,
+    extract_decodable,
+    untrained_encoder,
+)
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.store import OK, ImageTable
 
@@ -136,6 +144,35 @@ def test_damaged_cache_is_named(tmp_path: Path) -> None:
 def test_broken_image_is_named() -> None:
     with pytest.raises(UserError, match="image 5 "):
         extract(MeanColour(), [noise(i) for i in range(5)] + [b"no picture"], batch_size=2)
+
+
+def broken_png() -> bytes:
+    """PIL's reader of PNG says of a damaged chunk that it is no syntax."""
+    whole = noise(0)
+    return whole[:16] + b"\0\0\0\0" + whole[20:]
+
+
+def test_what_cannot_be_decoded_is_left_out_where_asked_and_refused_elsewhere(tmp_path: Path) -> None:
+    images = [noise(1), b"no picture", broken_png(), noise(2), b"", noise(3)]
+    how = Extraction(batch_size=2, cache=tmp_path)
+    with pytest.raises(UserError, match=r"image 1 of the list cannot be decoded \(no known picture format\)"):
+        extract(MeanColour(), images, batch_size=2, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+    encoder = MeanColour()
+    for _ in range(2):  # computed, and from the cache
+        features, undecoded = extract_decodable(encoder, images, how)
+        assert sorted(undecoded) == [1, 2, 4] and all(
+            "cannot be decoded" in why for why in undecoded.values()
+        )
+        assert np.isnan(features[[1, 2, 4]]).all()
+        np.testing.assert_array_equal(
+            features[[0, 3, 5]], extract(encoder, [images[0], images[3], images[5]])
+        )
+    assert encoder.num_seen == 3 + 3 * 2, "the cache is asked"
+    with pytest.raises(UserError, match="image 1 of the list cannot be decoded"):
+        extract(encoder, images, batch_size=2, cache=tmp_path)
+    with pytest.raises(UserError, match="none of the 2 images can be decoded"):
+        extract_decodable(encoder, images[1:3], how)
 
 
 def test_features_that_are_not_finite_are_refused() -> None:

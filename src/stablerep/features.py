@@ -3,10 +3,11 @@
 Shapes: M images, D features, H and W pixels.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import UnidentifiedImageError
 from torch import Tensor, nn
 
 from stablerep import runtime
@@ -124,31 +126,77 @@ def extract_with(
     The batches are the same. On processors of one kind, with as many threads, so are the features to the bit; elsewhere
     they differ by rounding.
     """
-    console = console or Console(quiet=True)
+    return _extract(encoder, images, how, console or Console(quiet=True), _refuse)
+
+
+def extract_decodable(
+    encoder: FrozenEncoder, images: Sequence[bytes], how: Extraction, *, console: Console | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """As ``extract_with``, with NaN in the rows (M, D) of images that cannot be decoded; and for each of them, why.
+
+    Raises ``UserError`` where no image can be decoded.
+    """
+    undecoded: dict[int, str] = {}
+    features = _extract(encoder, images, how, console or Console(quiet=True), undecoded.__setitem__)
+    return features, undecoded
+
+
+def decoded(encoded: bytes) -> Tensor | str:
+    """A picture as uint8 (3, H, W), or why it cannot be decoded."""
+    try:
+        return decode_image(encoded)
+    except UnidentifiedImageError:  # its message holds an address in memory
+        return "cannot be decoded (no known picture format)"
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        return f"cannot be decoded ({error})"
+
+
+def _refuse(number: int, why: str) -> None:
+    raise UserError(f"image {number} of the list {why}; repair or leave out its row")
+
+
+_Undecoded = Callable[[int, str], None]
+"""Is told of each image that cannot be decoded, as soon as it is met: its number and why."""
+
+
+def _extract(
+    encoder: FrozenEncoder,
+    images: Sequence[bytes],
+    how: Extraction,
+    console: Console,
+    on_undecoded: _Undecoded,
+) -> np.ndarray:
     if len(images) == 0:
         raise UserError("no images to extract features from; check the table and its filter")
     if how.engine.engine == "local":
         dtype = runtime.pick_precision(how.precision, _device_of(encoder))
-        return _cached(encoder, images, dtype, how, lambda: _locally(encoder, images, dtype, how, console))
+
+        def here() -> np.ndarray:
+            with (
+                _evaluating(encoder),
+                _decoders() as pool,
+                console.progress("features", len(images), "images") as progress,
+            ):
+                batches = _batches(images, dtype, how.batch_size)
+                parts = ((batch, _encoded(encoder, batch, pool)) for batch in batches)
+                return _gathered(encoder, parts, len(images), on_undecoded, progress.advance)
+
+        return _cached(_entry(encoder, images, dtype, how), images, here, on_undecoded)
     load = functools.partial(_Encoding, encoder, how.precision, how.device)
     name = f"the batch of {how.batch_size} pictures from number {{0.start}} on".format
     with hired(Task(load=load, name=name, device=how.device), how.engine, console) as crew:
         dtype = crew.describe()
-        batches = _batches(images, dtype, how.batch_size)
 
-        def compute() -> list[np.ndarray]:
+        def there() -> np.ndarray:
             with console.progress(f"features, {crew.size} Ray workers", len(images), "images") as progress:
-                parts = {}
-                for batch, part in crew.run(batches):
-                    parts[batch.start] = part
-                    progress.advance(len(part))
-            return [parts[start] for start in sorted(parts)]
+                parts = crew.run(_batches(images, dtype, how.batch_size))
+                return _gathered(encoder, parts, len(images), on_undecoded, progress.advance)
 
-        return _cached(encoder, images, dtype, how, compute)
+        return _cached(_entry(encoder, images, dtype, how), images, there, on_undecoded)
 
 
 def cached(encoder: FrozenEncoder, images: Sequence[bytes], how: Extraction) -> np.ndarray | None:
-    """Features (M, D) as ``extract_with`` would give them in this process, where the cache holds them; else None."""
+    """Features (M, D) as ``extract_decodable`` would give them in this process, if the cache holds them; else None."""
     dtype = runtime.pick_precision(how.precision, _device_of(encoder))
     entry = _entry(encoder, images, dtype, how)
     return None if entry is None or not entry.exists() else _read(entry, len(images))
@@ -161,6 +209,14 @@ class _Batch:
     start: int
     images: Sequence[bytes]
     dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Features (m, D) of the pictures of a batch that can be decoded, in their order; by row why the others cannot."""
+
+    features: np.ndarray
+    undecoded: Mapping[int, str]
 
 
 class _Encoding:
@@ -182,8 +238,8 @@ class _Encoding:
         """The number format, measured here where it is to be chosen, and then the same for all."""
         return runtime.pick_precision(self._precision, self._device)
 
-    def __call__(self, batch: _Batch) -> np.ndarray:
-        """Features (M, D) of a batch."""
+    def __call__(self, batch: _Batch) -> _Encoded:
+        """The features of a batch."""
         return _encoded(self._encoder, batch, self._pool)
 
 
@@ -192,35 +248,82 @@ def _batches(images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> It
         yield _Batch(start, images[start : start + batch_size], dtype)
 
 
-def _encoded(encoder: FrozenEncoder, batch: _Batch, pool: ThreadPoolExecutor) -> np.ndarray:
-    numbers = range(batch.start, batch.start + len(batch.images))
-    return encode_pictures(encoder, list(pool.map(_decode_numbered, numbers, batch.images)), batch.dtype)
+def _encoded(encoder: FrozenEncoder, batch: _Batch, pool: ThreadPoolExecutor) -> _Encoded:
+    pictures = dict(enumerate(pool.map(decoded, batch.images)))
+    undecoded = {row: why for row, why in pictures.items() if isinstance(why, str)}
+    readable = [one for one in pictures.values() if not isinstance(one, str)]
+    if not readable:
+        return _Encoded(np.empty((0, 0), np.float32), undecoded)
+    return _Encoded(encode_pictures(encoder, readable, batch.dtype), undecoded)
+
+
+@contextlib.contextmanager
+def _evaluating(encoder: FrozenEncoder) -> Iterator[None]:
+    """Evaluation mode for the time of the block."""
+    if not isinstance(encoder, nn.Module):
+        yield
+        return
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(was_training)
 
 
 def _decoders() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
-def _cached(
+def _gathered(
     encoder: FrozenEncoder,
-    images: Sequence[bytes],
-    dtype: torch.dtype,
-    how: Extraction,
-    compute: Callable[[], list[np.ndarray]],
+    parts: Iterable[tuple[_Batch, _Encoded]],
+    num_images: int,
+    on_undecoded: _Undecoded,
+    advance: Callable[[int], None],
 ) -> np.ndarray:
-    """Features from the cache, or computed, judged and kept there."""
-    entry = _entry(encoder, images, dtype, how)
-    if entry is not None and entry.exists():
-        return _read(entry, len(images))
-    features = np.concatenate(compute())
-    if not np.isfinite(features).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise UserError(
-            f"the encoder {encoder.fingerprint} gives features that are not finite, first for image {row}; "
-            "its training diverged, or precision must be float32"
-        )
-    if entry is not None:
-        write_atomically(entry, lambda temporary: _write(temporary, features))
+    """Features (M, D) in the order of the images, whatever the order of the parts, judged."""
+    rows, found = [], []
+    for batch, part in parts:
+        for row, why in part.undecoded.items():
+            on_undecoded(batch.start + row, why)
+        decodable = [row for row in range(len(batch.images)) if row not in part.undecoded]
+        if decodable:
+            rows.append(batch.start + np.array(decodable))
+            found.append(part.features)
+        advance(len(batch.images))
+    if not found:
+        raise UserError(f"none of the {num_images:,} images can be decoded; repair or leave out their rows")
+    features = np.full((num_images, found[0].shape[1]), np.nan, np.float32)
+    for places, part_features in zip(rows, found, strict=True):
+        features[places] = part_features
+        if not np.isfinite(part_features).all():
+            row = int(places[~np.isfinite(part_features).all(axis=1)][0])
+            raise UserError(
+                f"the encoder {encoder.fingerprint} gives features that are not finite, first for image {row}; "
+                "its training diverged, or precision must be float32"
+            )
+    return features
+
+
+def _cached(
+    entry: Path | None,
+    images: Sequence[bytes],
+    compute: Callable[[], np.ndarray],
+    on_undecoded: _Undecoded,
+) -> np.ndarray:
+    """Features from the cache, or computed and kept there."""
+    if entry is None or not entry.exists():
+        features = compute()
+        if entry is not None:
+            write_atomically(entry, lambda temporary: _write(temporary, features))
+        return features
+    features = _read(entry, len(images))
+    for row in np.flatnonzero(np.isnan(features).any(axis=1)).tolist():
+        why = decoded(images[row])
+        if not isinstance(why, str):
+            raise UserError(f"the cached features {entry} are damaged (row {row}); delete the file")
+        on_undecoded(row, why)
     return features
 
 
@@ -234,28 +337,11 @@ def _entry(
 def _key(encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> str:
     digest = hashlib.blake2b(f"{_CACHE_VERSION}\x1f{encoder.fingerprint}\x1f{dtype}".encode(), digest_size=16)
     for start in range(0, len(images), batch_size):
-        for image in images[start : start + batch_size]:
+        for encoded in images[start : start + batch_size]:
+            image = encoded or b""  # a table may hold null in place of a picture
             digest.update(len(image).to_bytes(8, "little"))  # marks where one ends
             digest.update(image)
     return digest.hexdigest()
-
-
-def _locally(
-    encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, how: Extraction, console: Console
-) -> list[np.ndarray]:
-    was_training = isinstance(encoder, nn.Module) and encoder.training
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
-    parts = []
-    try:
-        with _decoders() as pool, console.progress("features", len(images), "images") as progress:
-            for batch in _batches(images, dtype, how.batch_size):
-                parts.append(_encoded(encoder, batch, pool))
-                progress.advance(len(batch.images))
-    finally:
-        if isinstance(encoder, nn.Module):
-            encoder.train(was_training)
-    return parts
 
 
 @torch.inference_mode()
@@ -278,15 +364,6 @@ def encode_pictures(encoder: FrozenEncoder, pictures: Sequence[Tensor], dtype: t
         order += rows
     features: np.ndarray = torch.cat(parts)[torch.tensor(order).argsort()].numpy()
     return features
-
-
-def _decode_numbered(number: int, encoded: bytes) -> Tensor:
-    try:
-        return decode_image(encoded)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"image {number} of the list cannot be decoded ({error}); repair or leave out its row"
-        ) from error
 
 
 def _device_of(encoder: FrozenEncoder) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import Extraction, extract_with
+from stablerep.features import Extraction, extract_decodable, extract_with
 from stablerep.models.joint import ImageText
 
 MatchConfig = Extraction
@@ -25,14 +25,26 @@ def image_vectors(
 
     The features of the encoder are what is cached, so that whoever asks the encoder alone finds them there.
     """
-    features = torch.from_numpy(extract_with(model.encoder, images, config, console=console))
+    return _projected(model, extract_with(model.encoder, images, config, console=console), config)
+
+
+def decodable_vectors(
+    model: ImageText, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """As ``image_vectors``, with NaN in the rows of images that cannot be decoded; and for each of them, why."""
+    features, undecoded = extract_decodable(model.encoder, images, config, console=console)
+    return _projected(model, features, config), undecoded
+
+
+def _projected(model: ImageText, features: np.ndarray, config: MatchConfig) -> np.ndarray:
+    """Unit vectors (M, E) of features of the encoder (M, D)."""
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             parts = [
                 model.project_images(part[:, None].to(model.logit_scale.device))[:, 0].float().cpu()
-                for part in torch.split(features, config.batch_size)
+                for part in torch.split(torch.from_numpy(features), config.batch_size)
             ]
     finally:
         model.train(was_training)

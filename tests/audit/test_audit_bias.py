@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from painted_table import image_row, write_captions, write_images
 from PIL import Image
@@ -11,7 +12,9 @@ from PIL import Image
 from stablerep.audit.attributes import read_attributes
 from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.audit.shares import (
+    Checked,
     ShareBootstrap,
+    Shown,
     abstention_level,
     amplification,
     confusion,
@@ -117,18 +120,103 @@ def test_features_of_all_pictures_that_another_audit_left_are_taken(folder: Path
     assert json.loads((tmp_path / "bias.json").read_text()) == json.loads((own / "bias.json").read_text())
 
 
-def test_replicates_are_those_of_captions_drawn_one_by_one() -> None:
+def test_replicates_are_those_of_captions_and_test_groups_drawn_one_by_one() -> None:
     rng = np.random.default_rng(0)
     answers, captions = rng.integers(-1, 2, 90), np.repeat(np.arange(30), 3).astype(str)
-    truth, said = np.arange(40) % 2, rng.integers(-1, 2, 40)
-    found = ShareBootstrap(answers, captions, (truth, said), 2, num=5, seed=3).replicates
+    stated = np.repeat(rng.integers(0, 2, 30), 3)
+    truth, said, groups = np.arange(40) % 2, rng.integers(-1, 2, 40), np.repeat(np.arange(10), 4).astype(str)
+    found = ShareBootstrap(Shown(answers, captions, stated), Checked(truth, said, groups), 2, num=5, seed=3)
     again = numpy_generator("bias", 3)
-    rows_of = [np.flatnonzero(captions == name) for name in np.unique(captions)]
-    for replicate in found:
-        rows = np.concatenate([rows_of[part] for part in again.integers(30, size=30)])
-        test = again.integers(40, size=40)
+
+    def drawn(names: np.ndarray) -> np.ndarray:
+        rows_of = [np.flatnonzero(names == name) for name in np.unique(names)]
+        return np.concatenate([rows_of[part] for part in again.integers(len(rows_of), size=len(rows_of))])
+
+    for replicate, of_captions in zip(found.replicates, found.stated_replicates, strict=True):
+        rows, test = drawn(captions), drawn(groups)
         expected = true_shares(answers[rows], confusion(truth[test], said[test], 2))
         np.testing.assert_allclose(replicate, expected, atol=1e-9)
+        np.testing.assert_allclose(of_captions, np.bincount(stated[rows], minlength=2) / len(rows))
+
+
+def test_pictures_that_show_what_their_captions_state_are_not_amplified_in_any_draw() -> None:
+    """Which captions are drawn moves both shares alike, so the interval is as narrow as the reader is sure."""
+    rng = np.random.default_rng(0)
+    stated = (rng.random(60) < 0.4).astype(int)
+    test = np.arange(2000) % 2
+    sharp = Checked(test, test, np.arange(2000))
+    found = ShareBootstrap(Shown(stated, np.arange(60), stated), sharp, 2, num=200, seed=0)
+    grown = found.amplification()
+    assert abs(grown.value) < 0.01 and grown.high - grown.low < 0.01
+    assert found.share(0).high - found.share(0).low > 0.2
+
+
+def test_a_reader_that_was_checked_on_few_subjects_is_less_sure() -> None:
+    """It errs in all pictures of three of ten subjects that show value 0: elsewhere that may be two or four of ten."""
+    subject = np.repeat(np.arange(20), 10)
+    truth = subject % 2
+    said = np.where(np.isin(subject, [2, 8, 14]), 1, truth)
+    shown = Shown((np.arange(400) % 10 >= 3).astype(int), np.arange(400), np.full(400, -1))
+    width = {}
+    for name, groups in {"each picture": np.arange(200), "subjects": subject}.items():
+        share = ShareBootstrap(shown, Checked(truth, said, groups), 2, num=300, seed=0).share(0)
+        assert share.value == pytest.approx(0.3 / 0.7, abs=0.01)
+        width[name] = share.high - share.low
+    assert width["subjects"] > 1.5 * width["each picture"]
+
+
+def test_a_group_is_held_against_its_own_real_pictures_and_an_empty_one_is_said_to_be_unread(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Real walls are of houses (three in four red) or of barns (all blue); nobody painted a mill, nobody saw a shed."""
+    names = {"house": ["red", "red", "red", "blue"], "barn": ["blue"] * 4}
+    texts = [f"a {colour} wall of {kind} r{n}{k}" for kind, all_ in names.items() for n in range(8) for k, colour in
+             enumerate(all_)]  # fmt: skip
+    sheds = [f"a red wall of shed {number}" for number in range(5)]
+    captions = write_captions(tmp_path / "captions.lance", texts)
+    real = [image_row(t, 0, wall(t.split()[1], 77 + n), origin="real") for n, t in enumerate(texts)]
+    real.append(image_row(texts[0], 1, b"no picture", origin="real"))
+    write_images(tmp_path / "real.lance", real)
+    write_captions(captions, sheds)
+    rows = [image_row(text, 1, wall("red", 9 + number)) for number, text in enumerate([*texts, *sheds])]
+    rows.append(image_row(texts[1], 2, b"no picture"))
+    painted = write_images(tmp_path / "images.lance", rows)
+    stale = {"bias_paint": pa.array(["red"] * len(rows)), "bias_scarce": pa.array(["barn"] * len(rows))}
+    painted.write_columns(range(len(rows)), stale)
+    groups = ATTRIBUTES.replace("[attributes.paint.target]\nred = 0.5\nblue = 0.5\n", "")
+    more = "mills = 'mill'\nsheds = 'shed'\n"
+    scarce = "[attributes.scarce.values]\nhouse = 'house r00'\nbarn = 'barn r00'\n"
+    (tmp_path / "attributes.toml").write_text(groups + more + scarce)
+    result = audit_bias(
+        asked(
+            folder,
+            images=tmp_path / "images.lance",
+            captions=captions,
+            reference=tmp_path / "real.lance",
+            attributes=tmp_path / "attributes.toml",
+        )
+    )
+    found = json.loads((tmp_path / "bias.json").read_text())
+    paint = found["paint"]
+    assert paint["groups"]["houses"]["target"] == {"red": 0.75, "blue": 0.25}
+    assert paint["groups"]["barns"]["target"] == {"red": 0.0, "blue": 1.0}
+    assert paint["groups"]["sheds"]["target"] is None
+    assert paint["groups"]["sheds"]["total variation"] is None
+    assert paint["groups without pictures"] == ["mills"] and "mills" not in paint["groups"]
+    assert paint["groups"]["houses"]["total variation"]["value"] < 0.5
+    assert paint["groups"]["barns"]["total variation"]["value"] > 0.7
+    said = result.facts
+    assert "not read: no painted picture" in said["paint of mills"] and "no target" in said["paint of sheds"]
+    assert "not read: real pictures of" in said["scarce"] and found["scarce"]["groups"] == {}
+    assert said["cannot be decoded"] == 1 and said["real pictures that cannot be decoded"] == 1
+    assert result.num_pictures == len(rows) and result.columns == ("bias_paint", "bias_scarce")
+    columns = painted.reload().read(["bias_paint", "bias_scarce"]).to_pydict()
+    assert set(columns["bias_scarce"]) == {None}, "nothing of an earlier audit is left where none is read now"
+    assert columns["bias_paint"][-1] is None and {"red", "blue"} <= set(columns["bias_paint"])
+    (tmp_path / "attributes.toml").write_text(scarce)
+    with pytest.raises(UserError, match="attribute scarce: real pictures of"):
+        audit_bias(asked(folder, images=tmp_path / "images.lance", captions=captions,
+                         reference=tmp_path / "real.lance", attributes=tmp_path / "attributes.toml"))  # fmt: skip
 
 
 def test_captions_are_compared_with_their_own_pictures_where_others_state_nothing(
@@ -162,9 +250,8 @@ def test_adjusted_shares_undo_the_errors_of_the_reader_where_raw_ones_do_not() -
     for trial in range(20):
         truth = (rng.random(400) < 0.2).astype(int)
         answers = read(truth)
-        estimate = ShareBootstrap(
-            answers, np.arange(400).astype(str), (test, said), 2, num=200, seed=trial
-        ).share(0)
+        shown = Shown(answers, np.arange(400), np.full(400, -1))
+        estimate = ShareBootstrap(shown, Checked(test, said, np.arange(800)), 2, num=200, seed=trial).share(0)
         inside += estimate.low <= 0.8 <= estimate.high
         assert (answers[answers >= 0] == 0).mean() < 0.79
     assert inside >= 17

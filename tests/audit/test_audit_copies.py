@@ -108,6 +108,8 @@ def test_planted_copies_are_found_and_named(tables: Path) -> None:
     said = json.loads((tables / "audit.json").read_text())["audits"]["copies"]
     assert said["num_rejected"] == result.num_rejected >= 7
     assert said["facts"]["verdicts"]["exact"] == 1
+    assert said["facts"]["false alarms asked for"] is None, "20 pictures set no threshold"
+    assert said["facts"]["thresholds set by"].startswith("nothing: they are built in, as 20 real pictures")
     with Image.open(tables / "copies.png") as sheet:
         assert sheet.width > 900
 

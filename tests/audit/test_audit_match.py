@@ -8,8 +8,9 @@ import pytest
 from painted_table import ORIGIN, columns, image_row, write_captions, write_images
 from tiny_world import PAIRS, TEXTS, picture
 
-from stablerep.audit.levels import Asked, Pool, centred, levels, ranks, related, shuffled
+from stablerep.audit.levels import CaptionVectors, levels, mean_picture, ranks, related, shuffled
 from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
+from stablerep.audit.rows import first_pictures
 from stablerep.errors import UserError
 from stablerep.store import ImageTable, caption_id
 
@@ -106,6 +107,125 @@ def test_real_pictures_set_the_level(world: Path, clip: Path, tmp_path: Path) ->
         MatchRules(reference=tmp_path / "real.lance", min_level=0.5)
 
 
+@pytest.mark.parametrize("num_captions", [len(TEXTS), 5])
+def test_the_level_of_a_picture_does_not_depend_on_what_is_audited_with_it(
+    world: Path, clip: Path, tmp_path: Path, num_captions: int
+) -> None:
+    """One picture alone, all of one caption, and the table: with 5 captions there is no mean to take off."""
+    path = tmp_path / "images.lance"
+    swapped_table(path, 0.1)
+    if num_captions < len(TEXTS):
+        rows = [image_row(text, k, picture(n, k)) for n, text in enumerate(TEXTS[:5]) for k in range(3)]
+        path = tmp_path / "few.lance"
+        write_images(path, rows)
+    result = audit_match(config(world, clip, path, out=tmp_path / "audit.json"))
+    behind = num_captions if num_captions >= 20 else 0
+    assert result.facts["pictures behind the mean that is taken off"] == {ORIGIN: behind}
+    together = columns(path, "caption_id", "image_index", "match_level")
+    ids = sorted({caption for caption, *_ in together})
+    for where in (
+        f"caption_id = '{ids[0]}' AND image_index = 1",
+        f"caption_id = '{ids[-1]}'",
+        "image_index = 1",
+    ):
+        audit_match(config(world, clip, path, where=where, out=tmp_path / "audit.json"))
+        again = columns(path, "caption_id", "image_index", "match_level")
+        assert [row[:2] for row in again] == [row[:2] for row in together]
+        np.testing.assert_allclose([row[2] for row in again], [row[2] for row in together], atol=1e-6)
+    assert not {level for *_, level in together} <= {0.5}
+
+
+def test_real_pictures_are_measured_as_the_painted_ones_are(world: Path, clip: Path, tmp_path: Path) -> None:
+    """The same pictures as reference, of which one is looked at, set the level that this one has."""
+    path = tmp_path / "images.lance"
+    swapped_table(path, 0.1)
+    one = f"caption_id = '{caption_id(TEXTS[3])}' AND image_index = 2"
+    rules = MatchRules(reference=path, reference_where=one)
+    wanted = audit_match(config(world, clip, path, rules=rules)).facts["level wanted"]
+    [level] = ImageTable.open(path).read(["match_level"], one)["match_level"].to_pylist()
+    assert wanted == pytest.approx(level, abs=1e-6)
+
+
+def test_a_picture_that_cannot_be_decoded_is_rejected_and_the_others_are_judged(
+    world: Path, clip: Path, painted: Path
+) -> None:
+    audit_match(config(world, clip, painted))
+    before = columns(painted, "match", "match_level", "match_rank", "match_reason")
+    broken = [
+        image_row(TEXTS[0], 90, b"no picture", width=16, height=16),
+        image_row(TEXTS[0], 91, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", width=16, height=16),
+        image_row(TEXTS[0], 92, None),
+    ]
+    write_images(painted, broken)
+    for _ in range(2):  # from the encoder, then from the cache
+        result = audit_match(config(world, clip, painted))
+        assert result.facts["cannot be decoded"] == 3
+        found = columns(painted, "match", "match_level", "match_rank", "match_reason", "image_index")
+        assert [row[:4] for row in found if row[4] < 90] == before
+        for *scores, reason, _ in (row for row in found if row[4] >= 90):
+            assert scores == [None] * 3 and reason.startswith("cannot be decoded")
+    json.loads((painted.parent / "audit.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_pictures_of_the_mean_that_cannot_be_decoded_do_not_keep_others_from_being_judged(
+    world: Path, clip: Path, tmp_path: Path
+) -> None:
+    """The first picture of every caption is broken; the second ones are audited."""
+    rows = [image_row(text, 0, b"no picture") for text in TEXTS]
+    rows += [image_row(text, 1, picture(number, 100)) for number, text in enumerate(TEXTS)]
+    write_images(tmp_path / "images.lance", rows)
+    result = audit_match(config(world, clip, tmp_path / "images.lance", where="image_index = 1"))
+    assert result.facts["pictures behind the mean that is taken off"] == {ORIGIN: 0}
+    assert result.num_pictures == len(TEXTS) and result.facts["cannot be decoded"] is None
+
+
+def test_captions_of_the_same_label_are_not_held_against_a_picture_where_asked(
+    world: Path, clip: Path, tmp_path: Path
+) -> None:
+    """The label is the colour of the ground: a wrong disc is no mismatch then, a wrong ground still is."""
+    captions = tmp_path / "captions.lance"
+    for (_, ground), text in zip(PAIRS, TEXTS, strict=True):
+        write_captions(captions, [text], label=ground)
+    shown = {("red", "green"): ("blue", "green"), ("yellow", "white"): ("yellow", "black")}
+    rows = [
+        image_row(text, 0, picture(PAIRS.index(shown.get(pair, pair)), 70))
+        for pair, text in zip(PAIRS, TEXTS, strict=True)
+    ]
+    write_images(tmp_path / "images.lance", rows)
+    found = {}
+    for across in (False, True):
+        rules = MatchRules(across_labels=across, min_level=0.0)
+        settings = {"images": tmp_path / "images.lance", "captions": captions, "encoder": str(clip)}
+        audit_match(MatchAuditConfig(**settings, rules=rules, precision="float32", device="cpu"))  # type: ignore[arg-type]
+        found[across] = dict(columns(tmp_path / "images.lance", "caption_id", "match_level"))
+    disc, ground = (caption_id(TEXTS[PAIRS.index(pair)]) for pair in shown)
+    assert found[True][disc] > found[False][disc] + 0.05
+    assert found[True][ground] < 0.7
+    with pytest.raises(UserError, match="no caption has a label"):
+        audit_match(config(world, clip, tmp_path / "images.lance", rules=MatchRules(across_labels=True)))
+
+
+def test_the_first_pictures_of_captions_are_the_same_however_many_follow(tmp_path: Path) -> None:
+    def rows(origin: str, indices: range) -> list[dict[str, object]]:
+        return [
+            image_row(text, index, b"", origin=origin, status="failed" if index == 0 else "ok")
+            for text in "abcdef"
+            for index in indices
+        ]
+
+    table = write_images(tmp_path / "images.lance", [*rows("x", range(2, 0, -1)), *rows("y", range(1, 2))])
+    before = first_pictures(table, 4)
+    assert {origin: len(positions) for origin, positions in before.items()} == {"x": 4, "y": 4}
+    names = table.read(["origin", "caption_id", "image_index"])
+    chosen = names.take(np.concatenate([before["x"], before["y"]])).to_pylist()
+    some = sorted(map(caption_id, "abcdef"))[:4]
+    assert [tuple(row.values()) for row in chosen] == [(o, one, 1) for o in "xy" for one in some]
+    more = write_images(tmp_path / "images.lance", [*rows("x", range(3, 5)), *rows("x", range(1))])
+    after = first_pictures(more, 4)
+    same = more.read(["origin", "caption_id", "image_index"])
+    assert same.take(np.concatenate([after["x"], after["y"]])).to_pylist() == chosen
+
+
 def test_a_second_run_computes_no_vectors_and_changes_nothing(world: Path, clip: Path, painted: Path) -> None:
     audit_match(config(world, clip, painted))
     before = columns(painted, "match", "match_level", "keep")
@@ -150,25 +270,21 @@ def test_without_a_rule_the_level_is_095() -> None:
 # -- the arithmetic ----------------------------------------------------------------------------------
 
 
-def random_case(num_pictures: int, num_captions: int) -> tuple[np.ndarray, Asked, Pool]:
+def random_case(num_pictures: int, num_captions: int) -> tuple[np.ndarray, CaptionVectors, CaptionVectors]:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(num_captions, 8)).astype(np.float32)
     own = rng.integers(0, num_captions, num_pictures)
-    groups = np.arange(num_captions) // 2
-    concepts = np.arange(num_captions) % 7 + 100
+    subjects = np.stack([np.arange(num_captions) // 2, np.arange(num_captions) % 7 + 100], axis=1)
     pictures = vectors[own] + 2 * rng.normal(size=(num_pictures, 8)).astype(np.float32)
-    return pictures, Asked(vectors[own], groups[own], concepts[own]), Pool(vectors, groups, concepts)
+    pool = CaptionVectors(vectors, subjects)
+    return pictures, pool[own], pool
 
 
 def test_levels_equal_the_plain_count() -> None:
     pictures, asked, pool = random_case(40, 30)
     found = levels(pictures, asked, pool)
     for row in range(40):
-        others = [
-            p
-            for p in range(30)
-            if pool.groups[p] != asked.groups[row] and pool.concepts[p] != asked.concepts[row]
-        ]
+        others = [p for p in range(30) if (pool.subjects[p] != asked.subjects[row]).all()]
         mine = pictures[row] @ asked.vectors[row]
         worse = [pictures[row] @ pool.vectors[p] < mine for p in others]
         assert found[row] == pytest.approx(np.mean(worse), abs=1e-6)
@@ -182,16 +298,23 @@ def test_a_caption_that_fits_everything_wins_nothing_by_it() -> None:
     pictures = rng.normal(size=(200, 16)).astype(np.float32) + common
     captions = rng.normal(size=(50, 16)).astype(np.float32)
     captions[0] += common
-    pool = Pool(captions, np.arange(50), np.arange(50))
-    hub = Asked(np.tile(captions[0], (200, 1)), np.zeros(200), np.zeros(200))
+    pool = CaptionVectors(captions, np.arange(50)[:, None])
+    hub = pool[np.zeros(200, dtype=int)]
     assert levels(pictures, hub, pool).mean() > 0.95
-    assert levels(centred(pictures), hub, pool).mean() == pytest.approx(0.5, abs=0.1)
+    assert levels(pictures - mean_picture(pictures), hub, pool).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_mean_of_few_pictures_is_not_taken() -> None:
+    pictures = np.random.default_rng(0).normal(size=(21, 3))
+    pictures[4] = np.nan
+    np.testing.assert_allclose(mean_picture(pictures), np.nanmean(pictures, axis=0))
+    assert not mean_picture(pictures[:20]).any()
 
 
 def test_shuffled_captions_are_of_other_things() -> None:
     pictures, asked, pool = random_case(60, 30)
     wrong = shuffled(asked, pool, np.random.default_rng(0))
-    assert not (wrong.groups == asked.groups).any() and not (wrong.concepts == asked.concepts).any()
+    assert not (wrong.subjects == asked.subjects).any()
     assert len(np.unique(wrong.vectors, axis=0)) > 15
     assert related(asked, pool).shape == (60, 30)
     assert len(levels(pictures, wrong, pool)) == 60
@@ -199,11 +322,10 @@ def test_shuffled_captions_are_of_other_things() -> None:
 
 def test_equal_similarities_count_half_and_nothing_to_compare_is_nan() -> None:
     pictures = np.zeros((2, 4), dtype=np.float32)
-    pool = Pool(np.eye(4, dtype=np.float32), np.arange(4), np.arange(4))
-    asked = Asked(np.eye(4, dtype=np.float32)[:2], np.array([0, 1]), np.array([0, 1]))
-    assert levels(pictures, asked, pool).tolist() == [0.5, 0.5]
-    alone = Pool(np.eye(1, 4, dtype=np.float32), np.array([0]), np.array([0]))
-    assert np.isnan(levels(pictures[:1], asked[slice(0, 1)], alone)).all()
+    pool = CaptionVectors(np.eye(4, dtype=np.float32), np.arange(4)[:, None])
+    assert levels(pictures, pool[slice(0, 2)], pool).tolist() == [0.5, 0.5]
+    alone = pool[slice(0, 1)]
+    assert np.isnan(levels(pictures[:1], alone, alone)).all()
 
 
 def test_ranks_are_within_the_caption() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stablerep.audit import copy_finder
 from stablerep.audit.copy_alignment import GRID, Pairs, blurred
-from stablerep.audit.copy_finder import Bank, find_matches
+from stablerep.audit.copy_finder import Bank, find_earlier, find_matches
 from stablerep.audit.copy_frames import find_frames
 from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_views import EXPLANATIONS
@@ -69,6 +69,19 @@ def test_blank_pictures_resemble_nothing_beside_others(
     assert not found.score[[0, 4]].any()
     assert found.index[1:4, 0].tolist() == [0, 1, 2] and (found.score[1:4, 0] > 1).all()
     assert not find_matches(blank, bank).score.any()
+
+
+def test_the_first_pictures_are_no_twins_for_want_of_others_before_them(drawings: Tensor) -> None:
+    """Twelve that resemble one another, runners-up of each other; then a twin, at the same place in the table."""
+    plain = EXPLANATIONS[0]
+    alike = (0.85 * drawings[0].float() + 0.15 * drawings[1:13].float()).round().to(torch.uint8)
+    table = torch.cat([alike, drawings[40:]])
+    found = find_earlier(table, Bank.build([table], np.arange(len(table))), plain)
+    assert (found.score[:8] < plain.usual_threshold).all()
+    table = torch.cat([drawings[:1], moved(drawings[:1]), drawings[40:]])
+    found = find_earlier(table, Bank.build([table], np.arange(len(table))), plain)
+    assert found.index[1, 0] == 0 and found.score[1, 0] > plain.usual_threshold
+    assert found.score[0, 0] <= 0, "nothing stands before it"
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])

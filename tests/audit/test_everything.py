@@ -16,6 +16,7 @@ from generation import tiny_pipelines
 from learning.tiny_training import data_config
 from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
 from stablerep.audit.match import MatchRules
+from stablerep.cli import run
 from stablerep.config import build
 from stablerep.console import Console
 from stablerep.errors import UserError
@@ -82,6 +83,44 @@ def test_audits_without_what_they_need_are_left_out_and_named(project: Path) -> 
         ValueError, match="only names no audit 'matsch'; there are: captions, quality, match, copies"
     ):
         config(project, only=("matsch",))
+
+
+def test_an_audit_that_fails_is_named_after_what_the_others_found(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(project / "real.lance", [image_row(TEXTS[0], 0, b"no picture") | {"origin": "real"}])
+    places = {"captions": project / "captions.lance", "reference": project / "real.lance"}
+    line = ["audit", "all", str(project / "images.lance"), "--quiet"]
+    line += [word for name, path in places.items() for word in (f"--{name}", str(path))]
+    assert run(line) == 2
+    said = capsys.readouterr()
+    assert "quality" in said.out and "all together" in said.out
+    assert "audit copies failed: " in said.err and "none of the 1 real pictures can be decoded" in said.err
+    assert said.err.splitlines()[-1].startswith(
+        "stablerep audit all: audit copies failed; the others are done: "
+    )
+    assert run([*line, "--json"]) == 2
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert "none of the 1 real pictures" in found["failed"]["copies"] and "quality" in found["audits"]
+    assert "audit copies failed" in said.err
+    assert list(json.loads((project / "audit.json").read_text())["audits"]) == ["captions", "quality"]
+    with pytest.raises(UserError, match=r"no audit ran: copies: .* none of the 1 real pictures"):
+        audit_all(config(project, only=("copies",), reference=project / "real.lance"))
+
+
+def test_captions_that_are_not_there_hide_nothing_of_what_was_found(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong path is refused before anything runs; a table that lacks captions fails those that read them."""
+    with pytest.raises(UserError, match="no caption table could be opened"):
+        audit_all(config(project, captions=project / "nowhere.lance"))
+    assert not (project / "audit.json").exists()
+    summary = audit_all(config(project, captions=write_captions(project / "few.lance", TEXTS[2:])))
+    assert list(summary.failed) == ["captions"] and [one.audit for one in summary.results] == ["quality"]
+    summary.show(Console(quiet=True))
+    said = capsys.readouterr()
+    assert f"“{caption_id(TEXTS[1])}”, image 1: blank" in said.out and "audit captions failed" in said.err
 
 
 def test_copies_of_real_pictures_are_rejected_by_the_same_mask(

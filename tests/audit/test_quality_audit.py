@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,13 @@ from painted_table import columns, image_row, write_images
 from pictures_with_defects import blurred, compressed, enlarged, noisy, png, scene
 from PIL import Image
 
-from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
+from stablerep.audit import quality
+from stablerep.audit.measured import Measured
+from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality, reference_limits
+from stablerep.audit.rows import read_rows
+from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.features import TableImages
 from stablerep.store import REAL, ImageTable
 
 DEFECTS = {
@@ -112,6 +118,45 @@ def test_diversity_is_that_of_the_caption(painted: Path) -> None:
     assert all(len(values) == 1 for values in diversity.values())
     assert [value for *_, value in found].count(0.0) == 1, "the repeated picture"
     assert {None} in diversity.values(), "a caption with one picture has none"
+
+
+def test_the_diversity_of_real_pictures_stands_beside_that_of_painted_ones(tmp_path: Path) -> None:
+    """A painter that paints one scene in different noise, beside real pictures of different scenes."""
+    painted = [image_row(name, k, noisy(3 + k)(scene(n))) for n, name in enumerate("abc") for k in range(3)]
+    real = [
+        image_row(name, k, scene(100 * k + n), origin=REAL)
+        for n, name in enumerate("abcdef")
+        for k in range(4)
+    ]
+    write_images(tmp_path / "images.lance", painted)
+    write_images(tmp_path / "real.lance", real)
+    rules = QualityRules(reference=tmp_path / "real.lance", num_reference=10)
+    facts = audit_quality(QualityConfig(images=tmp_path / "images.lance", rules=rules)).facts
+    assert facts["median diversity of real pictures"] > 20 > 2 * facts["medians"]["diversity"]
+    alone = audit_quality(QualityConfig(images=tmp_path / "images.lance")).facts
+    assert alone["median diversity of real pictures"] is None
+
+
+@pytest.mark.parametrize(("num_reference", "of_each"), [(16, [8, 8]), (38, None), (99, [12] * 4)])
+def test_limits_come_from_many_captions_however_many_pictures_each_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_reference: int, of_each: list[int] | None
+) -> None:
+    """Four captions of twelve pictures: eight of each first, then any others."""
+    rows = [image_row(f"c{n}", k, scene(100 * n + k, 32), origin=REAL) for n in range(4) for k in range(12)]
+    write_images(tmp_path / "real.lance", rows)
+    judged, measure, seen = read_rows(tmp_path / "real.lance", None), quality.measure, []
+
+    def spy(images: TableImages, *more: Any, **named: Any) -> Measured:
+        seen.append(images.positions)
+        return measure(images, *more, **named)
+
+    monkeypatch.setattr(quality, "measure", spy)
+    rules = QualityRules(reference=tmp_path / "real.lance", num_reference=num_reference)
+    reference_limits(rules, judged, Console(quiet=True))
+    [positions] = seen
+    assert len(np.unique(positions)) == len(positions) == min(num_reference, len(rows))
+    counts = np.unique(judged.captions[positions], return_counts=True)[1].tolist()
+    assert counts == of_each if of_each else len(counts) == 4 and min(counts) >= 8
 
 
 def test_the_columns_are_those_of_the_measures(painted: Path) -> None:

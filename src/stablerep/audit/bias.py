@@ -14,19 +14,27 @@ from tyro.conf import Positional
 from stablerep import runtime
 from stablerep.audit.attributes import Attribute, of_each, read_attributes
 from stablerep.audit.bias_figure import draw_shares
-from stablerep.audit.readers import Reader, make_reader, softmax
+from stablerep.audit.readers import Reader, make_reader, softmax, tested_quality
 from stablerep.audit.record import AuditResult, audit_path, record
 from stablerep.audit.rows import Rows, read_captions, read_rows
-from stablerep.audit.shares import ShareBootstrap, amplification, around, jensen_shannon, total_variation
+from stablerep.audit.shares import (
+    ShareBootstrap,
+    Shown,
+    amplification,
+    around,
+    jensen_shannon,
+    total_variation,
+)
 from stablerep.audit.verdicts import renew_mask
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import Extraction, TableImages, cached, extract_with
-from stablerep.match import image_vectors, zero_shot_weights
+from stablerep.features import Extraction, TableImages, cached, extract_decodable
+from stablerep.match import decodable_vectors, zero_shot_weights
 from stablerep.models.encoder import load_encoder
 from stablerep.models.joint import load_image_text
 from stablerep.run import write_text
+from stablerep.store import ImageTable
 
 NAME = "bias"
 
@@ -37,7 +45,8 @@ class BiasAuditConfig(EngineConfig):
 
     The reader of an attribute is a probe on --encoder, or zero-shot with --zero-shot; it is trained and tested on real
     pictures whose captions state the value, and abstains where it is unsure. Columns: bias_NAME, the value that each
-    picture shows, null where the reader abstains or the caption is not concerned. The keep mask stays as it is.
+    picture shows, null where the reader abstains or the caption is not concerned, and in all pictures where the
+    attribute is not read. The keep mask stays as it is.
     """
 
     images: Positional[Path]
@@ -80,19 +89,20 @@ class BiasAuditConfig(EngineConfig):
 
 @dataclass(frozen=True)
 class _Side:
-    """Painted or real pictures: features (M, D), the captions' texts and ids."""
+    """Painted or real pictures that can be decoded: features (M, D), and what is known of their captions."""
 
+    rows: Rows
     features: np.ndarray
     texts: list[str]
-    captions: np.ndarray
     groups: list[str]
+    num_undecoded: int
 
 
 def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
     """Read, count, compare; write columns, audit.json and a figure.
 
-    An attribute that the encoder does not see is said to be unread. Raises ``UserError`` where none is read, a file
-    cannot be used, and where too few real or painted pictures are concerned.
+    An attribute that the encoder does not see, or too few real pictures state, is said to be unread, and so is a group
+    without pictures. Raises ``UserError`` where none is read, a file cannot be used, and where no picture is concerned.
     """
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
@@ -105,30 +115,9 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
     real = _side(
         real_rows, config.reference_captions or config.captions, eyes, _by_any(attributes, Attribute.teaches)
     )
-    columns: dict[str, pa.Array] = {}
-    findings: dict[str, Any] = {}
-    for name, attribute in attributes.items():
-        zero_shot = _zero_shot(encoder, attribute, config) if config.zero_shot else None
-        reader = make_reader(
-            name, attribute, (real.features, real.texts, real.groups), zero_shot, config.seed
-        )
-        answers = reader.answers(painted.features)
-        concerned = np.array(of_each(attribute.concerns, painted.texts))
-        columns[f"bias_{name}"] = pa.array(
-            [
-                attribute.names[answer] if ours and answer >= 0 else None
-                for answer, ours in zip(answers, concerned, strict=True)
-            ],
-            pa.string(),
-        )
-        findings[name] = {"reader": _quality(reader, attribute), "groups": {}}
-        if np.isfinite(reader.level):
-            target = _target(name, attribute, real)
-            findings[name]["groups"] = _groups(
-                name, attribute, painted, (answers, concerned), (reader, target, config)
-            )
+    columns, findings = _examine(attributes, (painted, real), encoder, config)
     _refuse_unread(findings)
-    kept = renew_mask(rows.table.write_columns(rows.positions, columns))
+    kept = renew_mask(_write(rows, painted, columns))
     figure = path.with_name("bias.png")
     draw_shares(figure, findings)
     details = path.with_name("bias.json")
@@ -139,7 +128,13 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
         num_pictures=len(rows),
         num_rejected=0,
         columns=tuple(columns),
-        facts={**_in_brief(findings), "figure": str(figure), "all numbers": str(details)},
+        facts={
+            **_in_brief(findings),
+            "cannot be decoded": painted.num_undecoded or None,
+            "real pictures that cannot be decoded": real.num_undecoded or None,
+            "figure": str(figure),
+            "all numbers": str(details),
+        },
         worst=(),
         kept=kept,
         seconds=time.monotonic() - begin,
@@ -147,6 +142,63 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
     record(path, result)
     console.say(f"{len(attributes)} attributes of {len(rows):,} pictures: {path}, {figure}")
     return result
+
+
+def _examine(
+    attributes: Mapping[str, Attribute], sides: tuple[_Side, _Side], encoder: Any, config: BiasAuditConfig
+) -> tuple[dict[str, pa.Array], dict[str, Any]]:
+    """For each attribute the column of what was read in the painted pictures, and what is found in it."""
+    painted, real = sides
+    columns: dict[str, pa.Array] = {}
+    findings: dict[str, Any] = {}
+    for name, attribute in attributes.items():
+        zero_shot = _zero_shot(encoder, attribute, config) if config.zero_shot else None
+        reader = make_reader(attribute, (real.features, real.texts, real.groups), zero_shot, config.seed)
+        if isinstance(reader, str):
+            findings[name] = {"reader": {"test pictures": 0}, "unread": reader, "groups": {}}
+            columns[f"bias_{name}"] = pa.nulls(len(painted.rows), pa.string())
+            continue
+        answers = _answers(attribute, reader, painted)
+        columns[f"bias_{name}"] = pa.array(
+            [attribute.names[answer] if answer >= 0 else None for answer in answers], pa.string()
+        )
+        findings[name] = _finding(attribute, (painted, real), answers, (reader, config))
+    return columns, findings
+
+
+def _write(rows: Rows, painted: _Side, columns: Mapping[str, pa.Array]) -> ImageTable:
+    """What was read, and null in pictures that cannot be decoded: an earlier audit may have left its answers there."""
+    left_out = np.setdiff1d(rows.positions, painted.rows.positions)
+    return rows.table.write_columns(
+        np.concatenate([painted.rows.positions, left_out]),
+        {
+            name: pa.concat_arrays([values, pa.nulls(len(left_out), values.type)])
+            for name, values in columns.items()
+        },
+    )
+
+
+def _answers(attribute: Attribute, reader: Reader, painted: _Side) -> np.ndarray:
+    """What the reader says of each painted picture (M,), -1 where it abstains or the caption is not concerned."""
+    concerned = np.array(of_each(attribute.concerns, painted.texts))
+    return np.where(concerned, reader.answers(painted.features), -1)
+
+
+def _finding(
+    attribute: Attribute,
+    sides: tuple[_Side, _Side],
+    answers: np.ndarray,
+    by: tuple[Reader, BiasAuditConfig],
+) -> dict[str, Any]:
+    """All that is said of an attribute that a reader was fitted for."""
+    quality = tested_quality(by[0], attribute)
+    if np.isfinite(by[0].level):
+        return {"reader": quality, "unread": None, **_groups(attribute, sides, answers, by)}
+    why = (
+        f"at no confidence is the reader right in {attribute.accuracy:.0%} of its answers; lower accuracy in the "
+        "attributes file, or give an encoder that sees it"
+    )
+    return {"reader": quality, "unread": why, "groups": {}}
 
 
 def _load(config: BiasAuditConfig) -> Any:
@@ -176,12 +228,15 @@ class _Eyes:
     console: Console
 
     def features(self, rows: Rows, some: np.ndarray) -> np.ndarray:
-        """Of some pictures (M, D); audit match, which looks at all, may have left them in the cache."""
+        """Of some pictures (M, D), NaN where one cannot be decoded; audit match may have left them in the cache."""
         how, images = _extraction(self.config), TableImages(rows.table, rows.positions[some])
         if self.config.zero_shot:
-            return image_vectors(self.encoder, images, how, console=self.console)
+            return decodable_vectors(self.encoder, images, how, console=self.console)[0]
         whole = cached(self.encoder, TableImages(rows.table, rows.positions), how)
-        return extract_with(self.encoder, images, how, console=self.console) if whole is None else whole[some]
+        if whole is None:
+            return extract_decodable(self.encoder, images, how, console=self.console)[0]
+        found: np.ndarray = whole[some]
+        return found
 
 
 def _by_any(
@@ -204,11 +259,13 @@ def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]
     found = eyes.features(rows, some)
     features = np.zeros((len(rows), found.shape[1]), np.float32)
     features[some] = found
+    readable = np.flatnonzero(np.isfinite(features).all(axis=1))
     return _Side(
-        features=features,
-        texts=texts,
-        captions=rows.captions,
-        groups=[facts[caption].group for caption in rows.captions],
+        rows=rows.some(readable),
+        features=features[readable],
+        texts=[texts[row] for row in readable],
+        groups=[facts[caption].group for caption in rows.captions[readable]],
+        num_undecoded=len(rows) - len(readable),
     )
 
 
@@ -218,14 +275,13 @@ def _zero_shot(model: Any, attribute: Attribute, config: BiasAuditConfig) -> Any
     return lambda vectors: softmax(scale * vectors @ weights.T)
 
 
-def _target(name: str, attribute: Attribute, real: _Side) -> np.ndarray:
+def _target(attribute: Attribute, real: _Side, members: np.ndarray) -> np.ndarray | None:
+    """The shares (C,) that are wanted, or those that captions of a group's real pictures (M,) state, if any does."""
     if attribute.target:
         return np.array([attribute.target[value] for value in attribute.names])
-    concerned = np.array(of_each(attribute.concerns, real.texts))
+    concerned = members & np.array(of_each(attribute.concerns, real.texts))
     stated = np.array(of_each(attribute.stated, real.texts))[concerned]
-    if not (stated >= 0).any():
-        raise UserError(f"attribute {name}: no caption of a real picture states a value; give a target")
-    return _counted(stated, len(attribute.values))
+    return _counted(stated, len(attribute.values)) if (stated >= 0).any() else None
 
 
 def _counted(stated: np.ndarray, num_values: int) -> np.ndarray:
@@ -235,124 +291,108 @@ def _counted(stated: np.ndarray, num_values: int) -> np.ndarray:
     return shares
 
 
-def _quality(reader: Reader, attribute: Attribute) -> dict[str, Any]:
-    """How the reader does on real test pictures, by value, abstentions apart."""
-    answered = reader.said >= 0
-    right = reader.said == reader.truth
-    by_value = {}
-    for number, value in enumerate(attribute.names):
-        own = answered & (reader.truth == number)
-        by_value[value] = float(right[own].mean()) if own.any() else None
-    known = [share for share in by_value.values() if share is not None]
-    return {
-        "test pictures": len(reader.truth),
-        "answered": float(answered.mean()),
-        "accuracy of answers": float(right[answered].mean()) if answered.any() else None,
-        "accuracy wanted": attribute.accuracy,
-        "accuracy by value": by_value,
-        "worst value": min(known, default=None),
-        "gap between values": max(known) - min(known) if known else None,
-    }
-
-
 def _refuse_unread(findings: Mapping[str, Any]) -> None:
     if any(finding["groups"] for finding in findings.values()):
         return
     name, finding = next(iter(findings.items()))
-    raise UserError(
-        f"attribute {name}: at no confidence is the reader right in {finding['reader']['accuracy wanted']:.0%} of its "
-        "answers; lower accuracy in the attributes file, or give an encoder that sees it"
+    why = (
+        finding["unread"] or "no painted picture belongs to a caption of any group; widen the patterns there"
     )
+    raise UserError(f"attribute {name}: {why}")
 
 
 def _groups(
-    name: str,
     attribute: Attribute,
-    painted: _Side,
-    read: tuple[np.ndarray, np.ndarray],
-    against: tuple[Reader, np.ndarray, BiasAuditConfig],
+    sides: tuple[_Side, _Side],
+    answers: np.ndarray,
+    by: tuple[Reader, BiasAuditConfig],
 ) -> dict[str, Any]:
     """Shares of each group of captions: in the captions, in the pictures, and as the reader answers."""
-    answers, concerned = read
-    reader, target, config = against
+    painted, real = sides
+    concerned = np.array(of_each(attribute.concerns, painted.texts))
+    shown = Shown(answers, painted.rows.captions, np.array(of_each(attribute.stated, painted.texts)))
+    of_real = attribute.members(real.texts)
+    found: dict[str, Any] = {}
+    empty = []
+    for group, members in attribute.members(painted.texts).items():
+        own = np.flatnonzero(concerned & np.array(members))
+        if len(own):
+            target = _target(attribute, real, np.array(of_real[group]))
+            found[group] = _group(attribute, shown[own], target, by)
+        else:
+            empty.append(group)
+    return {"groups": found, "groups without pictures": empty}
+
+
+def _group(
+    attribute: Attribute, shown: Shown, target: np.ndarray | None, by: tuple[Reader, BiasAuditConfig]
+) -> dict[str, Any]:
+    reader, config = by
     num_values = len(attribute.values)
 
-    def drawn(rows: np.ndarray) -> ShareBootstrap:
-        test = (reader.truth, reader.said)
-        return ShareBootstrap(
-            answers[rows],
-            painted.captions[rows],
-            test,
-            num_values,
-            num=config.num_bootstrap,
-            seed=config.seed,
-        )
+    def drawn(some: Shown) -> ShareBootstrap:
+        return ShareBootstrap(some, reader.tested, num_values, num=config.num_bootstrap, seed=config.seed)
 
     def named(shares: np.ndarray | None) -> dict[str, float] | None:
         return None if shares is None else dict(zip(attribute.names, shares.tolist(), strict=True))
 
-    found: dict[str, Any] = {}
-    says = np.array(of_each(attribute.stated, painted.texts))
-    for group, members in attribute.members(painted.texts).items():
-        own = np.flatnonzero(concerned & np.array(members))
-        if not len(own):
-            raise UserError(f"attribute {name}: no painted picture belongs to a caption of group {group!r}")
-        bootstrap = drawn(own)
-        stated = says[own]
-        stating = own[stated >= 0]  # captions are compared with their own pictures, not with all
-        asked = (_counted(stated, num_values), drawn(stating)) if len(stating) else None
-        given = answers[own][answers[own] >= 0]
-        said = _counted(given, num_values) if len(given) else None
-        found[group] = {
-            "pictures": len(own),
-            "pictures whose captions state a value": len(stating),
-            "abstained": float((answers[own] < 0).mean()),
-            "shares": {
-                value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)
-            },
-            "target": named(target),
-            **_chain(bootstrap, asked, target, said),
-            "captions": named(asked[0] if asked else None),
-            "shares where captions state a value": named(asked[1].value if asked else None),
-            "answers": named(said),
-        }
-    return found
+    bootstrap = drawn(shown)
+    stating = np.flatnonzero(shown.stated >= 0)  # captions are compared with their own pictures, not with all
+    asked = drawn(shown[stating]) if len(stating) else None
+    given = shown.answers[shown.answers >= 0]
+    said = _counted(given, num_values) if len(given) else None
+    return {
+        "pictures": len(shown.answers),
+        "pictures whose captions state a value": len(stating),
+        "abstained": float((shown.answers < 0).mean()),
+        "shares": {value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)},
+        "target": named(target),
+        **_apart(bootstrap, target),
+        "amplification": _chain(bootstrap, asked, said),
+        "captions": named(asked.stated if asked else None),
+        "shares where captions state a value": named(asked.value if asked else None),
+        "answers": named(said),
+    }
+
+
+def _apart(bootstrap: ShareBootstrap, target: np.ndarray | None) -> dict[str, Any]:
+    """How far the shares are from the target, where there is one."""
+    if target is None:
+        return {"total variation": None, "jensen_shannon": None}
+    apart = np.array([total_variation(one, target) for one in bootstrap.replicates])
+    return {
+        "total variation": asdict(around(total_variation(bootstrap.value, target), apart)),
+        "jensen_shannon": jensen_shannon(bootstrap.value, target),
+    }
 
 
 def _chain(
-    bootstrap: ShareBootstrap,
-    asked: tuple[np.ndarray, ShareBootstrap] | None,
-    target: np.ndarray,
-    said: np.ndarray | None,
+    bootstrap: ShareBootstrap, asked: ShareBootstrap | None, said: np.ndarray | None
 ) -> dict[str, Any]:
-    """Divergence from the target, and how much each step of the chain adds to the leading value."""
-    value, replicates = bootstrap.value, bootstrap.replicates
+    """How much each step of the chain adds to the leading value."""
     steps: dict[str, Any] = {}
     if asked is not None:
-        captions, pictures = asked
-        grown = np.array([amplification(captions, one) for one in pictures.replicates])
-        steps["captions to pictures"] = asdict(around(amplification(captions, pictures.value), grown))
+        steps["captions to pictures"] = asdict(asked.amplification())
     if said is not None:
-        steps["pictures to answers"] = amplification(value, said)
-    apart = np.array([total_variation(one, target) for one in replicates])
-    return {
-        "total variation": asdict(around(total_variation(value, target), apart)),
-        "jensen_shannon": jensen_shannon(value, target),
-        "amplification": steps,
-    }
+        steps["pictures to answers"] = amplification(bootstrap.value, said)
+    return steps
 
 
 def _in_brief(findings: Mapping[str, Any]) -> dict[str, str]:
     """One line for the terminal per attribute and group."""
     lines = {}
     for name, finding in findings.items():
-        if not finding["groups"]:
-            lines[name] = "not read: the reader is right too seldom, at any confidence"
+        if finding["unread"] is not None:
+            lines[name] = f"not read: {finding['unread']}"
         for group, found in finding["groups"].items():
+            target = found["target"]
             shares = ", ".join(
-                f"{value} {100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}] % "
-                f"(target {100 * found['target'][value]:.0f})"
+                f"{value} {100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}] %"
+                + ("" if target is None else f" (target {100 * target[value]:.0f})")
                 for value, one in found["shares"].items()
             )
-            lines[f"{name} of {group}"] = f"{shares}; {100 * found['abstained']:.0f} % abstained"
+            missing = "" if target is not None else "; no target: no real picture of the group states a value"
+            lines[f"{name} of {group}"] = f"{shares}; {100 * found['abstained']:.0f} % abstained{missing}"
+        for group in finding.get("groups without pictures", []):
+            lines[f"{name} of {group}"] = "not read: no painted picture belongs to a caption of this group"
     return lines

@@ -25,7 +25,10 @@ def draw_shares(path: Path, findings: Mapping[str, Any]) -> None:
         for place, (value, one) in enumerate(found["shares"].items()):
             axes.barh(place, one["value"], color="#7aa6c2", label="pictures" if not place else None)
             axes.plot([one["low"], one["high"]], [place, place], color="black")
-            axes.plot(found["target"][value], place, "k|", markersize=18, label=None if place else "target")
+            if found["target"] is not None:
+                axes.plot(
+                    found["target"][value], place, "k|", markersize=18, label=None if place else "target"
+                )
             if found["captions"] is not None:
                 axes.plot(
                     found["captions"][value], place, "o", color="#b5532d", label=None if place else "captions"

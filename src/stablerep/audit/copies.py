@@ -2,8 +2,10 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,18 +14,18 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from stablerep import runtime
-from stablerep.audit.copy_finder import Bank, Matches, find_matches
+from stablerep.audit.copy_finder import Bank, Matches, find_earlier, find_matches
 from stablerep.audit.copy_network import NETWORK, describe, load_network, network_matches
-from stablerep.audit.copy_thresholds import thresholds
+from stablerep.audit.copy_thresholds import FEWEST, far_above, thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE, Explanation
 from stablerep.audit.pair_sheet import save_pairs
 from stablerep.audit.record import AuditResult, Example, audit_path, record
 from stablerep.audit.rows import Rows, read_rows
-from stablerep.audit.verdicts import write_verdicts
+from stablerep.audit.verdicts import Kept, write_verdicts
 from stablerep.console import Console
 from stablerep.copies import at_side
-from stablerep.decoding import decode_image
-from stablerep.features import TableImages
+from stablerep.errors import UserError
+from stablerep.features import TableImages, decoded
 
 NAME = "copies"
 _READ = 512
@@ -37,7 +39,7 @@ class CopyAuditConfig:
     A picture may repeat a real one as it is (also compressed or shrunk), mirrored, recoloured, cropped, or pasted on a
     background. Columns: copy_of, the real picture (origin/caption_id/image_index); copy_score, in powers of ten above
     the alarm threshold; copy_as, how; copy_verdict: exact, near or none; copy_twin, an earlier painted picture that it
-    repeats; copies_ok and copies_reason.
+    repeats; copies_ok and copies_reason. A picture that cannot be decoded is rejected.
     """
 
     images: Positional[Path]
@@ -51,7 +53,7 @@ class CopyAuditConfig:
     false_alarms: float = 0.001
     """Share of genuine pictures that may be flagged."""
     num_calibration: int = 1500
-    """Real pictures that set the threshold: searched among those of other groups."""
+    """Real pictures that set the threshold: searched among those of other groups. Fewer than 500 set none."""
     pasted: bool = True
     """Look for real pictures shrunk on a background too, where a square has edges on all four sides."""
     sscd: Path | None = None
@@ -60,7 +62,8 @@ class CopyAuditConfig:
     encoder: str | None = None
     """An encoder (run or name) whose features look too, in place of --sscd."""
     exact_up_to: int = 100_000
-    """With more real pictures than this, candidates are searched in an approximate index."""
+    """With more real pictures than this, candidates are searched in an approximate index, and with more painted ones
+    those of which several are the same."""
     twins: bool = True
     """Look for pictures that repeat another painted one."""
     reject_twins: bool = False
@@ -91,10 +94,13 @@ class CopyAuditConfig:
 
 @dataclass(frozen=True)
 class _Pictures:
-    """M pictures at the side of the search, and a digest of the pixels of each."""
+    """M pictures that can be decoded, at the side of the search, and a digest of the pixels of each."""
 
+    rows: Rows
     small: Tensor
     digests: list[bytes]
+    undecoded: Mapping[int, str]
+    """Row of all that were asked for -> why it cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -117,21 +123,52 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
     """
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
-    rows, real = read_rows(config.images, config.where), read_rows(config.reference, config.reference_where)
-    references, painted = _read(real, "real pictures", console), _read(rows, "painted pictures", console)
-    groups = _groups(real)
-    parts = torch.split(references.small, _READ)
-    bank = Bank.build(parts, groups, exact_up_to=config.exact_up_to)
-    network = _Network.named(config, rows, real, groups, console)
+    every = read_rows(config.images, config.where)
+    references = _read(read_rows(config.reference, config.reference_where), "real pictures", console)
+    painted = _read(every, "painted pictures", console)
+    rows, real = painted.rows, references.rows
+    bank = Bank.build(torch.split(references.small, _READ), _groups(real), exact_up_to=config.exact_up_to)
+    network = _Network.named(config, rows, real, bank.groups, console)
     limits = _calibrate(bank, references.small, network, config, console)
     with console.progress("copies", len(rows), "pictures") as progress:
         matches = find_matches(painted.small, bank, config.explanations, advance=progress.advance)
     if network is not None:
         matches = _beside(matches, network.matches())
     verdicts = _judge(matches, limits, config.looked_for, painted.digests, references.digests)
-    twins = _twins(painted.small, limits[0]) if config.twins else np.full(len(rows), -1)
+    twins = _twins(painted.small, limits[0], config.exact_up_to) if config.twins else np.full(len(rows), -1)
     reasons = [_reason(row, verdicts, twins, real, rows, config) for row in range(len(rows))]
-    columns = {
+    columns = _columns(verdicts, twins, rows, real)
+    kept = _write(every, painted, reasons, columns)
+    order = np.argsort(-verdicts.score, kind="stable")[:_NUM_WORST]
+    sheet = path.with_name("copies.png")
+    save_pairs(sheet, [_pair(int(row), rows, real, verdicts) for row in order])
+    result = AuditResult(
+        audit=NAME,
+        images=config.images,
+        num_pictures=len(every),
+        num_rejected=sum(reason is not None for reason in reasons) + len(painted.undecoded),
+        columns=tuple(columns),
+        facts={
+            "real pictures searched": len(real),
+            "cannot be decoded": len(painted.undecoded) or None,
+            "real pictures that cannot be decoded": len(references.undecoded) or None,
+            "verdicts": {name: verdicts.verdict.count(name) for name in ("exact", "near", "none")},
+            "copies by kind": _by_kind(verdicts, config),
+            "pictures that repeat a painted one": int((twins >= 0).sum()) if config.twins else None,
+            **_of_thresholds(limits, _num_calibration(config, bank), config),
+            "nearest pairs": str(sheet),
+        },
+        worst=tuple(_example(int(row), rows, real, verdicts) for row in order),
+        kept=kept,
+        seconds=time.monotonic() - begin,
+    )
+    record(path, result)
+    console.say(f"{len(every):,} pictures beside {len(real):,} real ones: {path}, {sheet}")
+    return result
+
+
+def _columns(verdicts: Verdicts, twins: np.ndarray, rows: Rows, real: Rows) -> dict[str, pa.Array]:
+    return {
         "copy_score": pa.array(verdicts.score, pa.float32()),
         "copy_of": pa.array([identity(real, int(index)) for index in verdicts.index], pa.string()),
         "copy_as": pa.array(verdicts.how, pa.string()),
@@ -140,34 +177,35 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
             [None if twin < 0 else identity(rows, int(twin)) for twin in twins], pa.string()
         ),
     }
-    kept = write_verdicts(rows.table, rows.positions, NAME, reasons, columns)
-    order = np.argsort(-verdicts.score, kind="stable")[:_NUM_WORST]
-    sheet = path.with_name("copies.png")
-    save_pairs(sheet, [_pair(int(row), rows, real, verdicts) for row in order])
-    result = AuditResult(
-        audit=NAME,
-        images=config.images,
-        num_pictures=len(rows),
-        num_rejected=sum(reason is not None for reason in reasons),
-        columns=tuple(columns),
-        facts={
-            "real pictures searched": len(real),
-            "verdicts": {name: verdicts.verdict.count(name) for name in ("exact", "near", "none")},
-            "copies by kind": _by_kind(verdicts, config),
-            "pictures that repeat a painted one": int((twins >= 0).sum()) if config.twins else None,
-            "thresholds": {
-                one.name: float(limit) for one, limit in zip(config.looked_for, limits, strict=True)
-            },
-            "false alarms asked for": config.false_alarms,
-            "nearest pairs": str(sheet),
+
+
+def _write(
+    every: Rows, painted: _Pictures, reasons: list[str | None], columns: Mapping[str, pa.Array]
+) -> Kept:
+    """What was found of the pictures that can be decoded, and why the others cannot."""
+    left_out = every.some(np.array(list(painted.undecoded), dtype=np.int64))
+    return write_verdicts(
+        every.table,
+        np.concatenate([painted.rows.positions, left_out.positions]),
+        NAME,
+        [*reasons, *painted.undecoded.values()],
+        {
+            name: pa.concat_arrays([values, pa.nulls(len(left_out), values.type)])
+            for name, values in columns.items()
         },
-        worst=tuple(_example(int(row), rows, real, verdicts) for row in order),
-        kept=kept,
-        seconds=time.monotonic() - begin,
     )
-    record(path, result)
-    console.say(f"{len(rows):,} pictures beside {len(real):,} real ones: {path}, {sheet}")
-    return result
+
+
+def _of_thresholds(limits: np.ndarray, num_genuine: int, config: CopyAuditConfig) -> dict[str, Any]:
+    """The thresholds, and what set them."""
+    is_set = num_genuine >= FEWEST
+    return {
+        "thresholds": {one.name: float(limit) for one, limit in zip(config.looked_for, limits, strict=True)},
+        "thresholds set by": f"{num_genuine:,} real pictures"
+        if is_set
+        else f"nothing: they are built in, as {num_genuine:,} real pictures are fewer than {FEWEST}",
+        "false alarms asked for": config.false_alarms if is_set else None,
+    }
 
 
 def identity(rows: Rows, row: int) -> str:
@@ -176,15 +214,22 @@ def identity(rows: Rows, row: int) -> str:
 
 
 def _read(rows: Rows, what: str, console: Console) -> _Pictures:
+    """Those that can be decoded; ``UserError`` where none can."""
     images = TableImages(rows.table, rows.positions)
-    parts, digests = [], []
+    parts, digests, undecoded = [], [], {}
     with console.progress(what, len(rows), "pictures") as progress:
         for start in range(0, len(rows), _READ):
-            pictures = [decode_image(image) for image in images[start : start + _READ]]
-            parts.append(at_side(pictures, SIDE))
-            digests += [_digest(picture) for picture in pictures]
-            progress.advance(len(pictures))
-    return _Pictures(torch.cat(parts), digests)
+            found = dict(enumerate(map(decoded, images[start : start + _READ]), start))
+            undecoded.update({row: one for row, one in found.items() if isinstance(one, str)})
+            pictures = [one for one in found.values() if not isinstance(one, str)]
+            if pictures:
+                parts.append(at_side(pictures, SIDE))
+                digests += [_digest(picture) for picture in pictures]
+            progress.advance(len(found))
+    if not parts:
+        raise UserError(f"{rows.table.path}: none of the {len(rows):,} {what} can be decoded; give others")
+    some = np.array([row for row in range(len(rows)) if row not in undecoded])
+    return _Pictures(rows.some(some), torch.cat(parts), digests, undecoded)
 
 
 def _digest(picture: Tensor) -> bytes:
@@ -249,7 +294,7 @@ def _calibrate(
 ) -> np.ndarray:
     """The threshold of each explanation, from real pictures searched among those of other groups."""
     order = runtime.numpy_generator("audit copies", config.seed).permutation(len(bank))
-    some = np.sort(order[: config.num_calibration])
+    some = np.sort(order[: _num_calibration(config, bank)])
     with console.progress("threshold", len(some), "pictures") as progress:
         genuine = find_matches(
             pictures[some], bank, config.explanations, excluded=bank.groups[some], advance=progress.advance
@@ -257,7 +302,19 @@ def _calibrate(
     if network is not None:
         genuine = _beside(genuine, network.genuine(some))
     usual = [explanation.usual_threshold for explanation in config.looked_for]
-    return thresholds(genuine.score, usual, config.false_alarms)
+    limits = thresholds(genuine.score, usual, config.false_alarms)
+    for number in np.flatnonzero(far_above(limits, usual)):
+        console.say(
+            f"{config.reference}: to be called {config.looked_for[number].name} a copy must score "
+            f"{limits[number]:.2f}, usual is {usual[number]:.2f}, as real pictures of different groups are that much "
+            "alike: many copies will be missed; look for pictures that stand there several times"
+        )
+    return limits
+
+
+def _num_calibration(config: CopyAuditConfig, bank: Bank) -> int:
+    """Real pictures that set thresholds, if they are enough."""
+    return min(config.num_calibration, len(bank))
 
 
 def _judge(
@@ -281,13 +338,14 @@ def _judge(
     return Verdicts(score, index, how, verdict)
 
 
-def _twins(pictures: Tensor, limit: float) -> np.ndarray:
-    """For each painted picture an earlier one that it repeats as it is, or -1 (M,)."""
-    own = np.arange(len(pictures))
-    bank = Bank.build(torch.split(pictures, _READ), own)
-    matches = find_matches(pictures, bank, EXPLANATIONS[:1], excluded=own)
-    repeats = (matches.score[:, 0] > limit) & (matches.index[:, 0] < own)
-    return np.where(repeats, matches.index[:, 0], -1)
+def _twins(pictures: Tensor, limit: float, exact_up_to: int) -> np.ndarray:
+    """For each painted picture the earlier one that it repeats as it is, or -1 (M,).
+
+    Only earlier ones are searched: the nearest of several twins may be a later one.
+    """
+    bank = Bank.build(torch.split(pictures, _READ), np.arange(len(pictures)), exact_up_to=exact_up_to)
+    matches = find_earlier(pictures, bank, EXPLANATIONS[0])
+    return np.where(matches.score[:, 0] > limit, matches.index[:, 0], -1)
 
 
 def _reason(

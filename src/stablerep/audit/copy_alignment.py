@@ -158,6 +158,15 @@ def difference(pairs: Pairs, *, is_recoloured: bool) -> Tensor:
     return worst.clamp(max=1).masked_fill((num_points < _LEAST_OVERLAP * GRID**2) | stretched, 1.0)
 
 
+def grid_difference(left: Tensor, right: Tensor) -> Tensor:
+    """The same (B,) of pictures that lie on the grid as they are, uint8 (B, 3, G, G); the larger of both directions."""
+    weight = torch.ones(len(left), 1, GRID, GRID)
+    num_points = weight.flatten(1).sum(1)
+    here, there = (_centred(part.float() / 255, weight, num_points) for part in (left, right))
+    one, other = (_unexplained(*pair, weight, is_recoloured=False) for pair in ((here, there), (there, here)))
+    return one.maximum(other).clamp(max=1)
+
+
 @dataclass(frozen=True)
 class _Step:
     """A step of registration from where pictures were sampled; P points."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stablerep.audit.copy_alignment import Pairs, align, blurred, difference, likely_difference, on_grid
+from stablerep.audit.copy_duplicates import joined
 from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_search import Neighbours, exact_neighbours
 from stablerep.audit.copy_views import EXPLANATIONS, Explanation, ViewDescriptor, Views, thumbnails
@@ -39,7 +40,8 @@ class Bank:
     grids: Tensor
     """uint8 (N, 3, G, G)."""
     groups: np.ndarray
-    """Integers (N,): pictures of one group show one subject, and are no runners-up of one another."""
+    """Integers (N,): pictures of one group show one subject, and are no runners-up of one another. Groups that hold the
+    same picture are one."""
     index: CopyIndex | None = None
     """Where candidates are searched approximately."""
 
@@ -53,7 +55,8 @@ class Bank:
         descriptors = descriptor(small)
         grids = torch.cat([on_grid(part) for part in pictures])
         is_large = exact_up_to is not None and len(grids) > exact_up_to
-        return cls(descriptor, descriptors, grids, groups, CopyIndex.build(descriptors) if is_large else None)
+        index = CopyIndex.build(descriptors) if is_large else None
+        return cls(descriptor, descriptors, grids, joined(groups, descriptors, grids, index), index)
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -76,7 +79,6 @@ class Matches:
         )
 
 
-@torch.inference_mode()
 def find_matches(
     pictures: Tensor,
     bank: Bank,
@@ -89,12 +91,42 @@ def find_matches(
 
     ``excluded`` (Q,) names for each the group that must not be found, such as that of a real picture itself.
     """
+
+    def barred(rows: Tensor) -> Tensor:
+        assert excluded is not None
+        return torch.from_numpy(excluded[rows.numpy()][:, None] == bank.groups)
+
+    return _search(pictures, bank, explanations, None if excluded is None else barred, advance)
+
+
+def find_earlier(pictures: Tensor, bank: Bank, explanation: Explanation) -> Matches:
+    """For each of the pictures uint8 (N, 3, S, S) that the bank was made of, the best of those before it; E = 1."""
+    every = torch.arange(len(bank))
+
+    def barred(rows: Tensor) -> Tensor:
+        return every >= rows[:, None]
+
+    matches = _search(pictures, bank, [explanation], barred, lambda _: None)
+    first = _first_scores(pictures[: explanation.num_candidates], bank, explanation, barred)
+    return Matches(np.concatenate([first[:, None], matches.score[len(first) :]]), matches.index)
+
+
+_Barred = Callable[[Tensor], Tensor]
+"""For some of the Q pictures, by number (B,), which of the bank they must not find (B, N)."""
+
+
+@torch.inference_mode()
+def _search(
+    pictures: Tensor,
+    bank: Bank,
+    explanations: Sequence[Explanation],
+    barred: _Barred | None,
+    advance: Callable[[int], None],
+) -> Matches:
     parts = []
     for start in range(0, len(pictures), _BLOCK):
         some = pictures[start : start + _BLOCK]
-        block = _Block(
-            some, bank, explanations, None if excluded is None else excluded[start : start + len(some)]
-        )
+        block = _Block(some, bank, explanations, barred, start)
         found = [_explained(block, explanation) for explanation in explanations]
         parts.append(
             Matches(np.stack([score for score, _ in found], 1), np.stack([index for _, index in found], 1))
@@ -107,11 +139,17 @@ class _Block:
     """Some painted pictures, and what several explanations need of them."""
 
     def __init__(
-        self, pictures: Tensor, bank: Bank, explanations: Sequence[Explanation], barred: np.ndarray | None
+        self,
+        pictures: Tensor,
+        bank: Bank,
+        explanations: Sequence[Explanation],
+        barred: _Barred | None,
+        start: int,
     ) -> None:
         self.bank = bank
         self.blurred = blurred(pictures)
-        self._pictures, self._explanations, self._barred = pictures, explanations, barred
+        self._pictures, self._explanations = pictures, explanations
+        self._barred, self._start = barred, start
         self._looked: dict[tuple[object, ...], tuple[Views, Neighbours]] = {}
 
     def candidates(self, explanation: Explanation) -> tuple[Views, Neighbours]:
@@ -133,30 +171,69 @@ class _Block:
         if len(seen) and self.bank.index is not None and barred is None:
             near = self.bank.index.neighbours(descriptors, num)
         else:
-            groups = None if barred is None else barred[seen.numpy()]
+            numbers = self._start + seen
             near = exact_neighbours(
                 descriptors,
                 self.bank.descriptors,
                 num,
-                excluded=None if groups is None else lambda rows: _of_groups(groups[rows], self.bank.groups),
+                excluded=None if barred is None else lambda rows: barred(numbers[rows]),
             )
         return near.spread_over(seen, len(views.descriptors))
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """The K candidates of Q painted pictures, the least different first."""
+
+    logs: np.ndarray
+    """Of the differences (Q, K)."""
+    index: np.ndarray
+    """Which real picture (Q, K)."""
+    groups: np.ndarray
+    """Of the real pictures (Q, K)."""
+    is_aligned: np.ndarray
+    """Which were moved into the best place (Q, K); others only seem to differ, and some places hold no candidate."""
+
+    @classmethod
+    def of(cls, block: _Block, explanation: Explanation) -> "_Compared":
+        views, near = block.candidates(explanation)
+        differences, order = _compare(block, near, views, explanation).sort(dim=1, stable=True)
+        index = near.index.gather(1, order).numpy()
+        is_aligned = near.similarity.gather(1, order).isfinite().numpy()
+        is_aligned[:, explanation.num_aligned :] = False
+        logs = differences.clamp(min=_SMALLEST).log10().numpy()
+        return cls(logs, index, block.bank.groups[index], is_aligned)
+
+    def score(self, background: np.ndarray) -> np.ndarray:
+        """How surely the best is a copy (Q,), beside the mean logarithm of the runners-up (Q,)."""
+        scores: np.ndarray = _BACKGROUND * background - self.logs[:, 0]
+        return scores
+
+    def background(self, subjects: np.ndarray) -> np.ndarray:
+        """Mean logarithm (Q,) of the runners-up, those of none of the groups (Q, S); 0 where there is none."""
+        others = self.is_aligned & (self.groups[:, :, None] != subjects[:, None]).all(2)
+        mean: np.ndarray = (self.logs * others).sum(1) / np.maximum(others.sum(1), 1)
+        return mean
+
+
 def _explained(block: _Block, explanation: Explanation) -> tuple[np.ndarray, np.ndarray]:
-    views, near = block.candidates(explanation)
-    differences, order = _compare(block, near, views, explanation).sort(dim=1, stable=True)
-    index = near.index.gather(1, order).numpy()
-    logs = differences.clamp(min=_SMALLEST).log10().numpy()
-    groups = block.bank.groups
-    others = groups[index] != groups[index[:, :1]]
-    others[:, explanation.num_aligned :] = False  # not aligned, they only seem to differ
-    background = (logs * others).sum(1) / np.maximum(others.sum(1), 1)
-    return _BACKGROUND * background - logs[:, 0], index[:, 0]
+    compared = _Compared.of(block, explanation)
+    return compared.score(compared.background(compared.groups[:, :1])), compared.index[:, 0]
 
 
-def _of_groups(groups: np.ndarray, of_bank: np.ndarray) -> Tensor:
-    return torch.from_numpy(groups[:, None] == of_bank)
+@torch.inference_mode()
+def _first_scores(pictures: Tensor, bank: Bank, explanation: Explanation, barred: _Barred) -> np.ndarray:
+    """Scores (Q,) of the first of the pictures that the bank was made of, before which fewer stand than are compared.
+
+    Runners-up are those in the whole bank, or what resembles everything a little would repeat the only one before it.
+    """
+    earlier = _Compared.of(_Block(pictures, bank, [explanation], barred, 0), explanation)
+    wider = replace(  # the nearest is the picture itself
+        explanation, num_candidates=explanation.num_candidates + 1, num_aligned=explanation.num_aligned + 1
+    )
+    among_all = _Compared.of(_Block(pictures, bank, [wider], None, 0), wider)
+    subjects = np.stack([bank.groups[: len(pictures)], earlier.groups[:, 0]], axis=1)
+    return earlier.score(among_all.background(subjects))
 
 
 def _compare(block: _Block, near: Neighbours, views: Views, explanation: Explanation) -> Tensor:

@@ -1,7 +1,7 @@
 """``stablerep audit all``: every audit of a table of pictures, one after the other, into one table and one file."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from stablerep.audit.verdicts import Kept, renew_mask
 from stablerep.cluster import EngineConfig, engine_fields
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.store import ImageTable
+from stablerep.store import CaptionTable, ImageTable
 
 _NUM_SHOWN = 3
 
@@ -156,12 +156,23 @@ class AuditSummary:
     results: tuple[AuditResult, ...]
     skipped: Mapping[str, str]
     """Audit -> why it was left out."""
+    failed: Mapping[str, str]
+    """Audit -> why it could not be done."""
     kept: Kept
     seconds: float
     texts: Mapping[str, str]
-    """The captions of the worst pictures, and of those beside them where they are known, by id."""
+    """The captions of the worst pictures, and of those beside them, by id, as far as the table has them."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("audit", "judged", "rejected", "pictures/s")
+
+    @property
+    def complaint(self) -> str | None:
+        """What could not be done, where something could not: the command line says it last, and its exit code is 2."""
+        return (
+            f"audit {', '.join(self.failed)} failed; the others are done: {self.path}"
+            if self.failed
+            else None
+        )
 
     def rows(self) -> list[list[str]]:
         """One row per audit, then the mask."""
@@ -182,6 +193,8 @@ class AuditSummary:
         console.table("", self.HEADER, self.rows())
         for name, reason in self.skipped.items():
             console.say(f"audit {name} was left out: {reason}")
+        for name, reason in self.failed.items():
+            console.complain(f"audit {name} failed: {reason}")
         for result in self.results:
             worst = [one for one in result.worst if one.reason][:_NUM_SHOWN]
             if worst:
@@ -199,6 +212,7 @@ class AuditSummary:
             "path": str(self.path),
             "audits": {result.audit: result.to_json() for result in self.results},
             "skipped": dict(self.skipped),
+            "failed": dict(self.failed),
             "keep": asdict(self.kept),
             "seconds": self.seconds,
         }
@@ -207,27 +221,46 @@ class AuditSummary:
 def audit_all(config: AuditAllConfig, *, console: Console = Console(quiet=True)) -> AuditSummary:  # noqa: B008
     """Run the audits one after the other; each writes its columns, its verdicts and its part of audit.json.
 
-    Errors as those of the audits; what an earlier one wrote stays. Raises ``UserError`` where all are left out.
+    An audit that cannot be done does not keep the others from being done; the summary names it. Raises ``UserError``
+    where no audit could be done, and, before any begins, where there is no table of captions.
     """
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
-    results, skipped = [], {}
+    CaptionTable.open(config.captions)  # a wrong path is said now, not after hours
+    results: list[AuditResult] = []
+    skipped, failed = {}, {}
     for name in config.only or AUDITS:
-        found = AUDITS[name](config, console)
+        try:
+            found = AUDITS[name](config, console)
+        except UserError as error:
+            failed[name] = str(error)
+            continue
         if isinstance(found, str):
             skipped[name] = found
         else:
             results.append(found)
     if not results:
-        raise UserError(f"no audit ran: {'; '.join(f'{name}: {reason}' for name, reason in skipped.items())}")
-    shown = {one.caption_id for result in results for one in result.worst}
-    captions = read_captions(config.captions, sorted(shown))
-    shown |= {one for result in results for worst in result.worst for one in worst.captions} & captions.keys()
+        why = "; ".join(f"{name}: {reason}" for name, reason in {**failed, **skipped}.items())
+        raise UserError(f"no audit ran: {why}")
+    return _summary(config, path, results, (skipped, failed), begin)
+
+
+def _summary(
+    config: AuditAllConfig,
+    path: Path,
+    results: Sequence[AuditResult],
+    undone: tuple[Mapping[str, str], Mapping[str, str]],
+    begin: float,
+) -> AuditSummary:
+    skipped, failed = undone
+    captions = read_captions(config.captions, ())
+    shown = {one for result in results for worst in result.worst for one in worst.captions} & captions.keys()
     return AuditSummary(
         images=config.images,
         path=path,
         results=tuple(results),
         skipped=skipped,
+        failed=failed,
         kept=renew_mask(ImageTable.open(config.images)),
         seconds=time.monotonic() - begin,
         texts={one: captions[one].text for one in sorted(shown)},

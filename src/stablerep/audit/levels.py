@@ -15,44 +15,38 @@ import numpy as np
 _BLOCK = 2048
 
 
+FEWEST = 20
+"""Captions without which neither a level nor a mean picture says anything."""
+
+
 @dataclass(frozen=True)
-class Pool:
-    """Captions that pictures are held against, with what tells whether they are about the same thing."""
+class CaptionVectors:
+    """P captions, as what pictures were asked to show or are held against, with what they are about."""
 
     vectors: np.ndarray
     """Unit vectors (P, E)."""
-    groups: np.ndarray
-    """(P,)."""
-    concepts: np.ndarray
-    """(P,)."""
+    subjects: np.ndarray
+    """Integers (P, S), such as group and concept: captions that share one of them are about the same thing."""
+
+    def __getitem__(self, rows: np.ndarray | slice) -> "CaptionVectors":
+        return CaptionVectors(self.vectors[rows], self.subjects[rows])
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What M pictures were asked to show."""
-
-    vectors: np.ndarray
-    """Unit vectors (M, E) of their captions."""
-    groups: np.ndarray
-    concepts: np.ndarray
-
-    def __getitem__(self, rows: np.ndarray | slice) -> "Asked":
-        return Asked(self.vectors[rows], self.groups[rows], self.concepts[rows])
-
-
-def centred(pictures: np.ndarray) -> np.ndarray:
-    """Picture vectors (M, E) without their mean.
+def mean_picture(pictures: np.ndarray) -> np.ndarray:
+    """The mean (E,) of picture vectors (M, E), to be taken off others; rows of NaN do not count.
 
     The similarity of a caption with the mean picture is what it has with any picture; some captions fit everything.
+    Zero where fewer than ``FEWEST`` pictures are there: their mean would mostly be themselves.
     """
-    without: np.ndarray = pictures - pictures.mean(axis=0, keepdims=True)
-    return without
+    some = pictures[np.isfinite(pictures).all(axis=1)]
+    mean: np.ndarray = some.mean(axis=0) if len(some) >= FEWEST else np.zeros_like(pictures[0])
+    return mean
 
 
-def levels(pictures: np.ndarray, asked: Asked, pool: Pool) -> np.ndarray:
-    """The level (M,) of pictures (M, E), centred: share of captions of other groups and concepts that fit worse.
+def levels(pictures: np.ndarray, asked: CaptionVectors, pool: CaptionVectors) -> np.ndarray:
+    """The level (M,) of pictures (M, E) without their mean: share of captions of other subjects that fit worse.
 
-    A caption that fits equally well counts half. NaN where the pool has no caption of another group and concept.
+    A caption that fits equally well counts half. NaN where the pool has no caption of other subjects.
     """
     found = []
     for start in range(0, len(pictures), _BLOCK):
@@ -67,21 +61,21 @@ def levels(pictures: np.ndarray, asked: Asked, pool: Pool) -> np.ndarray:
     return np.concatenate(found)
 
 
-def related(asked: Asked, pool: Pool) -> np.ndarray:
-    """Whether caption p of the pool is of the group or concept that picture m was asked for, (M, P)."""
-    same_group = asked.groups[:, None] == pool.groups[None]
-    same: np.ndarray = same_group | (asked.concepts[:, None] == pool.concepts[None])
+def related(asked: CaptionVectors, pool: CaptionVectors) -> np.ndarray:
+    """Whether caption p of the pool shares a subject with what picture m was asked to show, (M, P)."""
+    same = np.zeros((len(asked.subjects), len(pool.subjects)), dtype=np.bool_)
+    for own, others in zip(asked.subjects.T, pool.subjects.T, strict=True):
+        same |= own[:, None] == others[None]
     return same
 
 
-def shuffled(asked: Asked, pool: Pool, generator: np.random.Generator) -> Asked:
-    """What pictures would have been asked for, had each the caption of another group and concept of the pool."""
+def shuffled(asked: CaptionVectors, pool: CaptionVectors, generator: np.random.Generator) -> CaptionVectors:
+    """What pictures would have been asked to show, had each a caption of other subjects of the pool."""
     chosen = []
-    for start in range(0, len(asked.groups), _BLOCK):
+    for start in range(0, len(asked.subjects), _BLOCK):
         others = ~related(asked[slice(start, start + _BLOCK)], pool)
         chosen.append((generator.random(others.shape) * others).argmax(axis=1))
-    rows = np.concatenate(chosen)
-    return Asked(pool.vectors[rows], pool.groups[rows], pool.concepts[rows])
+    return pool[np.concatenate(chosen)]
 
 
 def ranks(match: np.ndarray, captions: Sequence[np.ndarray]) -> np.ndarray:

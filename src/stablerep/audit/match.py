@@ -1,6 +1,7 @@
 """``stablerep audit match``: does a picture show what its caption asked for, by an encoder of the user's choice?"""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,22 +10,22 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from stablerep import runtime
-from stablerep.audit.levels import Asked, Pool, centred, levels, ranks, shuffled
+from stablerep.audit.levels import FEWEST, CaptionVectors, levels, mean_picture, ranks, shuffled
 from stablerep.audit.record import AuditResult, Example, audit_path, record
-from stablerep.audit.rows import CaptionFacts, Rows, read_captions, read_rows
+from stablerep.audit.rows import CaptionFacts, Rows, first_pictures, read_captions, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import TableImages
-from stablerep.match import MatchConfig, image_vectors, text_vectors
+from stablerep.features import TableImages, decoded
+from stablerep.match import MatchConfig, decodable_vectors, text_vectors
 from stablerep.models.joint import ImageText, load_image_text
 
 NAME = "match"
 DEFAULT_LEVEL = 0.95
 _SHOWN_LEVELS = (0.5, 0.9, 0.95, 0.99)
 _NUM_WORST = 24
-_FEWEST = 20
+_NUM_MEAN = 500  # captions whose pictures make the mean picture of their origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,12 @@ class MatchRules:
     """Which of its pictures, such as "split = 'validation'"."""
     false_alarms: float = 0.05
     """Share of the real pictures that the level may reject."""
-    num_shuffled: int = 1000
-    """Captions of other groups and concepts that a picture is held against."""
+    num_shuffled: int = 4000
+    """At most so many captions of the table, one for each concept, are what a picture is held against, as far as they
+    are of another group and concept."""
+    across_labels: bool = False
+    """Hold a picture against captions of other labels only, where it has one: what shows another thing of the same
+    label is then no mismatch."""
 
     def __post_init__(self) -> None:
         if self.min_level is not None and not 0 <= self.min_level <= 1:
@@ -55,8 +60,8 @@ class MatchRules:
             raise ValueError(f"false_alarms must be between 0 and 1, got {self.false_alarms}")
         if self.keep_best is not None and self.keep_best < 1:
             raise ValueError(f"keep_best must be positive, got {self.keep_best}")
-        if self.num_shuffled < _FEWEST:
-            raise ValueError(f"num_shuffled must be at least {_FEWEST}, got {self.num_shuffled}")
+        if self.num_shuffled < FEWEST:
+            raise ValueError(f"num_shuffled must be at least {FEWEST}, got {self.num_shuffled}")
 
     @property
     def level(self) -> float | None:
@@ -70,7 +75,7 @@ class MatchAuditConfig(EngineConfig):
 
     Columns: match, the cosine of picture and caption (without its style); match_level, the share of shuffled captions
     that fit the picture worse; match_rank, its place among the pictures of its caption, 0 the best; match_ok and
-    match_reason.
+    match_reason. A picture that cannot be decoded is rejected.
     """
 
     images: Positional[Path]
@@ -106,12 +111,19 @@ class MatchAuditConfig(EngineConfig):
 
 @dataclass(frozen=True)
 class Matched:
-    """Match, level and rank (M,) of M pictures, and the level (M,) that each would have with a shuffled caption."""
+    """Match, level and rank (M,) of M pictures, and the level (M,) that each would have with a shuffled caption.
+
+    NaN where a picture cannot be decoded, which then ranks last.
+    """
 
     match: np.ndarray
     level: np.ndarray
     rank: np.ndarray
     control: np.ndarray
+    undecoded: Mapping[int, str]
+    """Row -> why it cannot be decoded."""
+    num_mean: Mapping[str, int]
+    """Origin -> pictures behind the mean that is taken off."""
 
 
 def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
@@ -124,6 +136,7 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
     path = audit_path(config.images, config.out)
     rows = read_rows(config.images, config.where)
     captions = read_captions(config.captions, list(set(rows.captions)))
+    pool = _pool(config, captions)
     settings = MatchConfig(
         batch_size=config.batch_size,
         precision=config.precision,
@@ -132,16 +145,17 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
         device=config.device,
     )
     model = load_image_text(config.encoder, settings.own_device(), download=config.download)
-    matching = Matching(model, settings, config, console)
-    matched = matching.of(rows, captions)
+    matching = Matching(model, settings, config, captions, pool, console)
+    matched = matching.of(rows)
     level = config.rules.level
     if config.rules.reference is not None:
         level = _level_of_real(config, matching)
     reasons = [_reason(row, matched, level, config.rules.keep_best) for row in range(len(rows))]
+    unseen = np.isnan(matched.match)
     columns = {
-        "match": pa.array(matched.match, pa.float32()),
-        "match_level": pa.array(matched.level, pa.float32()),
-        "match_rank": pa.array(matched.rank, pa.int32()),
+        "match": pa.array(matched.match, pa.float32(), mask=unseen),
+        "match_level": pa.array(matched.level, pa.float32(), mask=unseen),
+        "match_rank": pa.array(matched.rank, pa.int32(), mask=unseen),
     }
     kept = write_verdicts(rows.table, rows.positions, NAME, reasons, columns)
     result = AuditResult(
@@ -152,13 +166,12 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
         columns=tuple(columns),
         facts={
             "encoder": config.encoder,
-            "mean level (AUROC against shuffled captions)": float(matched.level.mean()),
-            "at or above level": {
-                _percent(level): float((matched.level >= level).mean()) for level in _SHOWN_LEVELS
-            },
-            "the same with shuffled captions": {
-                _percent(level): float((matched.control >= level).mean()) for level in _SHOWN_LEVELS
-            },
+            "mean level (AUROC against shuffled captions)": float(np.nanmean(matched.level)),
+            "at or above level": _shares(matched.level),
+            "the same with shuffled captions": _shares(matched.control),
+            "shuffled captions": len(pool),
+            "pictures behind the mean that is taken off": dict(matched.num_mean),
+            "cannot be decoded": len(matched.undecoded) or None,
             "level wanted": level,
             "best of a caption kept": config.rules.keep_best,
         },
@@ -178,29 +191,76 @@ class Matching:
     model: ImageText
     settings: MatchConfig
     config: MatchAuditConfig
+    captions: Mapping[str, CaptionFacts]
+    pool: Sequence[str]
+    """Captions that pictures are held against, the same for all."""
     console: Console
 
-    def of(self, rows: Rows, captions: dict[str, CaptionFacts]) -> Matched:
-        """Match, level and rank of pictures beside the captions of their table."""
-        pool_ids = _pool(rows, captions, self.config.rules.num_shuffled)
-        images = TableImages(rows.table, rows.positions)
-        pictures = image_vectors(self.model, images, self.settings, console=self.console)
-        facts = [captions[one] for one in [*rows.captions, *pool_ids]]
-        vectors = text_vectors(self.model, [fact.text for fact in facts], self.settings)
-        groups = _codes([fact.group for fact in facts])
-        concepts = _codes([fact.concept for fact in facts])
-        own, rest = slice(0, len(rows)), slice(len(rows), None)
-        asked = Asked(vectors[own], groups[own], concepts[own])
-        pool = Pool(vectors[rest], groups[rest], concepts[rest])
-        about = centred(pictures)
-        level = levels(about, asked, pool)
-        if not np.isfinite(level).all():
-            raise UserError(
-                f"{self.config.captions}: all captions are of one group or concept; nothing is there to compare with"
-            )
+    def of(self, rows: Rows) -> Matched:
+        """Match, level and rank of pictures: what each is does not depend on which others are among them."""
+        pictures, undecoded = self._vectors(TableImages(rows.table, rows.positions))
+        means = self._means(rows, pictures)
+        asked, pool = self._captions_of(rows)
         wrong = shuffled(asked, pool, runtime.numpy_generator("audit match", self.config.seed))
+        level, control = (np.full(len(rows), np.nan) for _ in range(2))
+        seen = np.flatnonzero(np.isfinite(pictures).all(axis=1))
+        about = pictures[seen] - np.stack([means[origin][0] for origin in rows.origins[seen]])
+        level[seen], control[seen] = levels(about, asked[seen], pool), levels(about, wrong[seen], pool)
+        if not np.isfinite(level[seen]).all():
+            raise UserError(
+                f"{self.config.captions}: all captions are of one group, concept or label; nothing is there to "
+                "compare with"
+            )
         match: np.ndarray = (pictures * asked.vectors).sum(axis=1)
-        return Matched(match, level, ranks(match, list(rows.by_caption())), levels(about, wrong, pool))
+        rank = ranks(match, list(rows.by_caption()))
+        return Matched(
+            match, level, rank, control, undecoded, {name: num for name, (_, num) in means.items()}
+        )
+
+    def _vectors(self, images: TableImages) -> tuple[np.ndarray, dict[int, str]]:
+        return decodable_vectors(self.model, images, self.settings, console=self.console)
+
+    def _not_audited(self, images: TableImages, width: int) -> np.ndarray:
+        """Vectors (M, E) of pictures beside the audited ones: it does not matter where none can be decoded."""
+        if all(isinstance(decoded(image), str) for image in images):
+            return np.full((len(images), width), np.nan, np.float32)
+        return self._vectors(images)[0]
+
+    def _means(self, rows: Rows, pictures: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
+        """For each origin its mean picture (E,), from how many pictures.
+
+        Always of the same pictures of the table, whichever are audited, and each origin for itself: what all pictures
+        of one hand have in common says nothing about their captions.
+        """
+        means = {}
+        for origin, positions in first_pictures(rows.table, _NUM_MEAN).items():
+            if origin not in rows.origins:
+                continue
+            places = np.searchsorted(rows.positions, positions).clip(max=len(rows) - 1)
+            is_known = bool((rows.positions[places] == positions).all())
+            first = TableImages(rows.table, positions)
+            vectors = pictures[places] if is_known else self._not_audited(first, pictures.shape[1])
+            num = int(np.isfinite(vectors).all(axis=1).sum())
+            if num < FEWEST:
+                self.console.say(
+                    f"{rows.table.path}: {num} captions of {origin} have pictures that can be decoded, {FEWEST} are "
+                    "needed for a mean picture; captions that fit everything are not told from those that fit"
+                )
+            means[origin] = mean_picture(vectors), num if num >= FEWEST else 0
+        return means
+
+    def _captions_of(self, rows: Rows) -> tuple[CaptionVectors, CaptionVectors]:
+        """What pictures were asked to show, and the pool."""
+        ids = [*rows.captions, *self.pool]
+        facts = [self.captions[one] for one in ids]
+        subjects = [[fact.group for fact in facts], [fact.concept for fact in facts]]
+        if self.config.rules.across_labels:
+            subjects.append([fact.label or one for one, fact in zip(ids, facts, strict=True)])
+        both = CaptionVectors(
+            text_vectors(self.model, [fact.text for fact in facts], self.settings),
+            np.stack([_codes(names) for names in subjects], axis=1),
+        )
+        return both[slice(0, len(rows))], both[slice(len(rows), None)]
 
 
 def _level_of_real(config: MatchAuditConfig, matching: Matching) -> float:
@@ -208,24 +268,29 @@ def _level_of_real(config: MatchAuditConfig, matching: Matching) -> float:
     rules = config.rules
     assert rules.reference is not None
     rows = read_rows(rules.reference, rules.reference_where)
-    captions = read_captions(config.captions, list(set(rows.captions)))
-    return float(np.quantile(matching.of(rows, captions).level, rules.false_alarms))
+    strangers = sorted(set(rows.captions) - matching.captions.keys())
+    if strangers:
+        raise UserError(
+            f"{config.captions} has no caption {strangers[0]} ({len(strangers)} such) of {rules.reference}; give real "
+            "pictures of captions in the table"
+        )
+    return float(np.nanquantile(matching.of(rows).level, rules.false_alarms))
 
 
-def _pool(rows: Rows, captions: dict[str, CaptionFacts], size: int) -> list[str]:
-    """Captions to be held against: those that were painted first, then others of the table, one for each concept.
+def _pool(config: MatchAuditConfig, captions: Mapping[str, CaptionFacts]) -> list[str]:
+    """Captions to be held against: one for each concept of the table, whatever was painted of it.
 
     Ids are hashes, so that the first in their order are a random but fixed choice.
     """
-    painted = sorted(set(rows.captions))
-    others = sorted(captions.keys() - set(painted))
+    if config.rules.across_labels and not any(fact.label for fact in captions.values()):
+        raise UserError(f"{config.captions}: no caption has a label; leave across_labels out")
     by_concept: dict[str, str] = {}
-    for one in [*painted, *others]:
+    for one in sorted(captions):
         by_concept.setdefault(captions[one].concept, one)
-    chosen = list(by_concept.values())[:size]
-    if len(chosen) < _FEWEST:
+    chosen = list(by_concept.values())[: config.rules.num_shuffled]
+    if len(chosen) < FEWEST:
         raise UserError(
-            f"only {len(chosen)} captions of different concepts are there; at least {_FEWEST} are needed to say how "
+            f"only {len(chosen)} captions of different concepts are there; at least {FEWEST} are needed to say how "
             "well a picture fits its own: give a caption table with more of them"
         )
     return chosen
@@ -237,11 +302,15 @@ def _codes(names: list[str]) -> np.ndarray:
     return codes
 
 
-def _percent(level: float) -> str:
-    return f"{100 * level:g} %"
+def _shares(levels_found: np.ndarray) -> dict[str, float]:
+    """Of the pictures that can be decoded, the share at or above each level, by its name."""
+    known = levels_found[np.isfinite(levels_found)]
+    return {f"{100 * level:g} %": float((known >= level).mean()) for level in _SHOWN_LEVELS}
 
 
 def _reason(row: int, matched: Matched, wanted: float | None, best: int | None) -> str | None:
+    if row in matched.undecoded:
+        return matched.undecoded[row]
     level, rank = float(matched.level[row]), int(matched.rank[row])
     found = []
     if wanted is not None and level < wanted:
@@ -252,7 +321,7 @@ def _reason(row: int, matched: Matched, wanted: float | None, best: int | None) 
 
 
 def _worst(
-    rows: Rows, captions: dict[str, CaptionFacts], matched: Matched, reasons: list[str | None]
+    rows: Rows, captions: Mapping[str, CaptionFacts], matched: Matched, reasons: list[str | None]
 ) -> tuple[Example, ...]:
     """The pictures of the lowest level."""
     order = np.lexsort((matched.match, matched.level))[:_NUM_WORST]
@@ -262,7 +331,7 @@ def _worst(
             caption_id=str(rows.captions[row]),
             image_index=int(rows.indices[row]),
             text=captions[rows.captions[row]].text,
-            score=float(matched.level[row]),
+            score=None if row in matched.undecoded else float(matched.level[row]),
             reason=reasons[row] or "",
         )
         for row in order

@@ -12,14 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from stablerep.audit import measures
 from stablerep.audit.rows import Rows
 from stablerep.cluster import EngineConfig, Task, hired
 from stablerep.console import Console
-from stablerep.decoding import decode_image
+from stablerep.features import decoded
 
 _CHUNK = 64
 _MOST_PIXELS = 2**21  # in one batch, so that large pictures do not fill the memory
@@ -113,13 +112,13 @@ class _Measuring:
         num = len(chunk.images)
         values = {name: np.full(num, np.nan, dtype=np.float32) for name in MEASURES}
         thumbnails = np.zeros((num, measures.THUMBNAIL_DIM), dtype=np.uint8)
-        decoded = dict(enumerate(self._pool.map(_decoded, chunk.images)))
-        pictures = {row: one for row, one in decoded.items() if not isinstance(one, str)}
+        found = dict(enumerate(self._pool.map(decoded, chunk.images)))
+        pictures = {row: one for row, one in found.items() if not isinstance(one, str)}
         for rows, batch in _batches(pictures, self._short_side):
             for name, kind in MEASURES.items():
                 values[name][rows] = kind.compute(batch).numpy()
             thumbnails[rows] = measures.thumbnails(batch).round().clamp(0, 255).to(torch.uint8).numpy()
-        undecoded = {row: why for row, why in decoded.items() if isinstance(why, str)}
+        undecoded = {row: why for row, why in found.items() if isinstance(why, str)}
         return Measured(values, thumbnails, undecoded)
 
 
@@ -170,13 +169,3 @@ def _batches(pictures: Mapping[int, Tensor], short_side: int | None) -> Iterator
         for start in range(0, len(rows), most):
             part = rows[start : start + most]
             yield part, measures.shrunk(torch.stack([pictures[row] for row in part]).float(), short_side)
-
-
-def _decoded(encoded: bytes) -> Tensor | str:
-    """The picture, or why it cannot be decoded."""
-    try:
-        return decode_image(encoded)
-    except UnidentifiedImageError:  # its message holds an address in memory
-        return "cannot be decoded (no known picture format)"
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
-        return f"cannot be decoded ({error})"

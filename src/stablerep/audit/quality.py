@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from stablerep.features import TableImages
 
 NAME = "quality"
 _NUM_WORST = 24
+_PER_CAPTION = 8  # real pictures that show how those of one caption vary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class QualityRules:
     reference_where: str | None = None
     """Which of its pictures, such as "split = 'train'"."""
     num_reference: int = 2000
-    """At most so many of them, drawn at random; larger ones are shrunk to the size of the pictures that are judged."""
+    """At most so many of them, up to eight of each caption first, captions in a random order; larger ones are shrunk to
+    the size of the pictures that are judged."""
     false_alarms: float = 0.03
     """Share of the real pictures that all limits together may reject; every measure gets an equal part."""
     most_rejected: float = 0.25
@@ -70,10 +72,12 @@ class QualityConfig(EngineConfig):
 
 @dataclass(frozen=True)
 class Limits:
-    """One limit per measure, and the share of the reference that lies beyond any of them."""
+    """What the reference says: one limit per measure, the share of it beyond any of them, and how diverse it is."""
 
     by_name: Mapping[str, float]
     false_alarms: float | None
+    diversity: float | None
+    """Median of quality_diversity of the real pictures."""
 
 
 def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
@@ -87,9 +91,13 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
     measured = measure(TableImages(rows.table, rows.positions), console, engine=config)
     limits = reference_limits(config.rules, rows, console)
     beyond = beyond_limits(measured, limits)
-    applied = Limits(
-        {name: limit for name, limit in limits.by_name.items() if beyond[name] <= config.rules.most_rejected},
-        limits.false_alarms,
+    applied = replace(
+        limits,
+        by_name={
+            name: limit
+            for name, limit in limits.by_name.items()
+            if beyond[name] <= config.rules.most_rejected
+        },
     )
     diversity, nearest, earlier = among_siblings(rows, measured)
     repeated = np.where(nearest < config.rules.min_difference, earlier, -1)
@@ -114,6 +122,7 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
                 name for name in beyond if name not in applied.by_name
             ],
             "medians": {name: _median(values) for name, values in scores.items()},
+            "median diversity of real pictures": limits.diversity,
         },
         worst=_worst(rows, measured, reasons, applied),
         kept=kept,
@@ -133,11 +142,12 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
 def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Limits:
     """Percentiles of the reference on the bad side of each measure; none where there is no reference."""
     if rules.reference is None:
-        return Limits({}, None)
-    rows = read_rows(rules.reference, rules.reference_where)
-    chosen = runtime.numpy_generator("quality reference").permutation(len(rows))[: rules.num_reference]
-    images = TableImages(rows.table, rows.positions[np.sort(chosen)])
-    values = measure(images, console, short_side=_short_side(judged)).values
+        return Limits({}, None, None)
+    every = read_rows(rules.reference, rules.reference_where)
+    rows = every.some(np.sort(_of_many_captions(every, rules.num_reference)))
+    images = TableImages(rows.table, rows.positions)
+    measured = measure(images, console, short_side=_short_side(judged))
+    values = measured.values
     tail = rules.false_alarms / len(MEASURES)
     limits = {
         name: float(np.nanquantile(values[name], tail if kind.bad == "low" else 1 - tail))
@@ -147,7 +157,20 @@ def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Lim
         any(kind.is_bad(float(values[name][row]), limits[name]) for name, kind in MEASURES.items())
         for row in range(len(images))
     ]
-    return Limits(limits, float(np.mean(beyond)))
+    return Limits(limits, float(np.mean(beyond)), _median(among_siblings(rows, measured)[0]))
+
+
+def _of_many_captions(rows: Rows, most: int) -> np.ndarray:
+    """At most so many rows: the first of each caption, captions in a random order, then any of the others.
+
+    How the pictures of one caption vary shows in several of them; limits that hold for all come from many captions.
+    """
+    captions = list(rows.by_caption())
+    generator = runtime.numpy_generator("quality reference")
+    order = generator.permutation(len(captions))
+    first = np.concatenate([captions[number][:_PER_CAPTION] for number in order])
+    others = generator.permutation(np.setdiff1d(np.arange(len(rows)), first))
+    return np.concatenate([first, others])[:most]
 
 
 def beyond_limits(measured: Measured, limits: Limits) -> dict[str, float]:

@@ -8,13 +8,13 @@ Shapes: M pictures, C values, D features.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from stablerep import runtime
 from stablerep.audit.attributes import Attribute, of_each
-from stablerep.audit.shares import abstention_level
-from stablerep.errors import UserError
+from stablerep.audit.shares import Checked, abstention_level
 from stablerep.probes import Labelled, ProbeConfig, fit_linear
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
@@ -28,10 +28,8 @@ class Reader:
     probabilities: Probabilities
     level: float
     """Confidence below which it abstains."""
-    truth: np.ndarray
-    """Of the test pictures (M,)."""
-    said: np.ndarray
-    """What it answers to them (M,)."""
+    tested: Checked
+    """What it answers to its test pictures."""
 
     def answers(self, features: np.ndarray) -> np.ndarray:
         """Values (M,) of features (M, D), -1 where it abstains."""
@@ -39,15 +37,14 @@ class Reader:
 
 
 def make_reader(
-    name: str,
     attribute: Attribute,
     real: tuple[np.ndarray, Sequence[str], Sequence[str]],
     zero_shot: Probabilities | None,
     seed: int,
-) -> Reader:
+) -> Reader | str:
     """Of real pictures (features, texts of their captions, groups); a probe where no zero-shot reader is given.
 
-    Raises ``UserError`` where too few real pictures state a value.
+    Where too few real pictures state a value there is none, and a sentence says so.
     """
     features, texts, groups = real
     labels = np.array(of_each(lambda text: attribute.stated(text) if attribute.concerns(text) else -1, texts))
@@ -57,15 +54,17 @@ def make_reader(
         if len(found) < _FEWEST or not (
             (labels[is_test] == number).any() and (labels[~is_test] == number).any()
         ):
-            raise UserError(
-                f"attribute {name}: real pictures of {len(found)} groups state {value!r}, at least {_FEWEST} are "
-                "needed; widen its pattern, or give a larger table with --reference"
+            return (
+                f"real pictures of {len(found)} groups state {value!r}, at least {_FEWEST} are needed; widen its "
+                "pattern, or give a larger table with --reference"
             )
     learn, test = (labels >= 0) & ~is_test, (labels >= 0) & is_test
     probabilities = zero_shot or _fit(features[learn], labels[learn], np.asarray(groups)[learn], seed)
     tested = probabilities(features[test])
     level = abstention_level(tested.max(1), tested.argmax(1) == labels[test], attribute.accuracy)
-    return Reader(probabilities, level, labels[test], _answers(tested, level))
+    return Reader(
+        probabilities, level, Checked(labels[test], _answers(tested, level), np.asarray(groups)[test])
+    )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -99,3 +98,24 @@ def _fit(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
         ProbeConfig(linear=replace(ProbeConfig().linear, num_l2=7)),
     )
     return fitted.probabilities
+
+
+def tested_quality(reader: Reader, attribute: Attribute) -> dict[str, Any]:
+    """How the reader does on real test pictures, by value, abstentions apart."""
+    said, truth = reader.tested.said, reader.tested.truth
+    answered = said >= 0
+    right = said == truth
+    by_value = {}
+    for number, value in enumerate(attribute.names):
+        own = answered & (truth == number)
+        by_value[value] = float(right[own].mean()) if own.any() else None
+    known = [share for share in by_value.values() if share is not None]
+    return {
+        "test pictures": len(truth),
+        "answered": float(answered.mean()),
+        "accuracy of answers": float(right[answered].mean()) if answered.any() else None,
+        "accuracy wanted": attribute.accuracy,
+        "accuracy by value": by_value,
+        "worst value": min(known, default=None),
+        "gap between values": max(known) - min(known) if known else None,
+    }

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from stablerep.errors import UserError
 from stablerep.store import OK, CaptionTable, ImageTable
@@ -16,6 +18,7 @@ class Rows:
 
     table: ImageTable
     positions: np.ndarray
+    """Ascending."""
     origins: np.ndarray
     captions: np.ndarray
     indices: np.ndarray
@@ -31,6 +34,12 @@ class Rows:
         )
         yield from np.split(order, np.flatnonzero(~same) + 1)
 
+    def some(self, which: np.ndarray) -> "Rows":
+        """Those at some places (integers, ascending) of these rows."""
+        return Rows(
+            self.table, self.positions[which], self.origins[which], self.captions[which], self.indices[which]
+        )
+
 
 @dataclass(frozen=True)
 class CaptionFacts:
@@ -39,6 +48,7 @@ class CaptionFacts:
     text: str
     group: str
     concept: str
+    label: str | None
 
 
 def read_rows(images: Path, where: str | None) -> Rows:
@@ -65,12 +75,48 @@ def read_rows(images: Path, where: str | None) -> Rows:
     )
 
 
+def first_pictures(table: ImageTable, num_captions: int) -> dict[str, np.ndarray]:
+    """For each origin the positions of the first pictures of its captions, failures left out.
+
+    At most ``num_captions`` of them, the first by their ids, which are hashes: a random choice that stays the same
+    when more pictures of these captions are painted. The table is read in batches, and little of it is held.
+    """
+    names = ["origin", "caption_id", "image_index", "status"]
+    order = [(name, "ascending") for name in names[:3]]
+    first, start = None, 0
+    for batch in table.scan(names):
+        part = pa.Table.from_batches([batch])
+        part = part.append_column("position", pa.array(np.arange(start, start + len(part))))
+        start += len(part)
+        part = part.filter(pc.equal(part["status"], OK))
+        joined = (part if first is None else pa.concat_tables([first, part])).sort_by(order)
+        first = joined.filter(pa.array(_is_first(joined, num_captions)))
+    if first is None:
+        return {}
+    origins, positions = first["origin"].to_numpy(zero_copy_only=False), first["position"].to_numpy()
+    return {str(origin): positions[origins == origin] for origin in np.unique(origins)}
+
+
+def _is_first(pictures: pa.Table, num_captions: int) -> np.ndarray:
+    """Of pictures sorted by origin and caption, which (M,) are the first of one of the first captions of an origin."""
+    origins, captions = (pictures[name].to_numpy(zero_copy_only=False) for name in ("origin", "caption_id"))
+    is_origin = np.ones(len(pictures), dtype=np.bool_)
+    is_origin[1:] = origins[1:] != origins[:-1]
+    is_caption = is_origin.copy()
+    is_caption[1:] |= captions[1:] != captions[:-1]
+    number = is_caption.cumsum()
+    before = (number - 1)[is_origin][is_origin.cumsum() - 1]  # captions of the origins before
+    first: np.ndarray = is_caption & (number - before <= num_captions)
+    return first
+
+
 def read_captions(path: Path, needed: Sequence[str]) -> dict[str, CaptionFacts]:
     """Every caption of a table by id; ``UserError`` where it does not know one of those that are needed."""
-    columns = CaptionTable.open(path).read(["id", "text", "group", "concept"]).to_pylist()
+    columns = CaptionTable.open(path).read(["id", "text", "group", "concept", "label"]).to_pylist()
     # A caption without a concept is a concept of its own, as it is in training.
     facts = {
-        row["id"]: CaptionFacts(row["text"], row["group"], row["concept"] or row["id"]) for row in columns
+        row["id"]: CaptionFacts(row["text"], row["group"], row["concept"] or row["id"], row["label"])
+        for row in columns
     }
     unknown = sorted(set(needed) - facts.keys())
     if unknown:

@@ -3,7 +3,6 @@
 Shapes: M pictures, C values, B bootstrap replicates. Answers are 0..C-1, or -1 where the reader abstains.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,33 @@ class Estimate:
     high: float
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a reader answers to M real pictures of known value."""
+
+    truth: np.ndarray
+    """(M,)."""
+    said: np.ndarray
+    """(M,)."""
+    groups: np.ndarray
+    """(M,): pictures of one group show one subject, and are drawn together."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a reader answers to M painted pictures, and what their captions say."""
+
+    answers: np.ndarray
+    """(M,)."""
+    captions: np.ndarray
+    """Their ids (M,)."""
+    stated: np.ndarray
+    """Values that the captions state (M,), -1 where they state none."""
+
+    def __getitem__(self, rows: np.ndarray) -> "Shown":
+        return Shown(self.answers[rows], self.captions[rows], self.stated[rows])
+
+
 def abstention_level(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
     """The lowest confidence from which on answers (M,) are right at this rate; infinite where none is.
 
@@ -37,11 +63,21 @@ def abstention_level(confidence: np.ndarray, correct: np.ndarray, accuracy: floa
 
 def confusion(truth: np.ndarray, answers: np.ndarray, num_values: int) -> np.ndarray:
     """How pictures of each value are answered (C, C + 1), rows summing to one; the last column is abstention."""
-    cells = truth * (num_values + 1) + np.where(answers < 0, num_values, answers)
-    counts = 1e-3 + np.bincount(cells, minlength=num_values * (num_values + 1))
-    counts = counts.reshape(num_values, -1)
-    shares: np.ndarray = counts / counts.sum(1, keepdims=True)
+    cells = truth * (num_values + 1) + _columns(answers, num_values)
+    counts = np.bincount(cells, minlength=num_values * (num_values + 1))
+    return _confusion(counts.reshape(num_values, -1))
+
+
+def _confusion(counts: np.ndarray) -> np.ndarray:
+    """Counts (..., C, C + 1) as shares of each row; of a value that was not tested nothing is known."""
+    filled = counts + 1e-3
+    shares: np.ndarray = filled / filled.sum(-1, keepdims=True)
     return shares
+
+
+def _columns(answers: np.ndarray, num_values: int) -> np.ndarray:
+    """Answers (M,) with abstention as the last of C + 1."""
+    return np.where(answers < 0, num_values, answers)
 
 
 def true_shares(answers: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -52,7 +88,7 @@ def true_shares(answers: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def answer_shares(answers: np.ndarray, num_values: int) -> np.ndarray:
     """Shares (C + 1,) of the answers (M,), abstention last."""
-    counts = np.bincount(np.where(answers < 0, num_values, answers), minlength=num_values + 1)
+    counts = np.bincount(_columns(answers, num_values), minlength=num_values + 1)
     shares: np.ndarray = counts / max(len(answers), 1)
     return shares
 
@@ -93,31 +129,37 @@ def amplification(before: np.ndarray, after: np.ndarray) -> float:
 
 
 class ShareBootstrap:
-    """B draws of captions, with replacement, and of the reader's own test pictures: both make shares uncertain."""
+    """B draws of captions, with replacement, and of groups of the reader's test pictures: both make shares uncertain.
 
-    def __init__(
-        self,
-        answers: np.ndarray,
-        captions: Sequence[str] | np.ndarray,
-        test: tuple[np.ndarray, np.ndarray],
-        num_values: int,
-        *,
-        num: int,
-        seed: int,
-    ) -> None:
+    What captions state is counted in the same draws.
+    """
+
+    def __init__(self, shown: Shown, tested: Checked, num_values: int, *, num: int, seed: int) -> None:
         rng = runtime.numpy_generator("bias", seed)
-        _, codes = np.unique(np.asarray(captions).astype(str), return_inverse=True)
-        counts = np.zeros((codes.max() + 1, num_values + 1))  # of the answers to the pictures of each caption
-        np.add.at(counts, (codes, np.where(answers < 0, num_values, answers)), 1)
-        truth, said = test
-        self.value = true_shares(answers, confusion(truth, said, num_values))
-        seen, matrices = [], []
-        for _ in range(num):
-            drawn = np.bincount(rng.integers(len(counts), size=len(counts)), minlength=len(counts)) @ counts
-            seen.append(drawn / drawn.sum())
-            again = rng.integers(len(truth), size=len(truth))
-            matrices.append(confusion(truth[again], said[again], num_values))
-        self.replicates = _most_likely(np.stack(seen), np.stack(matrices))
+        width = num_values + 1
+        # Counts of each caption: of the answers to its pictures, and of what it states, once for each of them.
+        answered = _counts_by(shown.captions, _columns(shown.answers, num_values), width)
+        stated = _counts_by(shown.captions, _columns(shown.stated, num_values), width)[:, :num_values]
+        counts = np.hstack([answered, stated])
+        cells = tested.truth * width + _columns(tested.said, num_values)
+        tests = _counts_by(tested.groups, cells, num_values * width)
+        self.value = true_shares(shown.answers, confusion(tested.truth, tested.said, num_values))
+        self.stated = _as_shares(stated.sum(0))  # NaN where no caption states a value
+        drawn = np.empty((num, counts.shape[1]))
+        matrices = np.empty((num, num_values, width))
+        for number in range(num):
+            drawn[number] = _drawn(rng, counts)
+            matrices[number] = _confusion(_drawn(rng, tests).reshape(num_values, width))
+        self.replicates = _most_likely(_as_shares(drawn[:, :width]), matrices)
+        self.stated_replicates = _as_shares(drawn[:, width:])
+
+    def amplification(self) -> Estimate:
+        """How much larger the share of the value that leads in the captions is in the pictures."""
+        leader = int(self.stated.argmax())
+        return around(
+            amplification(self.stated, self.value),
+            self.replicates[:, leader] - self.stated_replicates[:, leader],
+        )
 
     def share(self, value: int) -> Estimate:
         """Of one value."""
@@ -128,3 +170,25 @@ def around(value: float, replicates: np.ndarray) -> Estimate:
     """A value with the percentiles of its replicates (B,)."""
     low, high = np.percentile(replicates, [50 - _LEVEL / 2, 50 + _LEVEL / 2])
     return Estimate(value=value, low=float(low), high=float(high))
+
+
+def _counts_by(names: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    """How often each name (M,) comes with each column (M,): (G, width), by name."""
+    codes = np.unique(names.astype(str), return_inverse=True)[1]
+    counts = np.zeros((codes.max() + 1, width))
+    np.add.at(counts, (codes, columns), 1)
+    return counts
+
+
+def _drawn(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
+    """The sum of as many rows of counts (G, W) as there are, drawn with replacement."""
+    times = np.bincount(rng.integers(len(counts), size=len(counts)), minlength=len(counts))
+    total: np.ndarray = times @ counts
+    return total
+
+
+def _as_shares(counts: np.ndarray) -> np.ndarray:
+    """Counts (..., W) as shares of their sum; NaN where it is zero."""
+    total = counts.sum(-1, keepdims=True)
+    shares: np.ndarray = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    return shares
