@@ -19,12 +19,13 @@ from typing import Any
 
 import tyro
 
+from mistakes import in_one_sentence
 from stablerep.console import Console
 from stablerep.run import write_text
 from stablerep.workflows.edit import EditConfig, edit
-from stablerep.workflows.edit_audit import AuditConfig
 from stablerep.workflows.edit_balance import BalanceConfig
-from stablerep.workflows.edit_scores import EditAudit
+from stablerep.workflows.edit_plan import AuditConfig
+from stablerep.workflows.edit_scores import EditAudit, EditedConcept
 
 FALL, CHANGE, SHARE = 0.8, 0.03, 0.10  # the bars: at least, at most, at most
 
@@ -117,10 +118,8 @@ def bars(audit: EditAudit) -> dict[str, str]:
             lines[f"{one.concept}: within {100 * SHARE:g} points of its shares"] = _said(
                 error <= SHARE, f"{100 * error:.1f} points"
             )
-        elif one.fall is not None:
-            lines[f"{one.concept}: fidelity falls by {100 * FALL:g} %"] = _said(
-                one.fall.value >= FALL, f"{one.fall.in_percent()} %"
-            )
+        else:
+            lines[f"{one.concept}: fidelity falls by {100 * FALL:g} %"] = _fell(one)
     change = audit.preserved.change
     lines[f"others: mean change within {100 * CHANGE:g} points"] = _said(
         abs(change.value) <= CHANGE, f"{change.in_percent(sign=True)} points"
@@ -128,9 +127,18 @@ def bars(audit: EditAudit) -> dict[str, str]:
     return lines
 
 
+def _fell(one: EditedConcept) -> str:
+    if one.fall is None:
+        return _said(False, "the teacher may never have painted it")
+    above = None if one.control is None else one.control.fall_above
+    beside = "" if above is None else f"; of what is above its control {above.in_percent()} %"
+    return _said(one.fall.value >= FALL, f"{one.fall.in_percent()} %{beside}")
+
+
 def _said(is_met: bool, value: str) -> str:
     return f"{'met' if is_met else 'MISSED'}: {value}"
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    with in_one_sentence():
+        main(tyro.cli(Config))

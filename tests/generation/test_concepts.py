@@ -82,7 +82,12 @@ def test_something_else_takes_its_place(text: str, target: str, expected: str) -
 
 def test_prompts_are_asked_in_the_styles_of_the_teacher() -> None:
     pairs = prompt_pairs(
-        "heart", "", templates=("{}", "a {}"), captions=("a red heart", "hearts"), styles=("ink", "oil")
+        "heart",
+        "",
+        templates=("{}", "a {}"),
+        captions=("a red heart", "hearts"),
+        styles=("ink", "oil"),
+        most=4,
     )
     assert pairs == [
         PromptPair("heart", ""),
@@ -92,10 +97,21 @@ def test_prompts_are_asked_in_the_styles_of_the_teacher() -> None:
         PromptPair("a heart, ink", "a, ink"),
         PromptPair("a heart, oil", "a, oil"),
         PromptPair("a red heart, ink", "a red, ink"),
+        PromptPair("a red heart, oil", "a red, oil"),
         PromptPair("hearts, oil", "oil"),
+        PromptPair("hearts, ink", "ink"),
     ]
-    assert prompt_pairs("cat", "dog", templates=("a {}",), captions=(), styles=()) == [
+    assert prompt_pairs("cat", "dog", templates=("a {}",), captions=(), styles=(), most=4) == [
         PromptPair("a cat", "a dog")
     ]
     with pytest.raises(UserError, match="where the concept goes"):
-        prompt_pairs("cat", "dog", templates=("a cat",), captions=(), styles=())
+        prompt_pairs("cat", "dog", templates=("a cat",), captions=(), styles=(), most=4)
+
+
+@pytest.mark.parametrize(("most", "num_styles"), [(30, 3), (29, 2), (20, 2), (10, 1), (1, 1)])
+def test_many_captions_are_asked_in_fewer_styles_each(most: int, num_styles: int) -> None:
+    captions, styles = [f"heart {number}" for number in range(10)], ("ink", "oil", "clay")
+    pairs = prompt_pairs("heart", "", templates=(), captions=captions, styles=styles, most=most)
+    assert len(pairs) == 10 * num_styles
+    asked = [tuple(pair.source.split(", ")) for pair in pairs]
+    assert [style for text, style in asked if text == "heart 4"] == ["oil", "clay", "ink"][:num_styles]

@@ -4,21 +4,42 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
 
 from generation import tiny_pipelines
 from stablerep.errors import UserError
-from stablerep.generation.guidance import guide_within
+from stablerep.generation.guidance import NOISE_TIMES, guide_within
+from stablerep.generation.pipelines import CONDITIONING
 from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
 
+
+def aura_flow(folder: Path) -> None:
+    """The pipeline that counts time from 0 to 1."""
+    torch.manual_seed(7)
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=16, pos_embed_max_size=64,
+    )  # fmt: skip
+    tokenizer = tiny_pipelines.t5_tokenizer()
+    diffusers.AuraFlowPipeline(
+        transformer=transformer, vae=tiny_pipelines.autoencoder(), tokenizer=tokenizer,
+        text_encoder=tiny_pipelines.t5_text(len(tokenizer)), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    ).save_pretrained(folder)  # fmt: skip
+
+
 MAKERS = {
     "stable-diffusion": tiny_pipelines.stable_diffusion,
+    "stable-diffusion-xl": tiny_pipelines.stable_diffusion_xl,
     "stable-diffusion-3": tiny_pipelines.stable_diffusion_3,
     "pixart": tiny_pipelines.pixart,
+    "sana": tiny_pipelines.sana,
+    "aura-flow": aura_flow,
 }
+SIDES = {"sana": 32, "aura-flow": 16}  # their stock calls paint 1024 pixels, whatever the size of the model
 PROMPTS, SEEDS = ["a red apple", "two dogs", "the sea"], [1, 2, 3]
 
 
@@ -33,11 +54,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def painted(folder: Path, **changes: Any) -> tuple[Tensor, list[int]]:
     """Pictures, and how many rows the model was given at each step."""
     asked = {"num_inference_steps": 6, "guidance_scale": 5.0, "dtype": "float32", "batch_size": 3}
+    if folder.name in SIDES:
+        asked |= {"height": SIDES[folder.name], "width": SIDES[folder.name]}
     teacher = load_teacher(str(folder), PaintConfig(**(asked | changes)))
     pipe = teacher._pipe
     model = getattr(pipe, "transformer", None) or pipe.unet
     rows: list[int] = []
-    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    convolutions = (module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    first = next(convolutions, None) or model.pos_embed  # AuraFlow's patches go through a matrix
     first.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
     return teacher.paint(teacher.encode(PROMPTS), SEEDS).pictures, rows
 
@@ -83,8 +107,22 @@ def test_what_makes_no_sense_is_refused() -> None:
     for wrong in ((0.9, 0.2), (-0.1, 0.5), (0.5, 0.5)):
         with pytest.raises(ValueError, match="guidance_interval must be two times in order"):
             PaintConfig(guidance_interval=wrong)
-    with pytest.raises(UserError, match="neither a transformer nor a U-Net"):
-        guide_within(object(), (0.1, 0.9), 4)
+
+
+def test_pipelines_that_guide_in_another_way_are_refused(tmp_path: Path) -> None:
+    """An option that does nothing must not tell tables apart."""
+    tiny_pipelines.flux(tmp_path)
+    with pytest.raises(UserError, match=r"how FluxPipeline guides is not known.*leave it out.*PixArtAlpha"):
+        load_teacher(str(tmp_path), PaintConfig(guidance_interval=(0.2, 0.9)))
+    assert set(CONDITIONING) - set(NOISE_TIMES) == {"FluxPipeline"}
+    assert all(hasattr(diffusers, name) for name in NOISE_TIMES)
+
+
+def test_samplers_with_times_of_their_own_are_refused(folders: dict[str, Path]) -> None:
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(folders["stable-diffusion-xl"])
+    pipeline.scheduler = diffusers.EDMEulerScheduler()
+    with pytest.raises(UserError, match=r"EDMEulerScheduler does not count time from 0.*another sampler"):
+        guide_within(pipeline, (0.1, 0.9), 4)
 
 
 def test_what_a_stock_pipeline_cannot_do_is_said(folders: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import pytest
 
 from generation import tiny_pipelines
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.near_copies import NearCopyConfig
 from stablerep.features import untrained_encoder
+from stablerep.generation.concepts import read_edits
+from stablerep.generation.editor import EditSettings
 from stablerep.generation.execute import generate
 from stablerep.generation.settings import GenerateConfig, PaintConfig
 from stablerep.models.encoder import EncoderConfig, save_encoder
 from stablerep.store import ImageTable
 from stablerep.workflows.edit import EditConfig, EditSummary, edit
-from stablerep.workflows.edit_audit import AuditConfig
 from stablerep.workflows.edit_balance import BalanceConfig
+from stablerep.workflows.edit_plan import Asked, AuditConfig
 from workflows import tiny_drawings
 
 TINY = EncoderConfig(
@@ -75,7 +79,6 @@ def audited(project: Path) -> tuple[EditConfig, EditSummary]:
         remove=("cat",),
         replace=("dog=boat",),
         captions=project / "world" / "captions.lance",
-        verify_captions=project / "world" / "captions.lance",
         judge=project / "judge",
         world=project / "world",
         paint=PAINT,
@@ -104,6 +107,39 @@ def test_parent_and_child_paint_the_same_captions_with_the_same_seeds(
     assert (config.out / "before-after.png").stat().st_size > 1000
 
 
+def test_the_parent_paints_the_targets_with_the_same_seeds(audited: tuple[EditConfig, EditSummary]) -> None:
+    config, summary = audited
+    assert summary.audit is not None
+    for one in summary.audit.edited:
+        assert one.control is not None and one.control.num_pictures == one.num_pictures == 6
+        assert 0 <= one.unasked.low <= one.unasked.value <= one.unasked.high <= 1
+    before, target = (
+        ImageTable.open(config.out / "audit" / f"{name}.lance").read(columns).to_pylist()
+        for columns in [["caption_id", "image_index", "seed", "image"]]
+        for name in ("before", "target")
+    )
+    pairs = {(row["caption_id"], row["image_index"]): row for row in before}
+    assert len(target) == 2 * 2 * 3
+    for row in target:
+        same = pairs[row["caption_id"], row["image_index"]]
+        assert row["seed"] == same["seed"] and row["image"] != same["image"]
+    (settings,) = ImageTable.open(config.out / "audit" / "target.lance").origins().values()
+    assert settings["asked"] == "targets of an edit"
+    names = [row[0] for row in summary.audit.rows()]
+    assert "cat: named where its target is asked, %" in names and "dog: named in others unasked, %" in names
+
+
+def test_what_is_left_of_a_caption_is_asked_for() -> None:
+    edits = read_edits(["heart"], ["star=sun"], ["sign: red=0.5,blue=0.5"])
+    edited = {
+        "heart": ["a red heart", "hearts", "star and heart"],
+        "star": ["star and heart"],
+        "sign": ["a sign"],
+    }
+    asked = Asked(edited, [], [], [])
+    assert asked.targets(edits) == {"a red heart": "a red", "star and heart": "sun and"}
+
+
 def test_what_was_measured_is_in_the_folder(audited: tuple[EditConfig, EditSummary]) -> None:
     config, summary = audited
     record = json.loads((config.out / "edit.json").read_text())
@@ -114,6 +150,11 @@ def test_what_was_measured_is_in_the_folder(audited: tuple[EditConfig, EditSumma
     assert dog.as_target_after is not None
     assert summary.audit.num_classes == 3 + 4 + 3  # cat, dog, boat; preserved; distractors
     assert summary.audit.preserved.num_captions == 4 and summary.audit.preserved.num_pictures == 12
+    assert (summary.audit.num_edited_known, summary.audit.num_preserved_known) == (4, 4)  # 500 are preserved
+    known = [
+        row for row in summary.audit.rows() if row[0].startswith("captions that the edit was solved for")
+    ]
+    assert [row[0].split(": ")[1] for row in known] == ["4 edited, 4 others"]
     assert summary.audit.moved_edited.pixels > 0
     assert summary.audit.near_copies is not None
     assert 0 <= summary.audit.near_copies.after.value <= 1
@@ -157,11 +198,15 @@ def test_the_edited_teacher_is_a_teacher(audited: tuple[EditConfig, EditSummary]
     assert generate(asked).painted == 1
 
 
-def test_an_edit_without_an_audit_needs_no_judge(config: Callable[..., EditConfig], tmp_path: Path) -> None:
+def test_an_edit_without_an_audit_needs_no_judge_and_says_so(
+    config: Callable[..., EditConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "kept.txt").write_text("the house\n\nround and red\n")
-    summary = edit(config(remove=("cat",), captions=None, preserve=("sun", str(tmp_path / "kept.txt"))))
+    asked = config(remove=("cat",), captions=None, preserve=("sun", str(tmp_path / "kept.txt")))
+    summary = edit(asked, console=Console())
     assert (summary.num_preserved, summary.audit) == (3, None)
     assert not (summary.path / "audit").exists()
+    assert "nothing has verified this edit: the same command with --judge RUN" in capsys.readouterr().err
 
 
 def test_an_edit_is_a_function_of_its_record(config: Callable[..., EditConfig], tmp_path: Path) -> None:
@@ -181,7 +226,7 @@ def test_edits_of_an_edited_teacher_name_both(config: Callable[..., EditConfig],
 
 
 def test_a_rebalance_paints_and_keeps_the_best_strengths(
-    config: Callable[..., EditConfig], project: Path
+    config: Callable[..., EditConfig], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     balance = BalanceConfig(num_images=8, rounds=2, tolerance=0.0)
     asked = config(
@@ -189,17 +234,21 @@ def test_a_rebalance_paints_and_keeps_the_best_strengths(
         judge=project / "judge",
         world=project / "world",
         balance=balance,
+        verify=False,
     )
-    summary = edit(asked)
+    summary = edit(asked, console=Console())
+    said = capsys.readouterr().err
+    assert "sun: the judge leads the search untested" in said and "nothing has verified" not in said
+    assert summary.audit is None
     strengths = summary.alphas["sun"]
     assert set(strengths) == {"red", "blue"} and sum(strengths.values()) == pytest.approx(0)
     row = json.loads((summary.path / "edit.json").read_text())["edits"][0]
     assert sum(row["measured"].values()) == pytest.approx(1)
     assert edit(asked) == summary  # found strengths are no difference
-    captions = project / "world" / "captions.lance"
-    audit = edit(dataclasses.replace(asked, verify_captions=captions)).audit
+    audit = edit(dataclasses.replace(asked, verify=True)).audit
     assert audit is not None
     (sun,) = audit.edited
+    assert sun.control is None
     assert (sun.captions, sun.wanted) == (("a sun",), {"red": 0.5, "blue": 0.5})
     assert sum(sun.shares_after.values()) == pytest.approx(1)
     assert any(row[0] == "sun: red, %" and row[3] == "wanted 50" for row in audit.rows())
@@ -210,7 +259,7 @@ def test_a_judge_that_cannot_tell_the_attributes_apart_leads_no_search(
 ) -> None:
     monkeypatch.setattr("stablerep.workflows.edit_judges.PictureJudge.accuracy", lambda *_: 0.5)
     there = {"judge": project / "judge", "world": project / "world"}
-    asked = config(rebalance=("drawing: cat=0.5,dog=0.5",), **there)
+    asked = config(rebalance=("drawing: cat=0.5,dog=0.5",), verify=False, **there)
     with pytest.raises(UserError, match=r"names only 50% of held-out real pictures of cat and dog rightly"):
         edit(asked)
     assert not asked.out.exists()
@@ -257,17 +306,46 @@ def test_a_folder_of_something_else_is_refused_before_any_work(config: Callable[
 
 
 def test_an_audit_without_fitting_captions_says_so(config: Callable[..., EditConfig], project: Path) -> None:
+    there = {"remove": ("cat",), "judge": project / "judge", "world": project / "world"}
+    for sizes, reason in (
+        ({"where": "label = 'sun'"}, "no caption that can be judged names 'cat'"),
+        ({"edited_where": "label != 'cat'"}, "no caption that can be judged names 'cat'"),
+        ({"edited_where": "label is"}, r"--audit\.edited-where 'label is' cannot be used"),
+        ({"where": "label = 'cat'"}, "no caption is left that should stay"),
+    ):
+        asked = config(audit=dataclasses.replace(SIZES, **sizes), **there)
+        with pytest.raises(UserError, match=reason):
+            edit(asked)
+        assert not asked.out.exists()
+
+
+def test_styles_of_captions_are_no_difference_where_there_are_none(config: Callable[..., EditConfig]) -> None:
+    plain = config(remove=("cat",), captions=None)
+    edit(plain)
+    other = dataclasses.replace(plain, settings=EditSettings(max_prompts=5))
+    assert edit(other).path == plain.out
+    captioned = config(remove=("cat",), out=plain.out.with_name("captioned"))
+    edit(captioned)
+    with pytest.raises(UserError, match="max_prompts: 600 there, 5 asked"):
+        edit(dataclasses.replace(captioned, settings=other.settings))
+
+
+def test_what_an_audit_needs_is_looked_up_before_anything_is_made(
+    config: Callable[..., EditConfig], project: Path, tmp_path: Path
+) -> None:
     there = {"judge": project / "judge", "world": project / "world"}
-    captions = {"verify_captions": project / "world" / "captions.lance"}
-    nothing = dataclasses.replace(SIZES, where="label = 'sun'")
-    with pytest.raises(UserError, match="no caption that can be judged names 'cat'"):
-        edit(config(remove=("cat",), audit=nothing, **there, **captions))
-    other_sense = dataclasses.replace(SIZES, edited_where="label != 'cat'")
-    with pytest.raises(UserError, match="no caption that can be judged names 'cat'"):
-        edit(config(remove=("cat",), audit=other_sense, **there, **captions))
-    broken = dataclasses.replace(SIZES, edited_where="label is")
-    with pytest.raises(UserError, match=r"--audit\.edited-where 'label is' cannot be used"):
-        edit(config(remove=("cat",), audit=broken, **there, **captions))
-    only = dataclasses.replace(SIZES, where="label = 'cat'")
-    with pytest.raises(UserError, match="no caption is left that should stay"):
-        edit(config(remove=("cat",), audit=only, **there, **captions))
+    own = shutil.copytree(project / "world", tmp_path / "own")
+    (own / "world.json").unlink()
+    known = {"rebalance": ("sun: red=0.5,pink=0.5",), "alphas": ("sun: red=0.4,pink=-0.4",)}
+    for changes, reason in (
+        ({"replace": ("cat=unicorn",)}, "no real picture of 'unicorn'.*--no-verify leaves the audit out"),
+        (known, "no real picture of 'pink'"),
+        (
+            {"remove": ("cat",), "world": own},
+            r"holds no world.*--audit\.no-search-copies leaves the search out",
+        ),
+    ):
+        asked = config(**there | changes)
+        with pytest.raises(UserError, match=reason):
+            edit(asked)
+        assert not asked.out.exists()

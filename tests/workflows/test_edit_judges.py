@@ -1,6 +1,7 @@
 """Judges of pictures on a world whose things differ in colour, the search for strengths, and the scores of an audit."""
 
 import io
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
+from models.test_foreign import tiny_clip
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import RawPixels, untrained_encoder
 from stablerep.generation.concepts import read_edits
+from stablerep.generation.settings import PaintConfig
 from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
 from stablerep.models.joint import ImageText, save_image_text
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
 from stablerep.workflows.edit_balance import _Search
 from stablerep.workflows.edit_judges import PictureJudge, RealPictures, WordJudge, open_judge
-from stablerep.workflows.edit_scores import Ranks, fall, how_far, paired
+from stablerep.workflows.edit_scores import Ranks, fall, fall_above, how_far, paired
 from workflows import tiny_drawings
 
 TINY = EncoderConfig(
     architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=24, depth=1, num_heads=3
 )
-QUIET = Console(quiet=True)
+QUIET, CPU = Console(quiet=True), PaintConfig(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +73,8 @@ def test_an_accuracy_needs_validation_pictures_of_every_phrase(judge: PictureJud
 def test_a_run_without_words_needs_a_world(tmp_path: Path, world: Path) -> None:
     save_encoder(untrained_encoder(TINY), tmp_path / "encoder")
     with pytest.raises(UserError, match="knows no words; give --world"):
-        open_judge(tmp_path, None, "cpu", QUIET)
-    assert isinstance(open_judge(tmp_path, world, "cpu", QUIET), PictureJudge)
+        open_judge(tmp_path, None, CPU, QUIET)
+    assert isinstance(open_judge(tmp_path, world, CPU, QUIET), PictureJudge)
 
 
 def test_a_run_with_words_is_asked_by_them(tmp_path: Path, world: Path) -> None:
@@ -79,7 +82,7 @@ def test_a_run_with_words_is_asked_by_them(tmp_path: Path, world: Path) -> None:
     text = TextConfig(width=24, depth=1, num_heads=3, num_tokens=16, vocabulary=64, joint_width=8)
     vocabulary = LearnedVocabulary(train_tokenizer(["a red cat", "a blue dog"], 64))
     save_image_text(ImageText(Encoder(TINY), TextTower(text, vocabulary)), tmp_path)
-    judge = open_judge(tmp_path, None, "cpu", QUIET)
+    judge = open_judge(tmp_path, None, CPU, QUIET)
     assert isinstance(judge, WordJudge)
     vectors, classes = judge.vectors(drawings("cat", "dog")), judge.phrases(["cat", "dog"])
     np.testing.assert_allclose(classes, judge.captions(["a cat", "a dog"]))
@@ -87,7 +90,7 @@ def test_a_run_with_words_is_asked_by_them(tmp_path: Path, world: Path) -> None:
     assert similarities.shape == (2, 2) and np.abs(similarities).max() <= 1 + 1e-5
     assert judge.named(vectors, ["cat", "dog"]).tolist() == similarities.argmax(axis=1).tolist()
     assert judge.accuracy(["cat", "dog"]) is None and judge.has("anything")
-    tested = open_judge(tmp_path, world, "cpu", QUIET)
+    tested = open_judge(tmp_path, world, CPU, QUIET)
     pictures = RealPictures.of(world)
     held_out = [
         [row for row in rows if not pictures.is_training[row]] for rows in pictures.naming(["cat", "dog"])
@@ -99,6 +102,13 @@ def test_a_run_with_words_is_asked_by_them(tmp_path: Path, world: Path) -> None:
     expected = np.mean([np.mean(np.array(part) == number) for number, part in enumerate(right)])
     assert tested.accuracy(["cat", "dog"]) == pytest.approx(expected)
     assert tested.accuracy(["cat", "unicorn"]) is None
+
+
+def test_an_open_clip_model_is_asked_by_its_words(tmp_path: Path) -> None:
+    tiny_clip(tmp_path / "clip", quick_gelu=True)
+    judge = open_judge(tmp_path / "clip", None, CPU, QUIET)
+    assert isinstance(judge, WordJudge)
+    assert judge.similarities(judge.vectors(drawings("cat")), judge.phrases(["cat", "dog"])).shape == (1, 2)
 
 
 @pytest.mark.parametrize("slope", [0.05, 0.3, 3.0, 40.0])
@@ -136,12 +146,22 @@ def test_ranks_count_the_classes_that_fit_better() -> None:
 
 def test_a_fall_is_one_minus_the_ratio_with_the_same_draws() -> None:
     before, after = np.array([True] * 8 + [False] * 2), np.array([True] * 2 + [False] * 8)
-    found = fall(*paired(before, after, np.arange(10), 200, 0))
+    found = fall(*paired([before, after], np.arange(10), 200, 0))
     assert found is not None and found.value == pytest.approx(0.75)
     assert 0.2 < found.low < found.value < found.high <= 1
-    same = fall(*paired(before, before, np.arange(10), 200, 0))
+    same = fall(*paired([before, before], np.arange(10), 200, 0))
     assert same is not None and (same.low, same.high) == (0, 0)
-    assert fall(*paired(~before & after, after, np.arange(10), 200, 0)) is None
+    assert fall(*paired([~before & after, after], np.arange(10), 200, 0)) is None
+
+
+def test_a_fall_above_the_control_is_whole_where_the_control_is_reached() -> None:
+    before, control = np.arange(40) < 32, np.arange(40) >= 32
+    whole = fall_above(*paired([before, control, control], np.arange(40), 200, 0))
+    assert whole is not None and (whole.value, whole.low, whole.high) == (1, 1, 1)
+    half = fall_above(*paired([before, np.arange(40) < 20, control], np.arange(40), 200, 0))
+    assert half is not None and half.value == pytest.approx(12 / 24) and half.low < 0.5 < half.high
+    assert fall_above(*paired([before, control, before], np.arange(40), 200, 0)) is None, "nothing to lose"
+    assert fall_above(*paired([control, before, ~before & ~control], np.arange(40), 200, 0)) is not None
 
 
 def solid(value: int) -> bytes:
@@ -157,3 +177,19 @@ def test_how_far_is_measured_in_other_seeds() -> None:
     assert moved.pixels == pytest.approx(25 / 255)
     assert moved.pixel_ratio == pytest.approx(0.25)
     assert moved.feature_ratio == pytest.approx(0.25)
+
+
+def test_distances_hold_two_pictures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[int] = []
+    pictures = weakref.WeakSet[torch.Tensor]()
+
+    def decode(data: bytes) -> torch.Tensor:
+        picture = torch.full((3, 4, 4), data[0], dtype=torch.uint8)
+        pictures.add(picture)
+        alive.append(len(pictures))
+        return picture
+
+    monkeypatch.setattr("stablerep.workflows.edit_scores.decode_image", decode)
+    images, vectors = [bytes([number]) for number in range(20)], np.arange(20.0)[:, None]
+    how_far((images, images), (vectors, vectors), np.repeat(["a", "b"], 10))
+    assert max(alive) <= 4

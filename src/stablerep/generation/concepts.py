@@ -98,11 +98,13 @@ def prompt_pairs(
     templates: Sequence[str],
     captions: Sequence[str],
     styles: Sequence[str],
+    most: int,
 ) -> list[PromptPair]:
-    """Prompts that name the concept, each with its counterpart: from templates in every style, from captions in turn.
+    """Prompts that name the concept, each with its counterpart: templates and captions in every style.
 
-    Templates hold ``{}`` where the concept goes and are also asked without a style; caption i is asked in style i mod
-    their number, so that a thousand captions do not become thousands.
+    Templates hold ``{}`` where the concept goes and are also asked without a style. Where the captions would become
+    more than ``most`` prompts, each is asked in fewer styles, in one at least: caption i in style i mod their number
+    and those that follow it.
     """
     for template in templates:
         if "{}" not in template:
@@ -111,7 +113,12 @@ def prompt_pairs(
         (template.replace("{}", concept), style) for template in templates for style in (None, *styles)
     ]
     every = tuple(styles) or (None,)
-    asked += [(text, every[number % len(every)]) for number, text in enumerate(captions)]
+    num_styles = min(len(every), max(1, most // max(1, len(captions))))
+    asked += [
+        (text, every[(number + turn) % len(every)])
+        for number, text in enumerate(captions)
+        for turn in range(num_styles)
+    ]
     pairs = [
         PromptPair(in_style(text, style), _prompt(exchanged(text, concept, target), style))
         for text, style in asked

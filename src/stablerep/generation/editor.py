@@ -32,12 +32,17 @@ class EditSettings:
     """Which tokens of a prompt are edited: the last one of the concept, that and those that follow, or all of them."""
     templates: tuple[str, ...] = ("{}", "a {}")
     """Prompts that name a concept, with {} where it goes; published: the concept alone."""
+    max_prompts: int = 600
+    """Captions that name a concept are edited in every style of the teacher while that makes no more prompts than this,
+    else in fewer styles each; published: no captions."""
     preserved_weight: float = 1.0
     """What a preserved vector counts beside an edited one; published: 1."""
 
     def __post_init__(self) -> None:
         if self.ridge <= 0 or self.preserved_weight < 0:
             raise ValueError("ridge must be positive and preserved_weight not negative")
+        if self.max_prompts < 1:
+            raise ValueError(f"max_prompts must be at least 1, got {self.max_prompts}")
         if not self.templates or any("{}" not in template for template in self.templates):
             raise ValueError(f"templates must hold {{}} where the concept goes, got {self.templates}")
 
@@ -91,6 +96,7 @@ class Editor:
             templates=self._settings.templates,
             captions=self._contexts.get(edit.concept, ()),
             styles=self._styles,
+            most=self._settings.max_prompts,
         )
         vectors = self._vectors(pairs)
         read = [(vectors[pair.source], vectors[pair.target]) for pair in pairs]

@@ -12,7 +12,7 @@ from stablerep.generation.pipelines import Conditioning
 from stablerep.generation.plan import Asked, Caption, num_asked, num_missing, plan, rotated, share
 from stablerep.generation.repaint import images_asked, require_mask
 from stablerep.generation.settings import GenerateConfig
-from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
+from stablerep.generation.shared_table import DoneKeys, Facts, Tally, Writer, claim
 from stablerep.generation.teacher import Teacher, load_teacher
 from stablerep.generation.wanted import read_captions
 from stablerep.store import ImageTable
@@ -42,14 +42,24 @@ def paint_share(
     config: GenerateConfig, index: int = 0, count: int = 1, console: Console | None = None
 ) -> Outcome:
     """Paint what is missing of part ``index`` of ``count`` of the captions."""
-    console = console or Console(quiet=True)
     require_mask(config)
     captions = read_captions(config)
     teacher = load_teacher(config.teacher, config)
+    return paint_captions(teacher, share(captions, index, count), captions.facts, config, console)
+
+
+def paint_captions(
+    teacher: Teacher,
+    items: Sequence[Caption],
+    facts: Facts,
+    config: GenerateConfig,
+    console: Console | None = None,
+) -> Outcome:
+    """Paint what is missing of these captions, whatever ``config.captions`` holds."""
+    console = console or Console(quiet=True)
     table = ImageTable.open_or_create(config.out)
     origin = claim(table, teacher.name, picture_settings(teacher, config))
     done = DoneKeys(table, origin)
-    items = share(captions, index, count)
     asked = images_asked(table, origin, items, config)
     missing = num_missing(items, asked, done)
     there = num_asked(items, asked) - missing
@@ -61,7 +71,7 @@ def paint_share(
     while missing:
         with (
             console.progress("painting", missing, "pictures") as progress,
-            Writer(table, origin, captions.facts, config) as writer,
+            Writer(table, origin, facts, config) as writer,
         ):
             _Worker(teacher, config, done, writer, progress).paint(items, asked)
         tally += writer.tally

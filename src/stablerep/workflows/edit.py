@@ -28,13 +28,19 @@ from stablerep.generation.folders import (
 )
 from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
-from stablerep.store import CaptionTable, in_style
-from stablerep.workflows.edit_audit import AuditConfig, AuditRequest, audit_edit
+from stablerep.store import CaptionTable, caption_id, in_style
+from stablerep.workflows.edit_audit import audit_edit
 from stablerep.workflows.edit_balance import Balance, BalanceConfig, Balancer
 from stablerep.workflows.edit_judges import Judge, open_judge
+from stablerep.workflows.edit_plan import AuditConfig, AuditPlan, AuditRequest, plan_audit
 from stablerep.workflows.edit_scores import EditAudit
 
 _MOST_CONTEXTS = 200
+
+_UNVERIFIED = (
+    "nothing has verified this edit: the same command with --judge RUN and --captions paints before and after, and "
+    "measures whether the concept is gone and what else moved"
+)
 
 _Opener = Callable[[], Judge]
 
@@ -61,7 +67,7 @@ class EditConfig:
     captions: Path | None = None
     """Caption table: captions that name an edited concept are edited with it, others are preserved."""
     where: str | None = None
-    """Only captions that match this filter, such as "split = 'train'"."""
+    """Only captions of that table that match this filter, such as "split = 'train'", in the edit and in its audit."""
     num_preserved: int = 500
     """Captions of the table to preserve, drawn at random."""
     preserve: tuple[str, ...] = ()
@@ -71,15 +77,17 @@ class EditConfig:
     seed: int = 0
     """Determines which captions are drawn, and the noise of all pictures painted here."""
     judge: Path | None = None
-    """Run that measures what is painted, for a rebalance and the audit: an image-text run (clip, stablerep-plus), or
-    any encoder together with a world; never one that the teacher was trained with."""
+    """What measures the pictures, for a rebalance and the audit: an image-text run (clip, stablerep-plus) or file,
+    open_clip:NAME@FILE, or any encoder together with a world; never one that the teacher was trained with."""
     world: Path | None = None
     """Folder of a world: its real pictures say what words look like, for a judge that knows none, and are searched for
     near-copies."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     """How the strengths of a rebalance are found."""
+    verify: bool = True
+    """Audit parent and child with the same captions and seeds wherever a judge is given."""
     verify_captions: Path | None = None
-    """Caption table for an audit of parent and child with the same captions and seeds; needs a judge."""
+    """Caption table for that audit, where it is not what ``captions`` and ``where`` leave."""
     audit: AuditConfig = field(default_factory=AuditConfig)
     """Sizes of that audit."""
     paint: PaintConfig = field(default_factory=PaintConfig)
@@ -88,6 +96,11 @@ class EditConfig:
     def __post_init__(self) -> None:
         if self.num_preserved < 0:
             raise ValueError(f"num_preserved must not be negative, got {self.num_preserved}")
+
+    @property
+    def audited_captions(self) -> Path | None:
+        """The table that the audit asks from; None without an audit."""
+        return (self.verify_captions or self.captions) if self.verify and self.judge is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +115,7 @@ class EditSummary:
     alphas: Mapping[str, Mapping[str, float]]
     """Strengths of the attributes, by rebalanced concept."""
     audit: EditAudit | None
-    """None where none was asked for."""
+    """None where no judge was given, or none was wanted."""
 
     def show(self, console: Console) -> None:
         """The facts, then the table of the audit."""
@@ -118,7 +131,7 @@ class EditSummary:
 
 
 def edit(config: EditConfig, *, console: Console = Console(quiet=True)) -> EditSummary:  # noqa: B008
-    """Write the edited teacher to ``config.out``, with ``edit.json``, and audit it where captions are given.
+    """Write the edited teacher to ``config.out``, with ``edit.json``, and audit it where a judge is given.
 
     The same command again goes on where it was stopped: an edit that is there is not made again, and painted pictures
     stay. Raises ``UserError`` for edits that cannot be read or do not fit the teacher, and for a folder that holds
@@ -131,14 +144,19 @@ def edit(config: EditConfig, *, console: Console = Console(quiet=True)) -> EditS
     texts = _texts(config, edits)
     record = _record(config, edits, parent, texts)
     judge = functools.cache(lambda: _open_judge(config, console))
-    if _is_there(config.out, record):
+    is_there = _is_there(config.out, record)
+    plan = _audit_plan(config, edits, texts, judge)
+    if is_there:
         console.say(f"{config.out} holds this edit already")
     else:
         _make(config, edits, parent, (texts, record), judge, console)
     stored = read_record(config.out)
-    found = _audit(config, edits, judge, console)
-    if found is not None:
+    found: EditAudit | None = None
+    if plan is not None:
+        found = audit_edit(plan, judge(), console)
         write_record(config.out, stored | {"audit": found.to_json()})
+    elif config.verify and "audit" not in stored:
+        console.say(_UNVERIFIED)
     return EditSummary(
         path=config.out,
         edits=tuple(f"{one.kind} {one}".rstrip("=") for one in edits),
@@ -153,9 +171,15 @@ class _Texts:
     contexts: dict[str, list[str]]
     preserved: list[str]
 
+    def known(self, templates: Sequence[str]) -> frozenset[str]:
+        """Ids of all captions that an edit with these templates is solved for."""
+        prompts = (template.replace("{}", concept) for concept in self.contexts for template in templates)
+        contexts = (text for part in self.contexts.values() for text in part)
+        return frozenset(map(caption_id, (*self.preserved, *contexts, *prompts)))
+
 
 def _check(config: EditConfig, edits: Sequence[ConceptEdit]) -> None:
-    """Raise for what could only fail after minutes of painting."""
+    """Raise for what the options alone show to be wrong; what an audit needs, ``plan_audit`` tries before any work."""
     if not edits:
         raise UserError("nothing to edit; give --remove, --replace or --rebalance")
     given = dict(map(read_numbers, config.alphas))
@@ -169,7 +193,8 @@ def _check(config: EditConfig, edits: Sequence[ConceptEdit]) -> None:
                 f"--alphas: {sorted(strange)[0]!r} is no attribute of the rebalance of {one.concept!r}"
             )
     needs_judge = any(one.kind == "rebalance" and one.concept not in given for one in edits)
-    if (needs_judge or config.verify_captions is not None) and config.judge is None:
+    is_asked = config.verify and config.verify_captions is not None
+    if (needs_judge or is_asked) and config.judge is None:
         raise UserError("a rebalance or an audit needs a judge of the pictures; give --judge RUN")
 
 
@@ -194,7 +219,8 @@ def _texts(config: EditConfig, edits: Sequence[ConceptEdit]) -> _Texts:
         free = without(naming, list(one.shares))
         contexts[one.concept] = free[:_MOST_CONTEXTS]
         # Who asks for a woman doctor has chosen: rebalancing doctors is not about that.
-        decided += [text for text in naming if text not in free][:_MOST_CONTEXTS]
+        undecided = set(free)
+        decided += [text for text in naming if text not in undecided][:_MOST_CONTEXTS]
     return _Texts(contexts, list(dict.fromkeys([*_given(config.preserve), *decided, *drawn])))
 
 
@@ -223,10 +249,15 @@ def _record(config: EditConfig, edits: Sequence[ConceptEdit], parent: Path, text
             row["alphas"] = given[one.concept]
         rows.append(row)
     all_texts = json.dumps([texts.preserved, texts.contexts], sort_keys=True)
+    settings = {**dataclasses.asdict(config.settings), "templates": list(config.settings.templates)}
+    if not any(texts.contexts.values()):
+        del settings[
+            "max_prompts"
+        ]  # how many styles captions are asked in: without any it determines nothing
     record: dict[str, Any] = {
         "parent": {"name": teacher_name(config.teacher), "weights": content_hashes(parent)},
         "edits": rows,
-        "settings": {**dataclasses.asdict(config.settings), "templates": list(config.settings.templates)},
+        "settings": settings,
         "num_preserved": len(texts.preserved),
         # As the prompts are asked: in these styles, and against this negative prompt.
         "styles": list(read_defaults(parent).styles if config.paint.styles is None else config.paint.styles),
@@ -312,16 +343,18 @@ def _balances(
     return balancer.find(wanted, given, console)
 
 
-def _audit(
-    config: EditConfig, edits: Sequence[ConceptEdit], judge: _Opener, console: Console
-) -> EditAudit | None:
-    if config.verify_captions is None or config.judge is None:
+def _audit_plan(
+    config: EditConfig, edits: Sequence[ConceptEdit], texts: _Texts, judge: _Opener
+) -> AuditPlan | None:
+    if config.audited_captions is None or config.judge is None:
         return None
     request = AuditRequest(
         parent=config.teacher,
         child=config.out,
         edits=tuple(edits),
-        captions=config.verify_captions,
+        captions=config.audited_captions,
+        where=config.where if config.verify_captions is None else None,
+        known=texts.known(config.settings.templates),
         judge=config.judge,
         world=config.world,
         paint=config.paint,
@@ -329,9 +362,12 @@ def _audit(
         prompt=config.balance.prompt,
         seed=config.seed,
     )
-    return audit_edit(request, judge(), console)
+    try:
+        return plan_audit(request, judge())
+    except UserError as error:
+        raise UserError(f"the edit cannot be audited: {error}; --no-verify leaves the audit out") from error
 
 
 def _open_judge(config: EditConfig, console: Console) -> Judge:
     assert config.judge is not None  # see _check
-    return open_judge(config.judge, config.world, config.paint.device, console)
+    return open_judge(config.judge, config.world, config.paint, console)

@@ -81,7 +81,7 @@ class Balancer:
         not tell them apart.
         """
         for edit in edits:
-            self._require_sight(edit)
+            self._require_sight(edit, console)
         side = TextSide(self._painter)
         original = weights_of(side)
         searches = [_Search(edit, self._config.step) for edit in edits]
@@ -99,12 +99,20 @@ class Balancer:
             apply(side, {}, original)
         return {search.edit.concept: search.balance() for search in searches}
 
-    def _require_sight(self, edit: ConceptEdit) -> None:
+    def _require_sight(self, edit: ConceptEdit, console: Console) -> None:
         accuracy, least = self._judge.accuracy(list(edit.shares)), self._config.min_accuracy
-        if accuracy is not None and accuracy < least:
+        attributes = " and ".join(edit.shares)
+        # Raises for an attribute that it could not name after painting.
+        self._judge.phrases(list(edit.shares))
+        if accuracy is None:
+            console.say(
+                f"{edit.concept}: the judge leads the search untested, as no world with held-out real pictures of "
+                f"{attributes} is given; look at the pictures"
+            )
+        elif accuracy < least:
             raise UserError(
                 f"{edit.concept}: the judge names only {accuracy:.0%} of held-out real pictures of "
-                f"{' and '.join(edit.shares)} rightly (wanted {least:.0%}), so the shares of a painter cannot be read; "
+                f"{attributes} rightly (wanted {least:.0%}), so the shares of a painter cannot be read; "
                 "name the attributes otherwise, give another --judge or --alphas, or lower --balance.min-accuracy"
             )
 

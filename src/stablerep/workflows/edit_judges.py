@@ -1,4 +1,4 @@
-"""Who says what a picture shows: an image-text run by the words, any other encoder by real pictures of them.
+"""Who says what a picture shows: an image-text model by the words, any other encoder by real pictures of them.
 
 Shapes: M pictures, C classes, E width of the vectors, R real pictures.
 """
@@ -15,9 +15,10 @@ from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import FrozenEncoder, TableImages, extract
 from stablerep.generation.concepts import mentions
+from stablerep.generation.settings import PaintConfig
 from stablerep.match import MatchConfig, image_vectors, text_vectors
 from stablerep.models.encoder import load_encoder
-from stablerep.models.joint import ImageText, load_image_text
+from stablerep.models.joint import ImageText, NoTextTowerError, load_image_text
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
 
 _SHRINKAGE = 0.1
@@ -54,19 +55,22 @@ class Judge(Protocol):
         """Mean per phrase of the real validation pictures that ``named`` names rightly; None where there are none."""
 
 
-def open_judge(run: Path, world: Path | None, device: str, console: Console) -> Judge:
-    """The judge of a run: by its words if it has any, else by the real pictures of ``world``.
+def open_judge(run: Path, world: Path | None, paint: PaintConfig, console: Console) -> Judge:
+    """The judge of a run, a file or a name: by its words if it has any, else by the real pictures of ``world``.
 
-    Raises ``UserError`` where neither is there.
+    Device, and whether anything may be fetched, are those of ``paint``. Raises ``UserError`` where there is no such
+    model, and where it knows no words and no world is given.
     """
-    place = runtime.pick_device(device)
-    if (run / "text").is_dir():
-        return WordJudge(
-            load_image_text(run, place), console, None if world is None else RealPictures.of(world)
-        )
-    if world is None:
-        raise UserError(f"judge {run} knows no words; give --world with real pictures, or an image-text run")
-    return PictureJudge(load_encoder(run, place), world, console)
+    device, download = runtime.pick_device(paint.device), paint.download
+    try:
+        model = load_image_text(run, device, download=download)
+    except NoTextTowerError as error:
+        if world is None:
+            raise UserError(
+                f"judge {run} knows no words; give --world with real pictures, or an image-text model"
+            ) from error
+        return PictureJudge(load_encoder(run, device, download=download), world, console)
+    return WordJudge(model, console, None if world is None else RealPictures.of(world))
 
 
 @dataclass(frozen=True)

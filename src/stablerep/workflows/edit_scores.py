@@ -5,7 +5,7 @@ Shapes: M pairs, C classes, E width of the judge's vectors.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,19 @@ import numpy as np
 
 from stablerep.decoding import decode_image
 from stablerep.evaluation.intervals import Accuracies, GroupBootstrap, Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What the parent paints with the same seeds where a concept's target is asked for: the best an edit can reach."""
+
+    num_pictures: int
+    """Those of captions of which the edit leaves something to ask for."""
+    named: Interval
+    """Share in which the concept fits best all the same."""
+    fall_above: Interval | None
+    """Of the same captions, (before - after) over (before - control): 1 is a perfect edit, 0 none. None where to the
+    judge the parent may not paint the concept more often when it is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +41,11 @@ class EditedConcept:
     after: Interval
     """The same of the edited teacher."""
     fall: Interval | None
-    """One minus their ratio; None where the parent never painted the concept."""
+    """One minus their ratio; None where the parent may never have painted the concept."""
+    control: Control | None
+    """None for a rebalance, and where the edit leaves nothing of the captions."""
+    unasked: Interval
+    """Share of the parent's pictures of the captions that stay in which this concept fits best: the judge's habit."""
     rank_before: float
     """Median rank of the concept among all classes, one where it fits best."""
     rank_after: float
@@ -90,6 +107,10 @@ class EditAudit:
     """Pairs of which either picture failed."""
     edited: tuple[EditedConcept, ...]
     preserved: Preserved
+    num_edited_known: int
+    """Captions naming an edited concept that the edit was solved for: of others it may reach less."""
+    num_preserved_known: int
+    """Captions that stay and were preserved by name: others may move further."""
     moved_edited: Moved
     moved_preserved: Moved
     near_copies: CopyShares | None
@@ -111,6 +132,8 @@ class EditAudit:
                 kept.change.in_percent(sign=True),
             ]
         )
+        known = f"{self.num_edited_known} edited, {self.num_preserved_known} others"
+        rows.append([f"captions that the edit was solved for: {known}", "", "", ""])
         for name, moved in (("edited", self.moved_edited), ("others", self.moved_preserved)):
             rows.append(
                 [f"{name}: pixels moved, % of another seed", "", "", f"{100 * moved.pixel_ratio:.1f}"]
@@ -130,6 +153,13 @@ class EditAudit:
 def _concept_rows(one: EditedConcept) -> list[list[str]]:
     fell = "" if one.fall is None else f"{-100 * one.fall.value:+.0f} % of it"
     rows = [[f"{one.concept}: named rightly, %", one.before.in_percent(), one.after.in_percent(), fell]]
+    if one.control is not None:
+        above = one.control.fall_above
+        fell = "" if above is None else f"{-100 * above.value:+.0f} % of what is above it"
+        rows.append(
+            [f"{one.concept}: named where its target is asked, %", one.control.named.in_percent(), "", fell]
+        )
+    rows.append([f"{one.concept}: named in others unasked, %", one.unasked.in_percent(), "", ""])
     rows.append([f"{one.concept}: median rank", f"{one.rank_before:g}", f"{one.rank_after:g}", ""])
     if one.as_target_before is not None and one.as_target_after is not None:
         shares = one.as_target_before, one.as_target_after
@@ -158,11 +188,11 @@ class Ranks:
 
 
 def paired(
-    before: np.ndarray, after: np.ndarray, groups: Sequence[str] | np.ndarray, num: int, seed: int
-) -> tuple[Accuracies, Accuracies]:
-    """Shares of what is right (M,) before and after, with replicates that share their draws of groups."""
-    bootstrap = GroupBootstrap(np.zeros(len(before), dtype=np.int64), groups, num=num, seed=seed)
-    return bootstrap.accuracies(before), bootstrap.accuracies(after)
+    parts: Sequence[np.ndarray], groups: Sequence[str] | np.ndarray, num: int, seed: int
+) -> list[Accuracies]:
+    """The share of each part (M,) that is right, with replicates that share their draws of groups."""
+    bootstrap = GroupBootstrap(np.zeros(len(groups), dtype=np.int64), groups, num=num, seed=seed)
+    return [bootstrap.accuracies(part) for part in parts]
 
 
 def fall(before: Accuracies, after: Accuracies) -> Interval | None:
@@ -173,16 +203,30 @@ def fall(before: Accuracies, after: Accuracies) -> Interval | None:
     return Interval.around(1 - after.value["top1"] / before.value["top1"], 1 - second / first)
 
 
+def fall_above(before: Accuracies, after: Accuracies, control: Accuracies) -> Interval | None:
+    """(before - after) over (before - control); None where the denominator may not be positive."""
+    room = before.replicates["top1"] - control.replicates["top1"]
+    if before.value["top1"] <= control.value["top1"] or room.min() <= 0:
+        return None
+    return Interval.around(
+        (before.value["top1"] - after.value["top1"]) / (before.value["top1"] - control.value["top1"]),
+        (before.replicates["top1"] - after.replicates["top1"]) / room,
+    )
+
+
 def how_far(
     images: tuple[Sequence[bytes], Sequence[bytes]],
     vectors: tuple[np.ndarray, np.ndarray],
     captions: np.ndarray,
 ) -> Moved:
-    """Distances between the pictures before and after, beside those between two seeds of one caption before."""
-    pixels = [np.stack([decode_image(image).numpy() for image in part]) for part in images]
+    """Distances between the pictures before and after, beside those between two seeds of one caption before.
+
+    Pictures are decoded pair by pair, however many there are.
+    """
+    before, after = images
     other = _another_of_the_same(captions)
-    change = _pixel_distance(pixels[0], pixels[1])
-    natural = _pixel_distance(pixels[0], pixels[0][other])
+    change = _mean_distance(zip(before, after, strict=True))
+    natural = _mean_distance((image, before[row]) for image, row in zip(before, other, strict=True))
     moved = np.linalg.norm(vectors[0] - vectors[1], axis=1).mean()
     apart = np.linalg.norm(vectors[0] - vectors[0][other], axis=1).mean()
     return Moved(
@@ -192,10 +236,14 @@ def how_far(
     )
 
 
-def _pixel_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference of uint8 pictures (M, 3, H, W), picture by picture to save memory."""
-    distances = [np.abs(a.astype(np.float32) - b).mean() / 255 for a, b in zip(one, other, strict=True)]
-    return float(np.mean(distances))
+def _mean_distance(pairs: Iterable[tuple[bytes, bytes]]) -> float:
+    return float(np.mean([_pixel_distance(*pair) for pair in pairs]))
+
+
+def _pixel_distance(one: bytes, other: bytes) -> float:
+    """Mean absolute difference of two encoded pictures, of 1 at most."""
+    first, second = (decode_image(image).numpy().astype(np.float32) for image in (one, other))
+    return float(np.abs(first - second).mean() / 255)
 
 
 def _another_of_the_same(captions: np.ndarray) -> np.ndarray:

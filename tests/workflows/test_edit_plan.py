@@ -1,0 +1,80 @@
+"""Which captions an audit of an edit asks: those that the edit was not solved for first."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation import tiny_pipelines
+from stablerep.errors import UserError
+from stablerep.features import untrained_encoder
+from stablerep.models.encoder import save_encoder
+from stablerep.workflows.edit import EditConfig, edit
+from stablerep.workflows.edit_judges import Judge
+from stablerep.workflows.edit_plan import AuditPlan, AuditRequest, plan_audit
+from workflows import tiny_drawings
+from workflows.test_edit import PAINT, SIZES, TINY
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a world, a teacher and a judge."""
+    folder = tmp_path_factory.mktemp("plan")
+    tiny_drawings.write_world(folder / "world")
+    tiny_pipelines.pixart(folder / "teacher")
+    save_encoder(untrained_encoder(TINY), folder / "judge" / "encoder")
+    return folder
+
+
+@pytest.fixture
+def planned(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AuditPlan]:
+    """What the audit of a removal would ask; nothing is edited or painted."""
+    plans: list[AuditPlan] = []
+
+    def stop(request: AuditRequest, judge: Judge) -> AuditPlan:
+        plans.append(plan_audit(request, judge))
+        raise UserError("the plan is enough")
+
+    def plan(**changes: Any) -> AuditPlan:
+        world = project / "world"
+        places = {"teacher": str(project / "teacher"), "out": tmp_path / "edited", "judge": project / "judge"}
+        tables = {"captions": world / "captions.lance", "world": world}
+        settings = {"remove": ("cat",), "paint": PAINT, "audit": SIZES}
+        with pytest.raises(UserError, match="the plan is enough"):
+            edit(EditConfig(**(places | tables | settings | changes)))
+        return plans[-1]
+
+    monkeypatch.setattr("stablerep.workflows.edit.plan_audit", stop)
+    return plan
+
+
+def num_known(plan: AuditPlan) -> tuple[int, int]:
+    return plan.num_known(plan.asked.edited["cat"]), plan.num_known(plan.asked.preserved)
+
+
+def test_captions_that_the_edit_was_solved_for_are_asked_last(
+    planned: Callable[..., AuditPlan], project: Path
+) -> None:
+    """Of each thing the judge can tell a red, a blue and a small one; the edit is solved for all red and blue ones."""
+    plan = planned(where="split = 'train'", verify_captions=project / "world" / "captions.lance")
+    first, second = plan.asked.edited["cat"]
+    assert (first, second) in [("a small cat", "a red cat"), ("a small cat", "a blue cat")]
+    assert {text.split()[1] for text in plan.asked.preserved} == {"small"}
+    assert num_known(plan) == (1, 0)
+
+
+def test_what_the_edit_is_restricted_to_its_audit_is_restricted_to(
+    planned: Callable[..., AuditPlan],
+) -> None:
+    plan = planned(where="split = 'train'", num_preserved=0)
+    assert {row["split"] for row in plan.asked.rows} == {"train"}
+    assert num_known(plan) == (2, 0)
+    assert num_known(planned()) == (2, 4)
+
+
+def test_a_prompt_of_a_template_is_known_to_the_edit(planned: Callable[..., AuditPlan]) -> None:
+    plan = planned()
+    assert plan.num_known(["cat", "a cat", "a green cat"]) == 2
