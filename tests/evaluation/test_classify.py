@@ -112,5 +112,10 @@ def test_several_classes_are_scored_by_mean_average_precision(tmp_path: Path) ->
     assert found.metrics["map11"].value > 0.97
     assert 0.3 < found.chance["map11"] < 0.8
     assert found.chosen_on == "validation"
+    assert "replicates" not in found.note
+    many = dataclasses.replace(tools(tmp_path), num_bootstrap=201)
+    (fewer,) = ProbeProtocol("logistic", QUICK).measure(SUBJECT, data, many)
+    assert isinstance(fewer, Measurement)
+    assert fewer.note.endswith("interval from 200 replicates")
     with pytest.raises(NotMeasurableError, match="`logistic` alone"):
         ProbeProtocol("knn", QUICK).measure(SUBJECT, data, tools(tmp_path))

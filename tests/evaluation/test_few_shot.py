@@ -13,7 +13,7 @@ from stablerep.evaluation.benchmarks import Benchmark, Split
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.contract import NotMeasurableError, Subject, Tools
 from stablerep.evaluation.fairness import Fairness, FairnessConfig, group_metrics
-from stablerep.evaluation.few_shot import FewShot, FewShotConfig
+from stablerep.evaluation.few_shot import FewShot, FewShotConfig, _Class
 from stablerep.evaluation.pictures import as_png
 from stablerep.probes import ProbeConfig
 
@@ -71,6 +71,31 @@ def test_random_labels_are_chance_within_the_interval(tmp_path: Path) -> None:
     assert accuracy.low < 0.2 + 0.03
     assert accuracy.high > 0.2 - 0.03
     assert 0.002 < accuracy.high - accuracy.low < 0.05
+
+
+def test_what_is_learned_from_shares_no_group_with_what_is_named(tmp_path: Path) -> None:
+    """Every group shows one colour by eight hands, and colours say nothing of classes, so that only whoever meets a
+    group twice is above chance."""
+    rng = np.random.default_rng(3)
+    colours = np.repeat(rng.integers(0, 256, (30, 3)), 8, axis=0).astype(np.uint8)
+    images = [as_png(Image.new("RGB", (4, 4), tuple(map(int, colour)))) for colour in colours]
+    groups = [f"group {row // 8}" for row in range(240)]
+    test = Split(images, np.arange(240) // 8 % 6, groups)
+    data = dataclasses.replace(benchmark(), tests={"test": test})
+    (found,) = FewShot(FewShotConfig(episodes=200)).measure(SUBJECT, data, tools(tmp_path))
+    assert found.metrics["accuracy"].value < 0.21
+
+
+@pytest.mark.parametrize("sizes", [(5, 1), (1, 4, 3), (1,) * 6, (3,) * 20])
+def test_any_draw_has_all_shots_and_a_query(sizes: tuple[int, ...]) -> None:
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    pictures = Split([b""] * len(group), np.zeros(len(group), dtype=np.int64), [str(one) for one in group])
+    shots = int(sum(sizes) - max(sizes))
+    for seed in range(20):
+        learned, named = _Class.of(pictures, 0).draw(min(shots, 5), 15, np.random.default_rng(seed))
+        assert len(learned) == min(shots, 5) and len(named) > 0
+        assert not set(group[learned]) & set(group[named])
+    assert len(named) == (15 if len(sizes) == 20 else len(named))
 
 
 def test_too_few_pictures_are_said(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stablerep.evaluation.intervals import Accuracies, GroupBootstrap, Interval, over_seeds
+from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, Interval, over_seeds
 from stablerep.probes import mean_per_class_accuracy
 
 
@@ -109,6 +109,44 @@ def test_seeds_add_their_spread() -> None:
     assert interval.high > 0.56
     alone = over_seeds([constant(0.4)], seed=0).interval("top1")
     assert alone.low == alone.high == pytest.approx(0.4)
+
+
+def test_three_seeds_cover_more_than_plain_draws_of_them() -> None:
+    """Seeds spread by 3 points; the error of the test pictures, by 1, is the same for all."""
+    rng = np.random.default_rng(0)
+    num, covered, covered_plainly = 400, 0, 0
+    for trial in range(num):
+        common = 0.5 + rng.normal(0, 0.01)
+        seeds = common + rng.normal(0, 0.03, 3)
+        noise = rng.normal(0, 0.01, 1000)
+        runs = [
+            Accuracies(value=dict.fromkeys(METRICS, seed), replicates=dict.fromkeys(METRICS, seed + noise))
+            for seed in seeds
+        ]
+        interval = over_seeds(runs, trial).interval("top1")
+        drawn = seeds[rng.integers(3, size=(1000, 3))].mean(1) + noise
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        covered += interval.low < 0.5 < interval.high
+        covered_plainly += low < 0.5 < high
+    assert covered_plainly / num + 0.03 < covered / num < 0.95
+
+
+def test_the_variance_between_seeds_is_not_understated() -> None:
+    """Over many sets of S seeds, replicates vary as the mean of S seeds does: by the variance of a seed over S."""
+    rng = np.random.default_rng(1)
+    for num in (2, 3, 8):
+        variances = [
+            over_seeds([constant(seed) for seed in rng.normal(0, 1, num)], trial).replicates["top1"].var()
+            for trial in range(1500)
+        ]
+        assert np.mean(variances) == pytest.approx(1 / num, rel=0.08)
+
+
+def test_an_interval_of_the_negative_is_the_negative() -> None:
+    replicates = np.random.default_rng(0).normal(0.1, 0.3, 997)
+    there, back = Interval.around(0.1, replicates), Interval.around(-0.1, -replicates)
+    assert (there.low, there.high) == (-back.high, -back.low)
+    assert Interval.around(0.0, np.zeros(9)).in_percent(sign=True) == "+0.0 [+0.0, +0.0]"
 
 
 def test_percent() -> None:

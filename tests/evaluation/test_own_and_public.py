@@ -1,17 +1,19 @@
 """Benchmarks from the user's own files, and from torchvision's classes in small copies of their layouts."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_icons import real_rows, write_tables
 
 from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, MissingDataError, load_benchmark
-from stablerep.evaluation.protocols import EvaluateConfig
+from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.evaluation.public import PUBLIC, VOC_CLASSES, held_out
 
 
@@ -193,6 +195,99 @@ def test_names_are_known_or_refused(tmp_path: Path) -> None:
     assert EvaluateConfig(run=tmp_path, benchmarks=("torchvision:EuroSAT",)).benchmarks
     with pytest.raises(UserError, match="no data set 'Nothing'"):
         load_benchmark("torchvision:Nothing", BenchmarkData(datasets=tmp_path))
+
+
+def test_imagenet_of_torchvision_is_tested_on_val(tmp_path: Path) -> None:
+    """Its class knows no split `test`, gives every class several names, and fetches nothing."""
+    data = BenchmarkData(datasets=tmp_path)
+    with pytest.raises(MissingDataError, match=r"does not hold ImageNet .*; copy it there$") as caught:
+        load_benchmark("torchvision:ImageNet", data)
+    assert "--download" not in str(caught.value)
+    names = {"n1": ("crane",), "n2": ("crane",), "n3": ("tench", "Tinca tinca")}
+    torch.save((names, ["n1"]), tmp_path / "meta.bin")
+    for folder in names:
+        for number in range(5):
+            picture(tmp_path / "train" / folder / f"{number}.JPEG")
+        picture(tmp_path / "val" / folder / "0.JPEG")
+    benchmark = load_benchmark("torchvision:ImageNet", data)
+    assert benchmark.classes == ("crane (0)", "crane (1)", "tench, Tinca tinca")
+    assert [len(benchmark.train), len(benchmark.validation)] == [12, 3]
+    assert benchmark.tests["official validation"].labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("CocoDetection", "CocoDetection also needs annFile, which no option can give"),
+        ("FakeData", "FakeData does not read a folder"),
+    ],
+)
+def test_classes_that_no_folder_and_split_describe_are_refused(
+    wanted: str, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_benchmark(f"torchvision:{wanted}", BenchmarkData(datasets=tmp_path))
+
+
+def test_a_class_whose_splits_have_other_names_is_skipped(
+    world: Path, make_run: Callable[[str, int], Path], tmp_path: Path
+) -> None:
+    config = EvaluateConfig(
+        run=make_run("mine", 3),
+        world=world,
+        datasets=tmp_path,
+        benchmarks=("torchvision:EMNIST", "icons"),
+        protocols=("knn",),
+        baselines=False,
+        num_bootstrap=5,
+        precision="float32",
+        device="cpu",
+    )
+    scores = evaluate(config)
+    assert {record.benchmark for record in scores.records} == {"icons"}
+    sentence = scores.skipped["torchvision:EMNIST"]
+    assert "EMNIST: Unknown value 'val' for argument split" in sentence
+    assert sentence.endswith(
+        "; put the pictures into class folders and name them with --benchmarks folder --folder"
+    )
+
+
+def test_training_pictures_under_another_name_are_missing_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Places365 has them: `val` is there, and training is called `train-standard`."""
+    import torchvision.datasets
+    from torchvision.datasets.utils import verify_str_arg
+
+    class Places365:
+        def __init__(self, root: Path, split: str = "train-standard") -> None:
+            verify_str_arg(split, "split", ("train-standard", "val"))
+            self.root = root
+
+    monkeypatch.setattr(torchvision.datasets, "Places365", Places365)
+    with pytest.raises(MissingDataError, match=r"Places365: Unknown value 'train' .*--benchmarks folder"):
+        load_benchmark("torchvision:Places365", BenchmarkData(datasets=tmp_path))
+
+
+def test_items_without_one_class_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "Kitti" / "raw" / "training"
+    for number in range(2):
+        picture(root / "image_2" / f"{number}.png")
+        (root / "label_2").mkdir(exist_ok=True)
+        (root / "label_2" / f"{number}.txt").write_text("Car 0 0 0 1 1 2 2 0 0 0 0 0 0 0\n")
+    picture(tmp_path / "Kitti" / "raw" / "testing" / "image_2" / "0.png")
+    with pytest.raises(UserError, match="Kitti of torchvision does not give every picture one class"):
+        load_benchmark("torchvision:Kitti", BenchmarkData(datasets=tmp_path))
+
+
+def test_a_class_that_fetches_by_itself_is_told_not_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import SEMEION
+
+    monkeypatch.setattr(SEMEION, "download", lambda _: pytest.fail("it fetches"))
+    with pytest.raises(MissingDataError, match="the same command with --download fetches it"):
+        load_benchmark("torchvision:SEMEION", BenchmarkData(datasets=tmp_path))
 
 
 def test_shares_are_drawn_class_by_class() -> None:

@@ -1,8 +1,11 @@
 """Prompt fidelity of painters that read, that do not, and that fail."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -12,7 +15,7 @@ from stablerep.errors import UserError
 from stablerep.evaluation.distances import DistanceConfig
 from stablerep.evaluation.near_copies import NearCopyConfig
 from stablerep.evaluation.painting import PainterConfig, evaluate_painter
-from stablerep.store import ImageTable
+from stablerep.store import CaptionTable, ImageTable, caption_id
 
 
 def paint(folder: Path, label_for: dict[str, str], origin: str = "painter", **more: object) -> Path:
@@ -183,3 +186,55 @@ def test_few_paintings_leave_distances_out(world: Path, tmp_path: Path) -> None:
     ImageTable.open_or_create(tmp_path / "images.lance").append(rows)
     scores = evaluate_painter(settings(tmp_path / "images.lance", world))
     assert scores.distances == () and scores.near_copies is not None and scores.near_copies.num_painted == 1
+
+
+def test_filter_and_mask_choose_the_pictures_that_are_judged(world: Path, tmp_path: Path) -> None:
+    """Of a painter that reads and one that does not, under one name: a mask keeps the former, a filter its first."""
+    images = paint(tmp_path, READS)
+    paint(tmp_path, CONFUSES, origin="confuses")
+    table = ImageTable.open(images)
+    rows = np.arange(len(table))
+    reads = table.positions("origin = 'painter'")
+    table.write_columns(rows, {"fits": pa.array(np.isin(rows, reads)), "rank": pa.array(rows % 4)})
+    quick: dict[str, object] = {"search_copies": False, "origin": "confuses"}
+    with pytest.raises(UserError, match=r"144 pictures of confuses, of which the filter keeps 0"):
+        evaluate_painter(settings(images, world, keep="fits", **quick))
+    quick["origin"] = "painter"
+    best = evaluate_painter(settings(images, world, keep="fits", where="rank = 0 OR rank = 1", **quick))
+    assert (best.fidelity.num_pictures, best.num_left_out) == (72, 72)
+    assert (best.keep, best.where) == ("fits", "rank = 0 OR rank = 1")
+    assert ["pictures left out by the filter", "72"] in best.rows()
+    with pytest.raises(UserError, match="keep must name a column of true and false, and 'rank' holds int64"):
+        evaluate_painter(settings(images, world, keep="rank", **quick))
+    with pytest.raises(UserError, match="the filter 'rank =' is not valid"):
+        evaluate_painter(settings(images, world, where="rank =", **quick))
+
+
+def test_the_world_says_which_benchmark(world: Path, tmp_path: Path) -> None:
+    """Pictures of four styles train as fashion, of three as icons, which leaves one out."""
+    other = shutil.copytree(world, tmp_path / "world")
+    images = paint(tmp_path, READS)
+    copies = evaluate_painter(settings(images, other)).near_copies
+    assert copies is not None and copies.num_training == 63
+    (other / "world.json").write_text('{"world": "fashion"}')
+    copies = evaluate_painter(settings(images, other)).near_copies
+    assert copies is not None and copies.num_training == 84
+
+
+def test_captions_without_real_pictures_have_a_fidelity(world: Path, tmp_path: Path) -> None:
+    texts = [f"{label} of glass" for label in COLOURS]
+    asked = [
+        {**captions()[0], "id": caption_id(text), "text": text, "label": text.split()[0]} for text in texts
+    ]
+    other = shutil.copytree(world, tmp_path / "world")
+    CaptionTable.open(other / "captions.lance").append(asked)
+    ImageTable.open_or_create(tmp_path / "images.lance").append(
+        image_row(caption, index, drawing(str(caption["label"]), 10 * index), origin="painter")
+        for caption in asked
+        for index in range(8)
+    )
+    scores = evaluate_painter(
+        settings(tmp_path / "images.lance", other, second="raw-pixels", search_copies=False)
+    )
+    assert scores.distances == ()
+    assert scores.fidelity.num_pictures == 24 and scores.fidelity.mean_per_class.value > 0.9

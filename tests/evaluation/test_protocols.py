@@ -1,6 +1,5 @@
 """The evaluation of an encoder from end to end on a tiny world."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from tiny_icons import TINY
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import GroupBootstrap
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
-from stablerep.evaluation.scores import Outcome, Scores, summarise
+from stablerep.evaluation.scores import Scores
 from stablerep.features import untrained_encoder
 from stablerep.models.encoder import load_encoder, save_encoder
 from stablerep.probes import PROBES, Labelled, ProbeConfig
@@ -168,53 +167,3 @@ def test_wrong_settings_and_paths_are_refused(tmp_path: Path, world: Path) -> No
         evaluate(settings(Path("icons"), world))
     with pytest.raises(UserError, match="no readable scores"):
         Scores.read(tmp_path)
-
-
-def with_outcomes(scores: Scores, correct: list[bool], run: str = "mine") -> Scores:
-    """The scores of a run that was right where said, each picture a group of its own."""
-    outcome = Outcome(
-        benchmark="icons",
-        test="t",
-        encoder=run,
-        protocol="knn",
-        groups=np.arange(len(correct)).astype(str),
-        labels=np.array(["x"] * len(correct)),
-        predicted=np.where(correct, "x", "y"),
-    )
-    return dataclasses.replace(scores, run=run, outcomes=(outcome,))
-
-
-def test_summary_over_seeds(scored: tuple[Path, Scores]) -> None:
-    good, bad = [True] * 90 + [False] * 10, [True] * 50 + [False] * 50
-    runs = [with_outcomes(scored[1], good, "a"), with_outcomes(scored[1], bad, "b")]
-    (summary,) = summarise(runs)
-    assert summary.num_runs == 2
-    assert summary.per_run == pytest.approx((0.9, 0.5))
-    assert summary.mean_per_class.value == pytest.approx(0.7)
-    assert summary.mean_per_class.low < 0.52  # replicates that drew the bad seed twice
-    assert summary.mean_per_class.high > 0.88
-    (alone,) = summarise(runs[:1])
-    assert 0.8 < alone.mean_per_class.low < 0.9 < alone.mean_per_class.high < 1
-    (compared,) = summarise(runs[:1], against=runs[1:])
-    assert compared.ahead is not None
-    assert compared.ahead.value == pytest.approx(0.4)
-    assert 0.25 < compared.ahead.low < 0.4
-
-
-def test_summary_refuses_different_pictures(scored: tuple[Path, Scores]) -> None:
-    first = with_outcomes(scored[1], [True, False, True])
-    with pytest.raises(UserError, match="different pictures"):
-        summarise([first, with_outcomes(scored[1], [True, False])])
-    with pytest.raises(UserError, match="at least one"):
-        summarise([])
-    with pytest.raises(UserError, match="share no"):
-        summarise([first, dataclasses.replace(first, outcomes=())])
-
-
-def test_summary_of_real_evaluations(scored: tuple[Path, Scores], world: Path, make_run: MakeRun) -> None:
-    other = evaluate(settings(make_run("other", 9), world, baselines=False))
-    summaries = summarise([scored[1], other], against=[other], num_bootstrap=50)
-    found = [(summary.test, summary.protocol) for summary in summaries]
-    assert sorted(found) == sorted((test, protocol) for test in TESTS for protocol in ("knn", "linear"))
-    for summary in summaries:
-        assert summary.mean_per_class.value == pytest.approx(np.mean(summary.per_run))

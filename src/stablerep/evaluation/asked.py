@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from stablerep import runtime
 from stablerep.errors import UserError
@@ -36,6 +37,8 @@ class Paintings:
     labels: np.ndarray
     num_failed: int
     num_not_judged: int
+    num_left_out: int = 0
+    """Pictures that a filter or a mask left out."""
 
 
 def read_asked(world: Path, split: str, *, seen_words: bool) -> Asked:
@@ -58,7 +61,38 @@ def words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower()))
 
 
-def read_paintings(path: Path, origin: str | None, asked: Asked, classes: Sequence[str]) -> Paintings:
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures of a table are judged, beside the captions that are asked for."""
+
+    origin: str | None = None
+    """The painter; the only one of the table where None."""
+    where: str | None = None
+    """A Lance filter on the rows."""
+    keep: str | None = None
+    """A column of true and false; rows where it is not true are left out."""
+
+    def positions(self, table: ImageTable) -> np.ndarray:
+        """Rows of a table that filter and mask let through; ``UserError`` where one of the two is not valid."""
+        allowed = np.arange(len(table))
+        if self.keep is not None:
+            kind = table.field(self.keep).type
+            if not pa.types.is_boolean(kind):
+                raise UserError(
+                    f"{table.path}: keep must name a column of true and false, and {self.keep!r} holds {kind}"
+                )
+            allowed = table.positions(f"`{self.keep}` = true")
+        if self.where is None:
+            return allowed
+        try:
+            asked = table.positions(self.where)  # apart: no bracket in it can then undo the mask
+        except ValueError as error:
+            reason = str(error).split(", /")[0]  # Lance appends the place in its own source
+            raise UserError(f"{table.path}: the filter {self.where!r} is not valid ({reason})") from error
+        return np.intersect1d(allowed, asked)
+
+
+def read_paintings(path: Path, wanted: Wanted, asked: Asked, classes: Sequence[str]) -> Paintings:
     """The pictures of one painter for the captions that are asked for and have one of the classes as label.
 
     Raises ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
@@ -68,16 +102,19 @@ def read_paintings(path: Path, origin: str | None, asked: Asked, classes: Sequen
     origins, captions, statuses = (
         np.array(columns[name].to_pylist()) for name in ("origin", "caption_id", "status")
     )
-    painter = choose_origin(sorted(set(origins) - {REAL}), origin, path)
+    painter = choose_origin(sorted(set(origins) - {REAL}), wanted.origin, path)
     is_asked = (origins == painter) & np.isin(captions, list(asked.labels))
-    good = np.flatnonzero(is_asked & (statuses == OK))
+    painted = np.flatnonzero(is_asked & (statuses == OK))
+    good = np.intersect1d(painted, wanted.positions(table))
     good = good[np.lexsort((columns["image_index"].to_numpy()[good], captions[good]))]
-    labels = np.array([asked.labels[caption] or "" for caption in captions[good]])
+    labels = np.array([asked.labels[caption] or "" for caption in captions[good]], dtype=np.str_)
     is_judged = np.isin(labels, classes)
     if not is_judged.any():
+        let_through = "" if len(good) == len(painted) else f", of which the filter keeps {len(good):,}"
         raise UserError(
-            f"{path}: no picture of {painter} belongs to one of the {len(asked.labels):,} captions that are judged "
-            "and has a label that the judge knows; give the world that was painted, or another split"
+            f"{path}: none of {len(painted):,} pictures of {painter}{let_through} belongs to one of the "
+            f"{len(asked.labels):,} captions that are judged and has a label that the judge knows; give the world that "
+            "was painted, another split or another filter"
         )
     return Paintings(
         origin=painter,
@@ -86,6 +123,7 @@ def read_paintings(path: Path, origin: str | None, asked: Asked, classes: Sequen
         labels=labels[is_judged],
         num_failed=int((is_asked & (statuses != OK)).sum()),
         num_not_judged=int((~is_judged).sum()),
+        num_left_out=len(painted) - len(good),
     )
 
 

@@ -18,6 +18,7 @@ from stablerep.probes import PROBES, Labelled, Probe, ProbeConfig, SgdProbe, fit
 from stablerep.probes.metrics import average_precisions, mean_average_precision
 from stablerep.probes.sgd import choose_head, train_heads
 
+_MOST_REPLICATES = 200  # of mean average precision, each of which is a sort per class
 _OWN_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "knn": ("neighbours", "temperature", "centre", "metric", "refit"),
     "linear": ("linear", "metric"),
@@ -89,16 +90,22 @@ class ProbeProtocol:
             Labelled(part.features, (part.labels > 0).astype(np.int64)) for part in (train, validation)
         )
         probe = fit_logistic(train, validation, len(data.classes), self.config)
+        num = min(tools.num_bootstrap, _MOST_REPLICATES)
+        fewer = f"interval from {num} replicates" if num < tools.num_bootstrap else ""
         return [
             Measurement(
                 **described(subject, data.name, name, self.name),
-                metrics={"map11": _map_interval(split, probe.probabilities(labelled(split).features), tools)},
+                metrics={
+                    "map11": _map_interval(
+                        split, probe.probabilities(labelled(split).features), num=num, seed=tools.seed
+                    )
+                },
                 chance={"map11": mean_average_precision(split.labels, np.zeros(split.labels.shape))},
                 settings=self.settings,
                 chosen=probe.chosen,
                 chosen_on="validation",
                 sizes={"num_pictures": len(split), "num_classes": len(data.classes)},
-                note=probe.note,
+                note="; ".join(filter(None, (probe.note, fewer))),
             )
             for name, split in data.tests.items()
         ]
@@ -108,12 +115,12 @@ def _labels_of(subject: Subject, tools: Tools) -> Callable[[Split], Labelled]:
     return lambda split: Labelled(tools.features(subject.encoder, split.images), split.labels)
 
 
-def _map_interval(split: Split, scores: np.ndarray, tools: Tools) -> Interval:
+def _map_interval(split: Split, scores: np.ndarray, *, num: int, seed: int) -> Interval:
     """Mean average precision with its bootstrap interval over groups of pictures."""
     names, group = np.unique(np.asarray(split.groups), return_inverse=True)
-    rng = runtime.numpy_generator("bootstrap of mAP", tools.seed)
+    rng = runtime.numpy_generator("bootstrap of mAP", seed)
     replicates = []
-    for _ in range(min(tools.num_bootstrap, 200)):  # each is a sort per class
+    for _ in range(num):
         drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
         replicates.append(np.nanmean(average_precisions(split.labels, scores, drawn[group])))
     return Interval.around(mean_average_precision(split.labels, scores), np.array(replicates))

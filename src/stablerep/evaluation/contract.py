@@ -1,5 +1,6 @@
 """What a protocol is: it measures one encoder on one benchmark, and says what was chosen on which split."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,11 @@ class Subject:
     kind: Kind
     encoder: FrozenEncoder
     path: Path | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the encoder, whose weights are hashed once."""
+        return self.encoder.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +123,6 @@ def described(subject: Subject, benchmark: str, test: str, protocol: str) -> dic
         "test": test,
         "encoder": subject.name,
         "kind": subject.kind,
-        "fingerprint": subject.encoder.fingerprint,
+        "fingerprint": subject.fingerprint,
         "protocol": protocol,
     }

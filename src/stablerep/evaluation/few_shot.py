@@ -1,6 +1,8 @@
-"""Few-shot episodes: N classes, k pictures of each to learn from, the rest of a class to name.
+"""Few-shot episodes: N classes, k pictures of each to learn from, pictures of other groups to name.
 
-Shapes: D features, E episodes, N classes of an episode (ways), k shots, Q queries.
+What is learned from and what is named never share a group: the same drawing by another hand would be recognised, not
+its class. Shapes: D features, E episodes, M pictures of a class in G groups, N classes of an episode (ways), k shots,
+Q queries.
 """
 
 import math
@@ -27,7 +29,7 @@ class FewShotConfig:
     shots: int = 5
     """Pictures of each class to learn from."""
     queries: int = 15
-    """Pictures of each class to name; fewer where the class has no more."""
+    """Pictures of each class to name; fewer where the groups that nothing was learned from hold no more."""
     episodes: int = 600
     centre: bool = True
     """Subtract the mean of the training pictures before the cosine."""
@@ -77,7 +79,7 @@ class FewShot:
                         "num_classes": usable,
                         "num_pictures": len(split),
                     },
-                    note="the interval is over episodes of the same pictures",
+                    note="the interval is that of the mean over episodes of these pictures, not over other pictures",
                 )
             )
         return found
@@ -85,30 +87,54 @@ class FewShot:
     def _episodes(self, features: np.ndarray, split: Split, seed: int) -> tuple[np.ndarray, int]:
         """Accuracy of each episode (E,), and how many classes have enough pictures."""
         unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        members = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
-        members = [rows for rows in members if len(rows) > self.config.shots]
-        if len(members) < self.config.ways:
+        classes = [_Class.of(split, label) for label in np.unique(split.labels)]
+        # Without its largest group a class has to hold the shots, so that any order of groups leaves one to name.
+        classes = [one for one in classes if one.sizes.sum() - one.sizes.max() >= self.config.shots]
+        if len(classes) < self.config.ways:
             raise NotMeasurableError(
-                f"only {len(members)} classes of the test have more than {self.config.shots} pictures, "
-                f"an episode needs {self.config.ways}; give fewer --few-shot.ways or --few-shot.shots"
+                f"only {len(classes)} classes of the test have {self.config.shots} pictures beside their largest "
+                f"group, an episode needs {self.config.ways}; give fewer --few-shot.ways or --few-shot.shots"
             )
         accuracies = np.empty(self.config.episodes)
         for episode in range(self.config.episodes):
             rng = runtime.numpy_generator("episode", seed, episode)
-            chosen = [
-                rng.permutation(members[place])
-                for place in rng.choice(len(members), self.config.ways, replace=False)
+            drawn = [
+                classes[place].draw(self.config.shots, self.config.queries, rng)
+                for place in rng.choice(len(classes), self.config.ways, replace=False)
             ]
-            accuracies[episode] = self._one(unit, chosen)
-        return accuracies, len(members)
+            accuracies[episode] = _accuracy(unit, drawn)
+        return accuracies, len(classes)
 
-    def _one(self, unit: np.ndarray, chosen: list[np.ndarray]) -> float:
-        """One episode: the mean accuracy of its classes, so that one with few queries counts as much."""
-        shots, queries = self.config.shots, self.config.queries
-        means = np.stack([unit[rows[:shots]].mean(0) for rows in chosen])
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        right = [
-            (unit[rows[shots : shots + queries]] @ means.T).argmax(1) == way
-            for way, rows in enumerate(chosen)
-        ]
-        return float(np.mean([part.mean() for part in right]))
+
+@dataclass(frozen=True)
+class _Class:
+    """The pictures of one class: their rows (M,), the group of each (M,) from 0, and the sizes of the groups (G,)."""
+
+    rows: np.ndarray
+    group: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, split: Split, label: int) -> "_Class":
+        """The pictures of this class in a split."""
+        rows = np.flatnonzero(split.labels == label)
+        _, group, sizes = np.unique(np.asarray(split.groups)[rows], return_inverse=True, return_counts=True)
+        return cls(rows, group, sizes)
+
+    def draw(self, shots: int, queries: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to learn from, of a random half of the groups (more where that has too few), and rows of the others."""
+        order = rng.permutation(len(self.sizes))
+        enough = int(np.searchsorted(self.sizes[order].cumsum(), shots)) + 1
+        learned = np.isin(self.group, order[: max(enough, len(order) // 2)])
+        return (
+            rng.permutation(self.rows[learned])[:shots],
+            rng.permutation(self.rows[~learned])[:queries],
+        )
+
+
+def _accuracy(unit: np.ndarray, drawn: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """One episode: the mean accuracy of its classes, so that one with few queries counts as much."""
+    means = np.stack([unit[shots].mean(0) for shots, _ in drawn])
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    right = [(unit[queries] @ means.T).argmax(1) == way for way, (_, queries) in enumerate(drawn)]
+    return float(np.mean([part.mean() for part in right]))

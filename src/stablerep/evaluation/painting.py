@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import tyro
 
 from stablerep import cost, runtime
+from stablerep.captions.worlds import world_name
 from stablerep.console import Console
-from stablerep.evaluation.asked import Counterparts, read_asked, read_paintings, real_counterparts
+from stablerep.evaluation.asked import Counterparts, Wanted, read_asked, read_paintings, real_counterparts
 from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, first_in_hash_order, load_benchmark
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
@@ -47,12 +48,17 @@ class PainterConfig:
     paintings."""
     second: str | None = None
     """A second encoder, independent of the judge, for the distances to real pictures."""
-    benchmark: Literal["icons", "fashion"] = "icons"
-    """Which real pictures train the judge: the training split of this benchmark."""
+    benchmark: Literal["icons", "fashion"] | None = None
+    """Which real pictures train the judge: the training split of this benchmark; where not given, of the one that the
+    world is called, and icons where the folder holds no world.json."""
     num_train: int | None = None
     """Train it on so many of them; on all where not given."""
     origin: str | None = None
     """Which painter's pictures; needed where the table holds those of several."""
+    where: str | None = None
+    """Judge only the pictures that match a filter, such as "match_rank = 0" for the best of each caption."""
+    keep: str | None = None
+    """Judge only the pictures where this column is true, such as the mask of an audit."""
     split: Literal["train", "validation", "test", "all"] = "all"
     """Captions whose pictures are judged."""
     seen_words: bool = False
@@ -104,13 +110,17 @@ class PainterScores:
     """One over the number of classes that the judge knows."""
     fidelity: Fidelity
     distances: tuple[Distances, ...]
-    """To real pictures of the same captions, by encoder; none where there are too few pictures."""
+    """To real pictures of the same captions, by encoder; none where there are too few pictures, or no real ones."""
     near_copies: NearCopies | None
     """None where they were not searched."""
     num_failed: int
     """Failed paintings: rows without a picture to judge."""
     num_not_judged: int
     """Pictures whose caption has no label, or one that the judge does not know."""
+    where: str | None = None
+    keep: str | None = None
+    num_left_out: int = 0
+    """Pictures that ``where`` and ``keep`` left out; failed paintings are counted whatever these say."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("", "value")
 
@@ -130,6 +140,8 @@ class PainterScores:
         ]
         if self.seen_words:
             rows.append(["captions left out for an unseen word", f"{self.num_captions_left_out:,}"])
+        if self.where or self.keep:
+            rows.append(["pictures left out by the filter", f"{self.num_left_out:,}"])
         for number, distances in enumerate(self.distances):
             rows += _distance_rows(distances, ("judge", "second")[number])
         return [*rows, *(_copy_rows(self.near_copies) if self.near_copies else [])]
@@ -175,17 +187,21 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
 
 
 def _measure(config: PainterConfig, console: Console) -> PainterScores:
-    benchmark = load_benchmark(config.benchmark, BenchmarkData(world=config.world, fashion=config.world))
+    data = BenchmarkData(world=config.world, fashion=config.world)
+    benchmark = load_benchmark(config.benchmark or _of_the_world(config.world), data)
     asked = read_asked(config.world, config.split, seen_words=config.seen_words)
     if config.seen_words:
         console.say(f"{len(asked.labels):,} captions are made of seen words, {asked.num_left_out:,} are not")
-    paintings = read_paintings(config.images, config.origin, asked, benchmark.classes)
+    wanted = Wanted(config.origin, config.where, config.keep)
+    paintings = read_paintings(config.images, wanted, asked, benchmark.classes)
     judge = _train_judge(config, benchmark, console)
     painted = _features(judge.encoder, paintings.images, config, console)
     on_test = _on_test(judge, benchmark, config, console)
     reached = GroupBootstrap(on_test.labels, on_test.groups, num=config.num_bootstrap, seed=config.seed)
     named = Named(judge.name(painted), paintings.labels, paintings.captions)
     counterparts = real_counterparts(config.world, paintings, seed=config.seed)
+    if not len(counterparts.real):
+        console.say("no painted caption has a real picture: there are no distances")
     distances = [_distances(config.judge, judge.encoder, painted, counterparts, config, console)]
     if config.second is not None:
         second = _load(config.second, config)
@@ -211,10 +227,18 @@ def _measure(config: PainterConfig, console: Console) -> PainterScores:
         near_copies=copies,
         num_failed=paintings.num_failed,
         num_not_judged=paintings.num_not_judged,
+        where=config.where,
+        keep=config.keep,
+        num_left_out=paintings.num_left_out,
     )
     _write_named(named, _scores_path(config))
     _write(scores, pairs, _scores_path(config), console)
     return scores
+
+
+def _of_the_world(world: Path) -> str:
+    """The benchmark that a world is called; a folder in the shape of icons need not say what it is."""
+    return world_name(world) if (world / "world.json").exists() else "icons"
 
 
 def _write_named(named: Named, scores: Path) -> None:
@@ -298,6 +322,8 @@ def _distances(
     config: PainterConfig,
     console: Console,
 ) -> Distances | None:
+    if not len(counterparts.real):
+        return None
     return measure_distances(
         painted[counterparts.painted],
         _features(encoder, counterparts.real, config, console),

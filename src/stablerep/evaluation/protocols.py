@@ -1,12 +1,10 @@
 """Evaluation of encoders: frozen features, probes chosen on validation, tests with intervals, baselines."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from stablerep import config as config_module
@@ -14,24 +12,18 @@ from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.arrangement import Arrangement, GeometryConfig
-from stablerep.evaluation.benchmarks import (
-    BENCHMARKS,
-    Benchmark,
-    BenchmarkData,
-    MissingDataError,
-    is_benchmark,
-    load_benchmark,
-)
+from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.composition import PAIRS, Composition
-from stablerep.evaluation.contract import Classified, Measure, NotMeasurableError, Subject, Tools
+from stablerep.evaluation.contract import Measure, Subject, Tools
+from stablerep.evaluation.earlier import Keeper
 from stablerep.evaluation.fairness import Fairness, FairnessConfig
 from stablerep.evaluation.few_shot import FewShot, FewShotConfig
 from stablerep.evaluation.finetune import FineTune, FineTuneConfig
-from stablerep.evaluation.intervals import GroupBootstrap
+from stablerep.evaluation.measuring import Found, Measuring
 from stablerep.evaluation.public import TORCHVISION
 from stablerep.evaluation.retrieval import Retrieval, RetrievalConfig
-from stablerep.evaluation.scores import Measurement, Outcome, Record, Scores
+from stablerep.evaluation.scores import Scores, in_order
 from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
 from stablerep.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from stablerep.features import RawPixels, untrained_encoder
@@ -96,7 +88,8 @@ class EvaluateConfig:
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
     """Settings of `geometry`."""
     out: Path | None = None
-    """Folder for scores.json and the cached features; the run folder where not given."""
+    """Folder for scores.json and the cached features, beside the scores of earlier evaluations; the run folder where
+    not given."""
 
     def __post_init__(self) -> None:
         for name, asked, known in (
@@ -138,46 +131,66 @@ PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
 """Every protocol by its name on the command line, with the settings that it takes from the configuration."""
 
 
-@dataclass(frozen=True)
-class _Result:
-    """One encoder under one protocol on one benchmark of pictures with classes."""
-
-    subject: Subject
-    classified: Classified
-    protocol: str
-    settings: Mapping[str, Any]
-    outcomes: dict[str, Outcome]
-
-
-@dataclass
-class _Found:
-    """What was measured so far."""
-
-    records: list[Record] = field(default_factory=list)
-    measurements: list[Measurement] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-    sizes: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
 def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) -> Scores:  # noqa: B008
-    """Score the run, baselines and further runs on every benchmark; write scores.json and return its content.
+    """Score the run, baselines and further runs on every benchmark; the scores of this evaluation.
 
-    A benchmark whose data are missing, or a protocol that does not apply, is reported in ``skipped`` with a sentence,
-    never as a score. Features are cached by content below ``features/`` beside the scores. Raises ``UserError`` where
-    nothing can run.
+    scores.json holds them beside those of earlier evaluations that still hold (see ``earlier.Combined``), and is
+    written after each encoder and protocol, so that a kill loses what was being measured and no more. A benchmark whose
+    data are missing, or a protocol that does not apply, is reported in ``skipped`` with a sentence, never as a score.
+    Features are cached by content below ``features/`` beside the scores. Raises ``UserError`` where nothing can run,
+    or earlier scores cannot be read.
     """
-    out = _out_folder(config)
-    with cost.metered("evaluate", out / cost.FILE):
-        scores = _score(config, out, console)
-        console.say(f"scores of {scores.run}: {scores.write(out)}")
+    keeper = Keeper(_out_folder(config), console)  # what cannot be kept is refused before hours of measuring
+    with cost.metered("evaluate", keeper.folder / cost.FILE):
+        return _score(config, keeper, console)
+
+
+def _score(config: EvaluateConfig, keeper: Keeper, console: Console) -> Scores:
+    """Every benchmark, by every protocol."""
+    subjects = _subjects(config)
+    encoders = {subject.name: subject.fingerprint for subject in subjects}
+    of_all = _common(config, subjects[0])
+
+    def so_far(found: Found) -> Scores:
+        return Scores(
+            **of_all,
+            benchmarks=dict(found.sizes),
+            skipped=dict(found.skipped),
+            records=in_order(found.records),
+            outcomes=tuple(found.outcomes),
+            measurements=in_order(found.measurements),
+        )
+
+    measuring = Measuring(
+        subjects=subjects,
+        measures={name: PROTOCOLS[name](config) for name in config.protocols},
+        data=_data(config),
+        tools=_tools(config, keeper.folder, console),
+        keep=lambda found: keeper.keep(so_far(found), encoders),
+    )
+    for name in config.benchmarks:
+        measuring.on(name)
+    scores = so_far(measuring.found)
+    if not scores.records and not scores.measurements:
+        raise UserError("nothing to evaluate: " + "; ".join(scores.skipped.values()))
+    console.say(f"scores of {scores.run}: {keeper.keep(scores, encoders)}")
     return scores
 
 
-def _score(config: EvaluateConfig, out: Path, console: Console) -> Scores:
-    """Every benchmark, by every protocol."""
-    subjects = _subjects(config)
-    tools = Tools(
+def _common(config: EvaluateConfig, run: Subject) -> dict[str, Any]:
+    """What the scores of an evaluation say of all of it."""
+    dtype = runtime.pick_precision(config.precision, runtime.pick_device(config.device))
+    return {
+        "run": run.name,
+        "path": str(config.run),
+        "config": config_module.to_dict(config),
+        "precision": str(dtype).removeprefix("torch."),
+        "provenance": provenance(),
+    }
+
+
+def _tools(config: EvaluateConfig, out: Path, console: Console) -> Tools:
+    return Tools(
         cache=out / "features",
         batch_size=config.batch_size,
         precision=config.precision,
@@ -187,67 +200,10 @@ def _score(config: EvaluateConfig, out: Path, console: Console) -> Scores:
         console=console,
         download=config.download,
     )
-    found = _Found()
-    for name in config.benchmarks:
-        _measure_benchmark(name, subjects, config, tools, found)
-    if not found.records and not found.measurements:
-        raise UserError("nothing to evaluate: " + "; ".join(found.skipped.values()))
-    return Scores(
-        run=subjects[0].name,
-        path=str(config.run),
-        config=config_module.to_dict(config),
-        precision=_precision(config),
-        benchmarks=found.sizes,
-        skipped=found.skipped,
-        provenance=provenance(),
-        records=tuple(found.records),
-        outcomes=tuple(found.outcomes),
-        measurements=tuple(found.measurements),
-    )
 
 
-def _measure_benchmark(
-    name: str, subjects: Sequence[Subject], config: EvaluateConfig, tools: Tools, found: _Found
-) -> None:
-    """All protocols on one benchmark; what cannot run says so."""
-    measures = {protocol: PROTOCOLS[protocol](config) for protocol in config.protocols}
-    data: dict[str, Any] = {}
-    for protocol, measure in measures.items():
-        if name not in measure.benchmarks and not (measure.benchmarks is BENCHMARKS and is_benchmark(name)):
-            _skip(found, tools, f"{name}: {protocol}", _cannot(protocol, name, measure))
-            continue
-        try:
-            data[protocol] = _loaded(name, measure, config, data)
-        except MissingDataError as error:
-            _skip(found, tools, name, str(error))
-    results: list[_Result] = []
-    for subject in subjects if data else ():
-        for protocol in data:
-            measure = measures[protocol]
-            if subject.kind == "baseline" and not measure.trains_baselines:
-                continue
-            tools.console.say(f"{name}, {protocol}: {subject.name}")
-            try:
-                measured = measure.measure(subject, data[protocol], tools)
-            except NotMeasurableError as error:
-                _skip(found, tools, f"{name}: {protocol}: {subject.name}", f"{protocol}: {error}")
-                continue
-            if isinstance(measured, Classified):
-                outcomes = _outcomes(measured, subject, data[protocol], protocol)
-                results.append(_Result(subject, measured, protocol, measure.settings, outcomes))
-            else:
-                found.measurements += measured
-    for benchmark in data.values():
-        if isinstance(benchmark, Benchmark):
-            found.sizes[name] = _sizes(benchmark)
-            found.records += [] if benchmark.several else _records(results, benchmark, config)
-            found.outcomes += [outcome for result in results for outcome in result.outcomes.values()]
-            break
-
-
-def _loaded(name: str, measure: Measure, config: EvaluateConfig, loaded: Mapping[str, Any]) -> Any:
-    """The data of a benchmark; protocols that read the same pictures share them."""
-    where = BenchmarkData(
+def _data(config: EvaluateConfig) -> BenchmarkData:
+    return BenchmarkData(
         world=config.world,
         fashion=config.fashion,
         num_train=config.num_train,
@@ -256,38 +212,6 @@ def _loaded(name: str, measure: Measure, config: EvaluateConfig, loaded: Mapping
         datasets=config.datasets,
         download=config.download,
     )
-    if measure.benchmarks is not BENCHMARKS:
-        return measure.benchmarks[name](where)
-    shared = next((data for data in loaded.values() if isinstance(data, Benchmark)), None)
-    return shared or load_benchmark(name, where)
-
-
-def _cannot(protocol: str, name: str, measure: Measure) -> str:
-    return f"protocol {protocol} does not measure on {name}; it knows {', '.join(measure.benchmarks)}"
-
-
-def _skip(found: _Found, tools: Tools, key: str, sentence: str) -> None:
-    if key not in found.skipped:
-        found.skipped[key] = sentence
-        tools.console.say(f"skipped {sentence}")
-
-
-def _outcomes(
-    classified: Classified, subject: Subject, benchmark: Benchmark, protocol: str
-) -> dict[str, Outcome]:
-    classes = np.array(benchmark.classes)
-    return {
-        name: Outcome(
-            benchmark=benchmark.name,
-            test=name,
-            encoder=subject.name,
-            protocol=protocol,
-            groups=np.array(split.groups),
-            labels=classes[split.labels],
-            predicted=classes[classified.predicted[name]],
-        )
-        for name, split in benchmark.tests.items()
-    }
 
 
 def _out_folder(config: EvaluateConfig) -> Path:
@@ -325,54 +249,3 @@ def _subjects(config: EvaluateConfig) -> list[Subject]:
             f"two encoders of one table have the same name among {', '.join(names)}; rename a folder"
         )
     return subjects
-
-
-def _records(measured: Sequence[_Result], benchmark: Benchmark, config: EvaluateConfig) -> Iterator[Record]:
-    """Test by test and protocol by protocol, the run before what it is compared with."""
-    frequent = benchmark.classes[np.bincount(benchmark.train.labels).argmax()]
-    for (test, split), protocol in itertools.product(benchmark.tests.items(), config.protocols):
-        labels = np.array(benchmark.classes)[split.labels]
-        seed = runtime.seed_for(config.seed, benchmark.name, test)
-        bootstrap = GroupBootstrap(labels, split.groups, num=config.num_bootstrap, seed=seed)
-        results = [result for result in measured if result.protocol == protocol]
-        accuracies = [bootstrap.accuracies(result.outcomes[test].correct) for result in results]
-        for result, accuracy in zip(results, accuracies, strict=True):
-            is_run = result.subject.kind == "run"
-            yield Record(
-                benchmark=benchmark.name,
-                test=test,
-                encoder=result.subject.name,
-                kind=result.subject.kind,
-                fingerprint=result.subject.encoder.fingerprint,
-                protocol=protocol,
-                mean_per_class=accuracy.interval("mean_per_class"),
-                top1=accuracy.interval("top1"),
-                ahead=None if is_run else accuracies[0].ahead_of(accuracy, "mean_per_class"),
-                num_pictures=len(split),
-                num_groups=bootstrap.num_groups,
-                num_classes=bootstrap.num_classes,
-                chance_mean_per_class=1 / len(benchmark.classes),
-                chance_top1=float((labels == frequent).mean()),
-                chosen=result.classified.chosen,
-                chosen_on=result.classified.chosen_on,
-                validation_accuracy=result.classified.validation_accuracy,
-                note=result.classified.note,
-                metric=benchmark.metric,
-                settings={**result.settings, **result.classified.used},
-                official=result.classified.official.get(test, {}),
-            )
-
-
-def _sizes(benchmark: Benchmark) -> dict[str, int]:
-    splits = [benchmark.train, benchmark.validation, *benchmark.tests.values()]
-    return {
-        "num_train": len(benchmark.train),
-        "num_validation": len(benchmark.validation),
-        "num_classes": len(benchmark.classes),
-        "num_left_out": sum(split.num_left_out for split in splits),
-    }
-
-
-def _precision(config: EvaluateConfig) -> str:
-    dtype = runtime.pick_precision(config.precision, runtime.pick_device(config.device))
-    return str(dtype).removeprefix("torch.")

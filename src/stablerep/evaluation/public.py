@@ -5,6 +5,7 @@ Nothing is downloaded unless it is asked for.
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,26 +21,50 @@ from stablerep.runtime import seed_for
 TORCHVISION = "torchvision:"
 _HELD_OUT = 0.2
 _PER_CLASS = 30
+_UNKNOWN_VALUE = "Unknown value"  # how torchvision begins to refuse a split
+_CLASS_FOLDERS = "put the pictures into class folders and name them with --benchmarks folder --folder"
+_GIVEN = ("root", "train", "split", "loader")  # arguments of torchvision's classes that are filled in here
 
 
 def torchvision_by_name(name: str, data: BenchmarkData) -> Benchmark:
     """The data set of torchvision that ``torchvision:CLASS`` names, with the splits that its class knows.
 
-    Without a split of its own 60 / 20 / 20 % of each class train, choose and test. Raises ``UserError`` for a class
-    that torchvision does not have.
+    Where it has no split `test`, `val` tests. Without a split of its own 60 / 20 / 20 % of each class train, choose and
+    test. Raises ``MissingDataError`` where the pictures are not there or its splits have other names, and ``UserError``
+    for a class that torchvision does not have, one that needs more than a folder and a split, and one that does not say
+    one class per picture.
     """
     import torchvision.datasets
 
     wanted = name.removeprefix(TORCHVISION)
     if wanted not in torchvision.datasets.__all__:
         raise UserError(f"torchvision has no data set {wanted!r}; name one of its classes, such as EuroSAT")
-    parameters = inspect.signature(getattr(torchvision.datasets, wanted).__init__).parameters
+    parameters = _parameters(wanted)
+    needed = [key for key, one in parameters.items() if one.default is one.empty and key not in _GIVEN]
+    if "root" not in parameters or needed:
+        why = f"also needs {', '.join(needed)}" if needed else "does not read a folder"
+        raise UserError(f"benchmark {name}: {wanted} {why}, which no option can give; {_CLASS_FOLDERS}")
     if "train" in parameters:
         return _from_splits(name, wanted, ({"train": True}, None, {"train": False}), "top1", data)
-    if "split" in parameters:
+    if "split" not in parameters:
+        return _shared_out(name, _open(name, wanted, {}, data), "top1")
+    try:
         return _from_splits(name, wanted, ({"split": "train"}, None, {"split": "test"}), "top1", data)
-    dataset = _open(name, wanted, {}, data)
-    return _shared_out(name, dataset, "top1")
+    except _UnknownSplitError:
+        return _from_splits(name, wanted, ({"split": "train"}, None, {"split": "val"}), "top1", data)
+
+
+class _UnknownSplitError(MissingDataError):
+    """A class of torchvision has no split of this name."""
+
+
+def _parameters(wanted: str) -> Mapping[str, inspect.Parameter]:
+    """The named arguments of a class of torchvision."""
+    import torchvision.datasets
+
+    every = inspect.signature(getattr(torchvision.datasets, wanted)).parameters
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: parameter for name, parameter in every.items() if parameter.kind not in free}
 
 
 def _from_splits(
@@ -50,8 +75,9 @@ def _from_splits(
     data: BenchmarkData,
 ) -> Benchmark:
     """Official train, validation and test; without a validation split a fifth of each training class, by hash."""
-    train, validation, test = (
-        None if options is None else _open(name, wanted, options, data) for options in splits
+    test, train, validation = (  # the test first: which split that is may have to be tried
+        None if options is None else _open(name, wanted, options, data)
+        for options in (splits[2], splits[0], splits[1])
     )
     classes = _classes(train)
     if validation is None:
@@ -60,8 +86,9 @@ def _from_splits(
         parts = (_split(name, train, rest), _split(name, train, held))
     else:
         parts = (_split(name, train), _split(name, validation))
+    tested = "official validation" if splits[2] == {"split": "val"} else "official test"
     return Benchmark(
-        name, classes, *parts, {"official test": _split(name, test)}, metric, tuple(map(in_words, classes))
+        name, classes, *parts, {tested: _split(name, test)}, metric, tuple(map(in_words, classes))
     )
 
 
@@ -96,21 +123,24 @@ def _open(name: str, wanted: str, options: Mapping[str, Any], data: BenchmarkDat
     """A data set whose pictures stay paths where torchvision lets them; ``MissingDataError`` where it is not there."""
     import torchvision.datasets
 
-    dataset = getattr(torchvision.datasets, wanted)
-    known = inspect.signature(dataset.__init__).parameters
+    known = _parameters(wanted)
     if data.datasets is None:
         raise MissingDataError(
             f"benchmark {name}: no folder was given; name that of {wanted} with --datasets"
         )
     more: dict[str, Any] = {"loader": Path} if "loader" in known else {}
-    if data.download and "download" in known:
-        more["download"] = True
+    if "download" in known:
+        more["download"] = data.download  # some classes fetch unless they are told not to
     try:
-        return dataset(data.datasets, **options, **more)
+        return getattr(torchvision.datasets, wanted)(data.datasets, **options, **more)
     except (RuntimeError, OSError, ValueError) as error:
+        if _UNKNOWN_VALUE in str(error):
+            raise _UnknownSplitError(
+                f"benchmark {name}: {wanted}: {_first_line(error).rstrip('.')}; {_CLASS_FOLDERS}"
+            ) from error
+        fetch = "the same command with --download fetches it, or " if "download" in known else ""
         raise MissingDataError(
-            f"benchmark {name}: {data.datasets} does not hold {wanted} ({_first_line(error)}); "
-            "the same command with --download fetches it, or copy it there"
+            f"benchmark {name}: {data.datasets} does not hold {wanted} ({_first_line(error)}); {fetch}copy it there"
         ) from error
 
 
@@ -122,18 +152,27 @@ def _split(name: str, dataset: Any, rows: Sequence[int] | np.ndarray | None = No
 
 def _labels(dataset: Any) -> np.ndarray:
     """Class numbers (M,), from the list that the data set holds, else item by item."""
-    for attribute in ("targets", "_labels", "labels", "y"):
-        held = getattr(dataset, attribute, None)
-        if held is not None and len(held) == len(dataset):
-            return np.array([int(label) for label in held], dtype=np.int64)
-    return np.array([int(dataset[place][1]) for place in range(len(dataset))], dtype=np.int64)
+    try:
+        for attribute in ("targets", "_labels", "labels", "y"):
+            held = getattr(dataset, attribute, None)
+            if held is not None and len(held) == len(dataset):
+                return np.array([int(label) for label in held], dtype=np.int64)
+        return np.array([int(dataset[place][1]) for place in range(len(dataset))], dtype=np.int64)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise UserError(
+            f"{type(dataset).__name__} of torchvision does not give every picture one class ({_first_line(error)}); "
+            "name a data set that does, such as EuroSAT"
+        ) from error
 
 
 def _classes(dataset: Any) -> tuple[str, ...]:
     named = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     if named is None:
         named = [str(label) for label in range(int(_labels(dataset).max()) + 1)]
-    return tuple(str(name) for name in named)
+    # ImageNet gives every class a tuple of synonyms, and two classes are cranes.
+    names = [", ".join(name) if isinstance(name, tuple) else str(name) for name in named]
+    count = Counter(names)
+    return tuple(name if count[name] == 1 else f"{name} ({label})" for label, name in enumerate(names))
 
 
 def in_words(name: str) -> str:

@@ -4,11 +4,11 @@
 
     run          name of the measured run
     path         where it was
-    config       the evaluation's resolved configuration
-    precision    number format in which the features were computed ("float32" or "bfloat16")
+    config       the resolved configuration of the last evaluation; results of earlier ones stand beside its own
+    precision    number format in which it computed the features ("float32" or "bfloat16")
     benchmarks   name -> num_train, num_validation, num_classes, num_left_out (pictures without a known class)
-    skipped      name of a benchmark that could not run -> one sentence why
-    provenance   versions and machine
+    skipped      BENCHMARK[: PROTOCOL[: ENCODER]] that could not run -> one sentence why
+    provenance   its versions and machine
     records      list: one object, a ``Record``, for each benchmark, test, encoder and protocol that names classes
     measurements list: one object, a ``Measurement``, for each of the other protocols
 
@@ -18,15 +18,16 @@ picture's ``position`` in the test, ``group``, ``label`` and ``predicted`` class
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, Interval, over_seeds
 from stablerep.run import write_atomically, write_text
@@ -50,7 +51,8 @@ class Record:
     mean_per_class: Interval
     top1: Interval
     ahead: Interval | None
-    """Paired difference in mean per-class accuracy, the run minus this encoder; None for the run itself."""
+    """Paired difference in mean per-class accuracy, the run minus this encoder; None for the run itself, and where the
+    run was not measured, or no longer says what it said when this encoder was."""
     num_pictures: int
     num_groups: int
     num_classes: int
@@ -60,13 +62,13 @@ class Record:
     chance_top1: float
     """Reached by always naming the most frequent training class."""
     chosen: Mapping[str, float]
-    """Hyper-parameters, chosen by mean per-class accuracy on the split ``chosen_on``."""
+    """Hyper-parameters, chosen on the split ``chosen_on``, by ``metric`` unless the settings say otherwise."""
     chosen_on: str
     validation_accuracy: float | None
-    """None where nothing was chosen."""
+    """The accuracy that chose; None where nothing was chosen."""
     note: str
     metric: str = "mean_per_class"
-    """The accuracy that is published for this benchmark; it also chose, unless the settings say otherwise."""
+    """The accuracy that is published for this benchmark."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the protocol."""
     official: Mapping[str, float] = field(default_factory=dict)
@@ -135,6 +137,38 @@ class Outcome:
         right: np.ndarray = self.labels == self.predicted
         return right
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Benchmark, test and protocol."""
+        return self.benchmark, self.test, self.protocol
+
+    def of_the_same_pictures(self, other: "Outcome") -> bool:
+        """Whether both are about the same labels and groups, in the same order."""
+        return np.array_equal(self.labels, other.labels) and np.array_equal(self.groups, other.groups)
+
+
+Entry = TypeVar("Entry", Record, Measurement)
+
+
+def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Test by test and protocol by protocol, as they first appear, the run before what it is compared with."""
+    listed = list(entries)
+    kinds = get_args(Kind)
+    benchmarks, tests, protocols = (
+        list(dict.fromkeys(getattr(one, name) for one in listed))
+        for name in ("benchmark", "test", "protocol")
+    )
+
+    def rank(one: Entry) -> tuple[int, int, int, int]:
+        return (
+            benchmarks.index(one.benchmark),
+            tests.index(one.test),
+            protocols.index(one.protocol),
+            kinds.index(one.kind),
+        )
+
+    return tuple(sorted(listed, key=rank))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -188,6 +222,10 @@ class Scores:
             for metric in found.metrics
         ]
 
+    def of_the_run(self) -> dict[tuple[str, str, str], Outcome]:
+        """What the measured run itself said, by benchmark, test and protocol."""
+        return {outcome.key: outcome for outcome in self.outcomes if outcome.encoder == self.run}
+
     def to_json(self) -> dict[str, Any]:
         """The content of scores.json."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "outcomes"}
@@ -230,68 +268,77 @@ class Summary:
     per_run: tuple[float, ...]
     """Mean per-class accuracy of each run."""
     ahead: Interval | None
-    """Difference in mean per-class accuracy to the runs compared against."""
+    """Difference in mean per-class accuracy to the runs compared against; None where there are none, or one of them
+    lacks the protocol."""
 
 
 def summarise(
-    runs: Sequence[Scores], *, against: Sequence[Scores] = (), num_bootstrap: int = 1000, seed: int = 0
+    runs: Sequence[Scores], *, against: Sequence[Scores] = (), num_bootstrap: int = 10_000, seed: int = 0
 ) -> list[Summary]:
-    """Mean and interval over training seeds and test groups, for each test that all the runs share.
+    """Mean and interval over training seeds and test groups, for each test and protocol that all of ``runs`` share.
 
-    Hierarchical bootstrap: every replicate draws the groups, the same for all runs, and the runs of each
-    side. ``UserError`` where nothing is shared, or a test does not hold the same pictures everywhere.
+    Hierarchical bootstrap: every replicate draws the groups, the same for all runs, and the runs of each side by their
+    names, so that the same comparison seen from its other side is the negative, exactly. Where one of ``against`` lacks
+    a protocol, the runs stand alone, with ``ahead`` None. ``UserError`` where the runs share nothing, or a test does
+    not hold the same pictures everywhere.
     """
     if not runs:
         raise UserError("no scores to summarise; give the scores of at least one run")
-    measured = [_of_the_run(scores) for scores in (*runs, *against)]
-    shared = [key for key in measured[0] if all(key in outcomes for outcomes in measured)]
+    sides = [[scores.of_the_run() for scores in side] for side in (runs, against)]
+    shared = [key for key in sides[0][0] if all(key in outcomes for outcomes in sides[0])]
     if not shared:
         raise UserError(
             "these runs share no benchmark, test and protocol; evaluate them with the same settings"
         )
-    summaries = []
-    for key in shared:
-        outcomes = [outcomes[key] for outcomes in measured]
-        _check_same_pictures(outcomes)
-        bootstrap = GroupBootstrap(outcomes[0].labels, outcomes[0].groups, num=num_bootstrap, seed=seed)
-        accuracies = [bootstrap.accuracies(outcome.correct) for outcome in outcomes]
-        summaries.append(_summary(key, accuracies[: len(runs)], accuracies[len(runs) :], seed))
-    return summaries
+    draws = _Draws(num_bootstrap, seed)
+    summaries: dict[tuple[str, str, str], Summary] = {}
+    for key in sorted(shared):  # test by test, as the draws of one are held at a time
+        ours, theirs = (
+            [outcomes[key] for outcomes in side] if all(key in outcomes for outcomes in side) else []
+            for side in sides
+        )
+        accuracies = draws.accuracies([*ours, *theirs])
+        mean = draws.over_seeds(accuracies[: len(ours)], runs)
+        other = draws.over_seeds(accuracies[len(ours) :], against) if theirs else None
+        summaries[key] = Summary(
+            benchmark=key[0],
+            test=key[1],
+            protocol=key[2],
+            num_runs=len(ours),
+            mean_per_class=mean.interval("mean_per_class"),
+            top1=mean.interval("top1"),
+            per_run=tuple(one.value["mean_per_class"] for one in accuracies[: len(ours)]),
+            ahead=None if other is None else mean.ahead_of(other, "mean_per_class"),
+        )
+    return [summaries[key] for key in shared]
 
 
-def _summary(
-    key: tuple[str, str, str], ours: Sequence[Accuracies], theirs: Sequence[Accuracies], seed: int
-) -> Summary:
-    mean = over_seeds(ours, seed)
-    return Summary(
-        benchmark=key[0],
-        test=key[1],
-        protocol=key[2],
-        num_runs=len(ours),
-        mean_per_class=mean.interval("mean_per_class"),
-        top1=mean.interval("top1"),
-        per_run=tuple(run.value["mean_per_class"] for run in ours),
-        ahead=mean.ahead_of(over_seeds(theirs, seed + 1), "mean_per_class") if theirs else None,
-    )
+class _Draws:
+    """The draws of a summary: groups of a test, shared by all runs and protocols, and runs of each side.
 
+    Those of one test give way to those of the next: 10,000 replicates of a large test take gigabytes.
+    """
 
-def _of_the_run(scores: Scores) -> dict[tuple[str, str, str], Outcome]:
-    return {
-        (outcome.benchmark, outcome.test, outcome.protocol): outcome
-        for outcome in scores.outcomes
-        if outcome.encoder == scores.run
-    }
+    def __init__(self, num: int, seed: int) -> None:
+        self._num, self._seed = num, seed
+        self._drawn: tuple[Outcome, GroupBootstrap] | None = None
 
-
-def _check_same_pictures(outcomes: Sequence[Outcome]) -> None:
-    first = outcomes[0]
-    for other in outcomes[1:]:
-        same = np.array_equal(first.labels, other.labels) and np.array_equal(first.groups, other.groups)
-        if not same:
+    def accuracies(self, outcomes: Sequence[Outcome]) -> list[Accuracies]:
+        """Of predictions in one test; ``UserError`` where they are not all about the same pictures."""
+        one, test = outcomes[0], outcomes[0].key[:2]
+        if self._drawn is None or self._drawn[0].key[:2] != test:
+            self._drawn = None  # freed before the next are drawn, not after
+            self._drawn = one, GroupBootstrap(one.labels, one.groups, num=self._num, seed=self._seed)
+        first, bootstrap = self._drawn
+        if not all(first.of_the_same_pictures(outcome) for outcome in outcomes):
             raise UserError(
-                f"{first.benchmark}, {first.test}: the runs were tested on different pictures; "
-                "evaluate them on the same world"
+                f"{test[0]}, {test[1]}: the runs were tested on different pictures; evaluate them on the same world"
             )
+        return [bootstrap.accuracies(outcome.correct) for outcome in outcomes]
+
+    def over_seeds(self, accuracies: Sequence[Accuracies], side: Sequence[Scores]) -> Accuracies:
+        """The mean over the runs of a side, drawn by their names: whichever side it is, the draws are the same."""
+        return over_seeds(accuracies, runtime.seed_for("summary", self._seed, *(one.run for one in side)))
 
 
 _KEYS = ("benchmark", "test", "encoder", "protocol")

@@ -66,7 +66,7 @@ def _trend(turns: Sequence[Mapping[str, Any]], identity: str) -> Trend:
 def _measures(turns: Sequence[Mapping[str, Any]]) -> dict[str, list[Reached | None]]:
     """Name -> one value per turn, of what at least one turn has."""
     found: dict[str, list[Reached | None]] = {
-        f"{test}, linear probe, %": [_share(turn["encoder"][test]) for turn in turns]
+        f"{test}, linear probe, %": [_share(turn["encoder"].get(test)) for turn in turns]
         for test in turns[0]["encoder"]
     }
     reads: dict[str, Callable[[Mapping[str, Any]], Reached | None]] = {
@@ -78,6 +78,10 @@ def _measures(turns: Sequence[Mapping[str, Any]]) -> dict[str, list[Reached | No
         "effective rank of its pictures": lambda turn: _plain(turn["pictures"]["effective_rank"], ".1f"),
     }
     found |= {name: [read(turn) for turn in turns] for name, read in reads.items()}
+    shares = {name: None for turn in turns for name in turn.get("shares") or {}}
+    found |= {
+        f"{name}, %": [_share((turn.get("shares") or {}).get(name)) for turn in turns] for name in shares
+    }
     return {name: values for name, values in found.items() if any(value is not None for value in values)}
 
 

@@ -49,9 +49,18 @@ def draw_comparison(points: Sequence[Point], path: Path) -> Path:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.4)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
+    drawn = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(4, len(arms)), fontsize=8, frameon=False
+        drawn.values(),
+        drawn.keys(),
+        loc="outside upper center",
+        ncols=min(4, len(arms)),
+        fontsize=8,
+        frameon=False,
     )
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
     return path
