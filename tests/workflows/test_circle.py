@@ -1,8 +1,10 @@
 """The circle at its smallest: every turn's painter comes from the pictures of the one before."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,14 +16,28 @@ from PIL import Image
 from learning.tiny_training import autoencoder_config, painter_of
 from stablerep import config as config_module
 from stablerep.captions.worlds import WorldConfig, write_world
+from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.evaluation.geometry import Geometry
+from stablerep.evaluation.intervals import Interval
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.models.encoder import load_encoder
 from stablerep.run import Run
-from stablerep.store import ImageTable
-from stablerep.workflows.circle import Circle, CircleConfig, circle
+from stablerep.store import OK, ImageTable
+from stablerep.workflows import circle as module
+from stablerep.workflows.circle import CircleConfig, circle
+from stablerep.workflows.circle_turns import Circle, Turn, keep_turn, stored_turn
+from stablerep.workflows.conditions import captions_to_paint
 from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
 
 QUICK = {"compile": False, "precision": "float32"}
+ATTRIBUTES = """
+[attributes.kind]
+accuracy = 0.3
+[attributes.kind.values]
+heart = 'heart'
+fruit = 'fruit|apple|pear|lemon|lime|cherr|berry|melon'
+"""
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +70,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CircleConfi
         "num_heads": 2,
         "alignment": {"block": 1, "hidden": 8},
     }
+    (folder / "attributes.toml").write_text(ATTRIBUTES)
     for name, content in (("world.toml", settings), ("painter.toml", {"train": {"text-to-image": painter}})):
         (folder / name).write_text(tomli_w.dumps(content))
 
@@ -61,7 +78,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CircleConfi
         sizes = {"num_captions": NUM_CAPTIONS, "num_images": 2, "encoder_steps": 2, "painter_steps": 2}
         places = {"out": folder / "out", "world": str(folder / "world"), "teacher": str(teacher)}
         recipes = {"settings": str(folder / "world.toml"), "painter": str(folder / "painter.toml")}
-        return CircleConfig(**(places | sizes | recipes | {"num_turns": 1, "judge_steps": 2} | changes))
+        more = {"num_turns": 1, "judge_steps": 2, "attributes": folder / "attributes.toml"}
+        return CircleConfig(**(places | sizes | recipes | more | changes))
 
     return make
 
@@ -80,10 +98,17 @@ def test_every_turn_is_measured_and_drawn(first: Circle, small: Callable[..., Ci
         assert turn.near_copies is not None
         assert turn.pictures.num_pictures == 2 * NUM_CAPTIONS
         assert turn.pictures.effective_rank >= 1
+        assert turn.shares.keys() == {"kind, heart", "kind, fruit"}
+        assert sum(share.value for share in turn.shares.values()) == pytest.approx(1)
     assert first.turns[0].painter != first.turns[1].painter
     assert Image.open(first.figure).size[0] > 500
     assert len(first.rows()) == 2
     assert all(len(row) == len(Circle.HEADER) for row in first.rows())
+    shown = dict(zip(Circle.HEADER, first.rows()[0], strict=True))
+    assert shown["shares, %"] == "kind, heart {:.0f}; kind, fruit {:.0f}".format(
+        *(100 * share.value for share in first.turns[0].shares.values())
+    )
+    assert {"kind, heart, %", "kind, fruit, %", "prompt fidelity, %"} <= first.curves.keys()
     assert small().out == first.path.parent
 
 
@@ -101,29 +126,157 @@ def test_a_painter_learns_from_the_pictures_and_the_encoder_of_the_turn_before(
     )
 
 
-def test_again_trains_and_paints_nothing_and_a_turn_may_be_added(
-    first: Circle, small: Callable[..., CircleConfig]
+def test_again_nothing_is_done_twice_and_a_turn_may_be_added(
+    first: Circle, small: Callable[..., CircleConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = first.path.parent
     before = {path: path.stat().st_mtime_ns for path in out.glob("**/checkpoint.pt")}
     version = ImageTable.open(out / "turn-1" / "images.lance").version
+    measured = []
+    for name in ("evaluate", "evaluate_painter", "audit_bias"):
+        function = getattr(module, name)
+
+        def counted(config: Any, *, console: Any, function: Callable[..., Any] = function) -> Any:
+            measured.append((function.__name__, str(getattr(config, "run", None) or config.images)))
+            return function(config, console=console)
+
+        monkeypatch.setattr(module, name, counted)
     again = circle(small(num_turns=2))
     assert again.turns[:2] == first.turns
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert ImageTable.open(out / "turn-1" / "images.lance").version == version
+    last = out / "turn-2"
+    assert measured == [
+        ("audit_bias", str(last / "images.lance")),
+        ("evaluate", str(last / "stablerep")),
+        ("evaluate_painter", str(last / "images.lance")),
+    ]
+
+
+def test_a_caption_whose_paintings_all_failed_is_left_out(
+    small: Callable[..., CircleConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, Any] = {}
+
+    def train(method: str, config: Any, *, console: Any) -> Any:
+        trained[method] = config.data
+        return SimpleNamespace(run=config.out, console=console)
+
+    monkeypatch.setattr(module, "train", train)
+    chain = module._Chain(small(out=tmp_path / "out"), Console(quiet=True))
+    captions = captions_to_paint(chain._painting(0))[:NUM_CAPTIONS]
+    ImageTable.open_or_create(chain.folder(0) / "images.lance").append(
+        {
+            "origin": "a painter",
+            "caption_id": caption,
+            "image_index": index,
+            "split": "train",
+            **({"status": OK, "image": b"unread"} if caption != captions[3] else {"status": "blank"}),
+        }
+        for caption in captions
+        for index in range(2)
+    )
+    chain._train_encoder(0)
+    assert trained["supervised"].num_captions is None
+    assert (trained["stablerep"].num_captions, trained["stablerep"].num_painted) == (NUM_CAPTIONS - 1, 2)
+
+
+def test_attributes_that_the_judge_does_not_read_stop_no_circle(
+    small: Callable[..., CircleConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: object, **__: object) -> None:
+        raise UserError("attribute kind: the encoder does not see it")
+
+    monkeypatch.setattr(module, "train", lambda _, config, **__: SimpleNamespace(run=config.out))
+    monkeypatch.setattr(module, "audit_bias", unread)
+    said: list[str] = []
+    console = Console(quiet=True)
+    console.say = said.append  # type: ignore[method-assign]
+    chain = module._Chain(small(out=tmp_path / "out"), console)
+    (tmp_path / "bias.json").write_text("of an earlier audit")
+    assert chain._shares(tmp_path / "images.lance") == {}
+    assert said[-1].endswith("are not followed: attribute kind: the encoder does not see it")
+
+
+def test_a_turn_is_kept_beside_what_determined_it(tmp_path: Path) -> None:
+    interval = Interval(value=0.5, low=0.4, high=0.6)
+    geometry = Geometry(
+        effective_rank=2.0,
+        alignment=None,
+        uniformity=-1.0,
+        concept_variance=None,
+        style_variance=None,
+        same_concept=None,
+        same_style=None,
+        num_pictures=2,
+    )
+    turn = Turn(
+        number=1,
+        painter="a painter",
+        encoder={"icons: test": interval},
+        fidelity=interval,
+        kid=None,
+        kid_floor=None,
+        recall=0.1,
+        coverage=0.2,
+        near_copies=None,
+        shares={"gender of doctors, woman": interval},
+        pictures=geometry,
+    )
+    path, inputs = tmp_path / "turn.json", {"encoder": "abc", "protocols": ("knn", "linear")}
+    assert stored_turn(path, inputs) is None
+    keep_turn(path, inputs, turn)
+    assert stored_turn(path, inputs) == turn
+    assert stored_turn(path, inputs | {"encoder": "other"}) is None
+    found = Circle(path=path, figure=path, turns=(turn, turn))
+    assert found.rows()[0][4:6] == ["0.10", "0.20"]
+    assert found.curves["gender of doctors, woman, %"] == [pytest.approx((50, 40, 60))] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluate", "what"),
+    [
+        (
+            {},
+            {"protocols": ["geometry", "knn"]},
+            "a circle follows the linear probe, .* by geometry, knn on icons",
+        ),
+        ({"num_captions": 5000}, {}, "captions can be painted .* num_captions asks for 5000; lower it"),
+        ({"attributes": Path("missing.toml")}, {}, "attributes file missing.toml"),
+    ],
+)
+def test_what_would_fail_late_is_refused_before_anything_is_painted(
+    small: Callable[..., CircleConfig],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    evaluate: dict[str, Any],
+    what: str,
+) -> None:
+    recipe = tomllib.loads(Path(small().settings).read_text())
+    recipe["evaluate"] |= evaluate
+    (tmp_path / "changed.toml").write_text(tomli_w.dumps(recipe))
+    with pytest.raises(UserError, match=what):
+        circle(small(settings=str(tmp_path / "changed.toml"), out=tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_painter_may_begin_anew_and_learn_from_both(
     small: Callable[..., CircleConfig], tmp_path: Path
 ) -> None:
     config = small(
-        out=tmp_path / "other", begin_anew=True, learn_from="both", alignment=0.0, search_copies=False
+        out=tmp_path / "other",
+        begin_anew=True,
+        learn_from="both",
+        alignment=0.0,
+        search_copies=False,
+        attributes=None,
     )
     found = circle(config)
     learned = Run.open(config.out / "turn-1" / "painter").description["config"]
     assert len(learned["data"]["images"]) == 2
     assert learned["method"].get("start_from") is None
     assert found.turns[1].near_copies is None
+    assert not found.turns[1].shares
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,21 @@ from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture
+def changed(small: Callable[..., CompareConfig], tmp_path: Path) -> Callable[..., str]:
+    """The recipe of the comparison with other settings of a command."""
+
+    def write(**tables: dict[str, Any]) -> str:
+        content = tomllib.loads(Path(small().settings).read_text())
+        path = tmp_path / "changed.toml"
+        path.write_text(
+            tomli_w.dumps({**content, **{name: content[name] | one for name, one in tables.items()}})
+        )
+        return str(path)
+
+    return write
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompareConfig]:
     """A comparison on the drawings of two labels, with a random painter and the smallest encoder."""
@@ -38,6 +54,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompareConf
             "images_per_caption": images,
             "crops_per_image": crops,
         }
+    settings["train"]["clip"] |= {
+        **{name: settings["train"]["simclr"][name] for name in ("compile", "precision")},
+        "method": {
+            "encoder": settings["train"]["simclr"]["method"]["encoder"],
+            "text": {
+                "width": 16,
+                "depth": 1,
+                "num_heads": 2,
+                "num_tokens": 8,
+                "vocabulary": 64,
+                "joint_width": 8,
+            },
+        },
+    }
+    settings["train"]["clip"]["data"] |= {"captions_per_batch": 8, "view": {"image_size": 16}}
     recipe.write_text(tomli_w.dumps(settings))
 
     def make(**changes: Any) -> CompareConfig:
@@ -64,10 +95,13 @@ def test_arms_sizes_and_seeds_make_one_table_and_one_figure(small: Callable[...,
     runs = {path.name for path in (config.out / "runs").iterdir()}
     assert len(runs) == len(config.arms) * len(config.num_captions) * len(config.seeds)
     assert "stablerep-painted-12-seed-1" in runs
+    assert stored["views_per_step"] == {
+        f"{arm} {num}": 8 for arm in config.arms for num in config.num_captions
+    }
 
 
 def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) -> None:
-    config = small()
+    config = small(num_captions=(6,), seeds=(0,))
     first = compare(config)
     weights = {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/checkpoint.pt")}
     version = ImageTable.open(config.out / "images.lance").version
@@ -103,23 +137,65 @@ def test_every_arm_has_as_many_tries_at_its_learning_rate(small: Callable[..., C
         assert linear[found.learning_rates[f"{arm} {NUM_CAPTIONS}"]] == max(linear.values())
 
 
-def test_unequal_batches_are_refused_before_anything_is_painted(
-    small: Callable[..., CompareConfig], tmp_path: Path
+def test_a_learning_rate_at_which_the_loss_is_not_finite_loses(
+    small: Callable[..., CompareConfig], changed: Callable[..., str], tmp_path: Path
 ) -> None:
-    recipe = tmp_path / "unequal.toml"
-    text = Path(small().settings).read_text()
-    recipe.write_text(text.replace("images_per_caption = 2", "images_per_caption = 3"))
-    with pytest.raises(UserError, match=r"different numbers of pictures per step \(simclr:real 8, .* 12\)"):
-        compare(small(settings=str(recipe), out=tmp_path / "out"))
+    """The recipe measures by neighbours on something else too; rates are chosen by linear probe on the world."""
+    recipe = changed(evaluate={"benchmarks": ["digits", "icons"], "protocols": ["knn"], "num_train": 40})
+    config = small(
+        settings=recipe,
+        out=tmp_path / "out",
+        arms=("simclr:real",),
+        num_captions=(6,),
+        seeds=(0,),
+        learning_rates=(1e30, 1e-3),
+    )
+    found = compare(config)
+    assert found.learning_rates == {"simclr:real 6": 1e-3}
+    reached = found.searched["simclr:real 6"]
+    assert reached["1e+30"] is None
+    stored = json.loads((config.out / "search" / "simclr-real-6-seed-0-lr-0.001" / "scores.json").read_text())
+    assert {(record["benchmark"], record["protocol"]) for record in stored["records"]} == {
+        ("icons", "linear")
+    }
+    assert reached["0.001"] == stored["records"][0]["validation_accuracy"]
+    assert compare(config).searched == found.searched, "what was lost stays lost, and stops nothing"
+    with pytest.raises(UserError, match=r"simclr:real with 6 captions: the loss did not stay finite at any"):
+        compare(small(**{**vars(config), "learning_rates": (1e30,)}))
+
+
+def test_a_protocol_that_the_first_arm_lacks_has_rows_without_a_difference(
+    small: Callable[..., CompareConfig], changed: Callable[..., str], tmp_path: Path
+) -> None:
+    recipe = changed(evaluate={"protocols": ["knn", "zero-shot", "geometry"]})
+    arms = ("simclr:real", "clip:real")
+    found = compare(small(settings=recipe, out=tmp_path / "out", arms=arms, num_captions=(8,), seeds=(0,)))
+    zero_shot = [row for row in found.rows_found if row.summary.protocol == "zero-shot"]
+    assert {row.arm for row in zero_shot} == {"clip:real"}
+    assert all(row.summary.ahead is None for row in zero_shot)
+    by_neighbours = [row for row in found.rows_found if row.summary.protocol == "knn"]
+    assert {row.arm for row in by_neighbours if row.summary.ahead is None} == {"simclr:real"}
+    assert set(arms) <= {row.arm for row in found.metrics_found}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "what"),
+    [
+        ({"protocols": ["geometry", "few-shot"]}, r"none of .* \(geometry, few-shot\) names classes"),
+        ({"benchmarks": ["aro"]}, r"on one of its benchmarks \(aro\)"),
+        ({"protocols": ["zero-shot", "geometry"]}, "simclr:real, stablerep:painted reads no text"),
+    ],
+)
+def test_protocols_that_compare_no_accuracy_are_refused_before_anything_is_painted(
+    small: Callable[..., CompareConfig],
+    changed: Callable[..., str],
+    tmp_path: Path,
+    evaluate: dict[str, Any],
+    what: str,
+) -> None:
+    with pytest.raises(UserError, match=what):
+        compare(small(settings=changed(evaluate=evaluate), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_different_captions_are_refused(small: Callable[..., CompareConfig], tmp_path: Path) -> None:
-    recipe = tmp_path / "filtered.toml"
-    text = Path(small().settings).read_text()
-    recipe.write_text(text.replace("where = \"split = 'train'\"", "where = \"label = 'food-fruit'\"", 1))
-    with pytest.raises(UserError, match="would learn from different captions"):
-        compare(small(settings=str(recipe), out=tmp_path / "out", num_captions=(8,)))
 
 
 @pytest.mark.parametrize(

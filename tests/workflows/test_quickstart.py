@@ -124,6 +124,7 @@ def test_both_learners_see_the_same_captions_and_as_many_views(
     ours, theirs = (data_of(project / "runs" / name) for name in ("stablerep", "simclr-real"))
     assert ours.images == (project / "images.lance",)
     assert theirs.images == (project / "world" / "images.lance",)
+    assert (ours.num_painted, theirs.num_painted) == (3, None), "nothing is painted among the real ones"
     captions = [ViewSource(data, seed=0).caption_ids for data in (ours, theirs)]
     primary = CaptionTable.open(project / "world" / "captions.lance").read(
         ["id"], "split = 'train' AND template = 'primary'"
@@ -176,6 +177,14 @@ def test_other_settings_in_the_same_folder_are_refused(
         quickstart(small(num_steps=3))
     with pytest.raises(UserError, match="seed: 0 there, 1 asked"):
         quickstart(small(seed=1))
+
+
+def test_more_captions_than_there_are_is_refused_before_anything_is_painted(
+    small: Callable[..., QuickstartConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"captions can be painted .* num_captions asks for 5000; lower it"):
+        quickstart(small(out=tmp_path / "project", num_captions=5000))
+    assert not (tmp_path / "project" / "images.lance").exists()
 
 
 @pytest.mark.parametrize("field", ["num_captions", "num_images", "num_steps"])

@@ -5,30 +5,36 @@ well as progress. Every stage goes on where a stopped circle left it.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
 from stablerep import config as config_module
+from stablerep.audit.attributes import read_attributes
+from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.captions.worlds import WORLDS, WorldConfig, world_name, write_world
 from stablerep.console import Console
+from stablerep.errors import UserError
+from stablerep.evaluation.benchmarks import is_benchmark
 from stablerep.evaluation.geometry import Geometry, measure_geometry
 from stablerep.evaluation.intervals import Interval
-from stablerep.evaluation.painting import PainterConfig, PainterScores, evaluate_painter
+from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
-from stablerep.evaluation.scores import Scores
 from stablerep.features import TableImages, extract
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.folders import find_teacher
 from stablerep.learning.methods import METHODS, train
 from stablerep.models.encoder import load_encoder
 from stablerep.report.turns import draw_turns
-from stablerep.run import provenance, write_text
+from stablerep.run import provenance, read_json, write_text
 from stablerep.store import OK, ImageTable
+from stablerep.workflows.circle_turns import Circle, Turn, keep_turn, shares_of, stored_turn, turn_of
+from stablerep.workflows.conditions import captions_to_paint, usable_captions
 
 T = TypeVar("T")
 
@@ -65,6 +71,9 @@ class CircleConfig:
     """How strongly the next painter is aligned to the encoder; 0 for not at all."""
     search_copies: bool = True
     """Search the real training pictures for near-copies, which takes the longest of the measuring."""
+    attributes: Path | None = None
+    """TOML file of attributes, as `audit bias` reads it: the shares of their values in the pictures are followed over
+    the turns. The judge reads them."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,80 +84,20 @@ class CircleConfig:
             raise ValueError("num_turns and alignment must not be negative")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """What one painter, and the encoder that learned from it, reached."""
-
-    number: int
-    painter: str
-    encoder: Mapping[str, Interval]
-    """Mean per-class accuracy of the linear probe, by test."""
-    fidelity: Interval
-    """Prompt fidelity of the painter's pictures."""
-    kid: float | None
-    kid_floor: float | None
-    recall: float | None
-    coverage: float | None
-    near_copies: Interval | None
-    pictures: Geometry
-    """How its pictures lie in the features of the judge."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Circle:
-    """All turns; ``circle.json`` holds the same."""
-
-    path: Path
-    figure: Path
-    turns: tuple[Turn, ...]
-
-    HEADER: ClassVar[tuple[str, ...]] = (
-        "turn",
-        "probe, %",
-        "fidelity, %",
-        "KID",
-        "recall",
-        "copies, %",
-        "rank",
-    )
-
-    def rows(self) -> list[list[str]]:
-        """One line per turn under ``HEADER``; the probe is that of the first test."""
-        return [
-            [
-                str(turn.number),
-                next(iter(turn.encoder.values())).in_percent(),
-                turn.fidelity.in_percent(),
-                _number(turn.kid, ".4f"),
-                _number(turn.recall, ".2f"),
-                "" if turn.near_copies is None else f"{100 * turn.near_copies.value:.1f}",
-                f"{turn.pictures.effective_rank:.1f}",
-            ]
-            for turn in self.turns
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"figure": str(self.figure), "turns": [dataclasses.asdict(turn) for turn in self.turns]}
-
-
 def circle(config: CircleConfig, *, console: Console = Console(quiet=True)) -> Circle:  # noqa: B008
     """Paint, train, measure and go round again; writes circle.json and circle.png.
 
-    Raises ``UserError`` as the single commands do.
+    Raises ``UserError`` as the single commands do, and for a recipe that does not measure by a linear probe.
     """
     chain = _Chain(config, console)
-    turns = []
+    turns: list[Turn] = []
     for number in range(config.num_turns + 1):
         console.say(f"turn {number}: painter {chain.painter(number)}")
         turns.append(chain.measure(number))
         if number < config.num_turns:
             chain.train_painter(number + 1)
-    found = Circle(
-        path=config.out / "circle.json",
-        figure=draw_turns(_curves(turns), config.out / "circle.png"),
-        turns=tuple(turns),
-    )
+    found = Circle(path=config.out / "circle.json", figure=config.out / "circle.png", turns=tuple(turns))
+    draw_turns(found.curves, found.figure)
     content = {"config": config_module.to_dict(config), "provenance": provenance(), **found.to_json()}
     write_text(found.path, json.dumps(content, indent=2) + "\n")
     console.say(f"{found.path}, {found.figure}")
@@ -164,6 +113,7 @@ class _Chain:
         if config.world in WORLDS:
             write_world(WorldConfig(name=cast(Any, config.world), out=self.world), console=console)
         self.captions, self.real = self.world / "captions.lance", self.world / "images.lance"
+        self._check()
         self.judge = self._train_judge()
 
     def folder(self, number: int) -> Path:
@@ -174,26 +124,38 @@ class _Chain:
         return str(self.folder(number) / "painter" / "teacher") if number else self.config.teacher
 
     def measure(self, number: int) -> Turn:
-        """The pictures of a turn, the encoder that learns from them, and what both are worth."""
+        """The pictures of a turn, the encoder that learns from them, and what both are worth.
+
+        A turn that was measured before is not measured again, as long as nothing changed that determined it.
+        """
         images, run = self._paint(number), self._train_encoder(number)
-        place = "fashion" if world_name(self.world) == "fashion" else "world"
-        scores = evaluate(
-            self._configure(EvaluateConfig, ("evaluate",), {"run": run, place: self.world}),
-            console=self.console,
+        is_fashion = world_name(self.world) == "fashion"
+        evaluating = self._configure(
+            EvaluateConfig, ("evaluate",), {"run": run, "fashion" if is_fashion else "world": self.world}
         )
-        painting = evaluate_painter(
-            PainterConfig(
-                images=images,
-                world=self.world,
-                benchmark="fashion" if place == "fashion" else "icons",
-                judge=str(self.judge),
-                split="train",
-                search_copies=self.config.search_copies,
-                seed=self.config.seed,
-            ),
-            console=self.console,
+        judging = PainterConfig(
+            images=images,
+            world=self.world,
+            benchmark="fashion" if is_fashion else "icons",
+            judge=str(self.judge),
+            split="train",
+            search_copies=self.config.search_copies,
+            seed=self.config.seed,
         )
-        return _turn(number, scores, painting, self._geometry(images))
+        kept = self.folder(number) / "turn.json"
+        inputs = self._inputs(images, run, evaluating, judging)
+        turn = stored_turn(kept, inputs)
+        if turn is None:
+            shares = self._shares(images)
+            turn = turn_of(
+                number,
+                evaluate(evaluating, console=self.console),
+                evaluate_painter(judging, console=self.console),
+                self._geometry(images),
+                shares,
+            )
+            keep_turn(kept, inputs, turn)
+        return turn
 
     def train_painter(self, number: int) -> None:
         """The painter of a turn learns from the pictures of the one before, aligned to the encoder they trained."""
@@ -217,23 +179,38 @@ class _Chain:
                 "origin": "any",
                 "captions": self.captions,
                 "num_captions": config.num_captions,
+                "num_painted": config.num_images,
             },
             "method": method,
         }
         self._train("text-to-image", settings, config.painter)
 
-    def _paint(self, number: int) -> Path:
-        out = self.folder(number) / "images.lance"
-        painting = {
+    def _check(self) -> None:
+        """Refuse what would show only after hours of painting and training."""
+        evaluating = self._configure(EvaluateConfig, ("evaluate",), {"run": self.config.out})
+        if "linear" not in evaluating.protocols or not any(map(is_benchmark, evaluating.benchmarks)):
+            raise UserError(
+                f"recipe {self.config.settings}: a circle follows the linear probe, and [evaluate] measures by "
+                f"{', '.join(evaluating.protocols)} on {', '.join(evaluating.benchmarks)}; add linear, and the world's "
+                "own benchmark"
+            )
+        captions_to_paint(self._painting(0), self.config.num_captions)
+        if self.config.attributes is not None:
+            read_attributes(self.config.attributes)
+
+    def _painting(self, number: int) -> GenerateConfig:
+        settings = {
             "captions": self.captions,
-            "out": out,
+            "out": self.folder(number) / "images.lance",
             "teacher": self.painter(number),
             "limit": self.config.num_captions,
             "num_images": self.config.num_images,
             "seed": self.config.seed,
         }
-        generate(self._configure(GenerateConfig, ("generate",), painting), console=self.console)
-        return out
+        return self._configure(GenerateConfig, ("generate",), settings)
+
+    def _paint(self, number: int) -> Path:
+        return generate(self._painting(number), console=self.console).path
 
     def _train_encoder(self, number: int) -> Path:
         settings = {
@@ -243,6 +220,7 @@ class _Chain:
             "data": {
                 "images": [self.folder(number) / "images.lance"],
                 "num_captions": self.config.num_captions,
+                "num_painted": self.config.num_images,
             },
         }
         return self._train("stablerep", settings, self.config.settings)
@@ -257,7 +235,12 @@ class _Chain:
         return self._train("supervised", settings, self.config.settings)
 
     def _train(self, method: str, settings: Mapping[str, Any], recipe: str) -> Path:
+        """Train on as many captions as are asked for, or as are left where all paintings of some failed."""
         made = self._configure(METHODS[method].config, ("train", method), settings, recipe)
+        data = made.data
+        if data.num_captions is not None:
+            num = min(data.num_captions, len(usable_captions(data)))
+            made = dataclasses.replace(made, data=dataclasses.replace(data, num_captions=num))
         return train(method, made, console=self.console).run
 
     def _geometry(self, images: Path) -> Geometry:
@@ -276,6 +259,43 @@ class _Chain:
         )
         return measure_geometry(features, captions[good], styles[good])
 
+    def _shares(self, images: Path) -> dict[str, Interval]:
+        """What the pictures show of the attributes that are followed; nothing where the judge reads none of them."""
+        if self.config.attributes is None:
+            return {}
+        asked = BiasAuditConfig(
+            images=images,
+            captions=self.captions,
+            attributes=self.config.attributes,
+            reference=self.real,
+            encoder=str(self.judge),
+            seed=self.config.seed,
+        )
+        try:
+            audit_bias(asked, console=self.console)
+        except UserError as error:  # all else that is measured of the turn does not depend on it
+            self.console.say(f"the attributes of {images} are not followed: {error}")
+            return {}
+        return shares_of(images.with_name("bias.json"))
+
+    def _inputs(
+        self, images: Path, run: Path, evaluating: EvaluateConfig, judging: PainterConfig
+    ) -> dict[str, Any]:
+        """Everything that determines what is measured of a turn."""
+        attributes = self.config.attributes
+        rows = ImageTable.open(images).read(["origin", "caption_id", "image_index", "status"]).to_pylist()
+        pictures = "\n".join(sorted("\x1f".join(map(str, row.values())) for row in rows))
+        return {
+            "evaluate": config_module.to_dict(evaluating),
+            "painter": config_module.to_dict(judging),
+            "attributes": None if attributes is None else attributes.read_text(encoding="utf-8"),
+            "world": read_json(self.world / "world.json"),
+            "pictures": hashlib.sha256(pictures.encode()).hexdigest(),
+            "encoder": load_encoder(run).fingerprint,
+            "judge": load_encoder(self.judge).fingerprint,
+            "versions": provenance()["versions"],
+        }
+
     def _configure(
         self,
         config_class: type[T],
@@ -286,49 +306,3 @@ class _Chain:
         name = recipe or self.config.settings
         table = config_module.recipe_table(config_module.read_recipe(name), command, name)
         return config_module.build(config_class, table, settings, origin="circle")
-
-
-def _turn(number: int, scores: Scores, painting: PainterScores, pictures: Geometry) -> Turn:
-    probe = {
-        f"{record.benchmark}: {record.test}": record.mean_per_class
-        for record in scores.records
-        if record.kind == "run" and record.protocol == "linear"
-    }
-    distances = painting.distances[0] if painting.distances else None
-    return Turn(
-        number=number,
-        painter=painting.origin,
-        encoder=probe,
-        fidelity=painting.fidelity.mean_per_class,
-        kid=distances.kid.mean if distances else None,
-        kid_floor=distances.kid.floor_95 if distances else None,
-        recall=distances.cover.recall if distances else None,
-        coverage=distances.cover.coverage if distances else None,
-        near_copies=painting.near_copies.share if painting.near_copies else None,
-        pictures=pictures,
-    )
-
-
-def _curves(turns: list[Turn]) -> dict[str, list[tuple[float, float, float] | None]]:
-    """What is drawn: for each panel a value with its interval by turn."""
-    curves: dict[str, list[tuple[float, float, float] | None]] = {}
-    for test in turns[0].encoder:
-        curves[f"linear probe, %\n{test}"] = [_in_percent(turn.encoder[test]) for turn in turns]
-    curves["prompt fidelity, %"] = [_in_percent(turn.fidelity) for turn in turns]
-    curves["near-copies, %"] = [_in_percent(turn.near_copies) for turn in turns]
-    for name in ("kid", "recall", "coverage"):
-        curves[name.upper() if name == "kid" else name] = [_alone(getattr(turn, name)) for turn in turns]
-    curves["effective rank of pictures"] = [_alone(turn.pictures.effective_rank) for turn in turns]
-    return {name: curve for name, curve in curves.items() if any(point is not None for point in curve)}
-
-
-def _in_percent(interval: Interval | None) -> tuple[float, float, float] | None:
-    return None if interval is None else (100 * interval.value, 100 * interval.low, 100 * interval.high)
-
-
-def _alone(value: float | None) -> tuple[float, float, float] | None:
-    return None if value is None else (value, value, value)
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "" if value is None else f"{value:{spec}}"

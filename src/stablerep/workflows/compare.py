@@ -4,25 +4,51 @@ Every arm gets the same captions, the same number of updates and of pictures see
 learning rate. Every stage goes on where a stopped comparison left it.
 """
 
+import bisect
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from stablerep import config as config_module
 from stablerep.captions.worlds import WORLDS, WorldConfig, world_name, write_world
 from stablerep.console import Console
-from stablerep.errors import UserError
-from stablerep.evaluation.protocols import EvaluateConfig, evaluate
-from stablerep.evaluation.scores import Scores, Summary, summarise
+from stablerep.errors import NonFiniteError, UserError
+from stablerep.evaluation.benchmarks import is_benchmark
+from stablerep.evaluation.classify import ProbeProtocol
+from stablerep.evaluation.finetune import FineTune
+from stablerep.evaluation.protocols import PROTOCOLS, EvaluateConfig, evaluate
+from stablerep.evaluation.scores import Scores
+from stablerep.evaluation.zero_shot import ZeroShot
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import ViewSource
 from stablerep.learning.methods import METHODS, train
 from stablerep.learning.trainer import TrainConfig
-from stablerep.report.comparison import Point, draw_comparison
+from stablerep.report.comparison import draw_comparison
 from stablerep.run import provenance, write_text
+from stablerep.workflows.compare_results import (
+    Comparison,
+    MetricRow,
+    Row,
+    metric_rows_of,
+    prefix_of,
+    rows_of,
+)
+from stablerep.workflows.conditions import (
+    Views,
+    captions_to_paint,
+    had_by_all,
+    refuse_too_few,
+    refuse_unequal,
+    usable_captions,
+    without,
+)
+
+_FURTHER = 64
+"""Captions painted in place of failed ones, without one that can be used, after which no more are tried."""
 
 T = TypeVar("T")
 
@@ -44,17 +70,17 @@ class CompareConfig:
     num_captions: tuple[int, ...] = (1000,)
     """Numbers of captions to learn from; the smaller sets are parts of the larger ones."""
     num_images: int = 4
-    """Pictures painted per caption (K)."""
+    """Pictures painted per caption (K), and learned from: the first that pass the filters, where there are more."""
     painted: Path | None = None
     """Table to paint into and to learn from, so that comparisons can share it; images.lance of the folder where not
-    given. All its pictures are learned from, so a comparison of fewer needs a filter in its recipe."""
+    given."""
     num_steps: int = 1000
     """Updates of the weights of every run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Run seeds: weights, order, views. The pictures are painted once, with the first."""
     learning_rates: tuple[float, ...] = ()
-    """Peak learning rates that every arm tries with the first seed, at each size; the best by linear probe on
-    validation is used. Each arm's own where empty."""
+    """Peak learning rates that every arm tries with the first seed, at each size; the best by linear probe on the
+    validation pictures of the world is used. Each arm's own where empty."""
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -68,95 +94,45 @@ class CompareConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must hold different values, got {values}")
-        for name, least in (("num_images", 1), ("num_steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One arm, or one baseline, at one number of captions in one test under one protocol, over all seeds."""
-
-    arm: str
-    num_captions: int
-    summary: Summary
-
-    @property
-    def test(self) -> tuple[str, str, str]:
-        """Benchmark, test and protocol."""
-        return self.summary.benchmark, self.summary.test, self.summary.protocol
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricRow:
-    """One metric of a protocol that names no classes, of one arm or baseline at one size, seed by seed."""
-
-    arm: str
-    num_captions: int
-    benchmark: str
-    test: str
-    protocol: str
-    metric: str
-    per_run: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What a comparison found; ``compare.json`` holds the same."""
-
-    path: Path
-    figure: Path
-    learning_rates: Mapping[str, float]
-    """Chosen on validation: arm and number of captions -> peak learning rate; empty where none was searched."""
-    rows_found: tuple[Row, ...]
-    metrics_found: tuple[MetricRow, ...] = ()
-    """What protocols that name no classes found, such as `geometry`."""
-
-    HEADER: ClassVar[tuple[str, ...]] = ("test", "arm", "captions", "per class, %", "against first")
-
-    def rows(self) -> list[list[str]]:
-        """The rows as text under ``HEADER``."""
-        ordered = sorted(self.rows_found, key=lambda row: row.test)
-        return [
-            [
-                " ".join(row.test),
-                row.arm,
-                str(row.num_captions),
-                row.summary.mean_per_class.in_percent(),
-                "" if row.summary.ahead is None else row.summary.ahead.in_percent(sign=True),
-            ]
-            for row in ordered
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "figure": str(self.figure),
-            "learning_rates": dict(self.learning_rates),
-            "rows": [dataclasses.asdict(row) for row in self.rows_found],
-            "measurements": [dataclasses.asdict(one) for one in self.metrics_found],
-        }
+        for name in ("num_images", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.num_captions) < 1:
+            raise ValueError(f"num_captions must be at least 1, got {min(self.num_captions)}")
 
 
 def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) -> Comparison:  # noqa: B008
     """Paint, train, measure and summarise what is missing; writes compare.json and compare.png.
 
-    Raises ``UserError`` where the arms would not see the same captions or the same number of pictures.
+    Raises ``UserError`` where the arms cannot see the same captions or the same number of pictures, and where no
+    protocol of the recipe can measure them, before anything is painted as far as that can be known.
     """
     matrix = _Matrix(config, console)
-    matrix.check_equal_batches()
+    matrix.check_protocols()
     matrix.prepare()
-    rates = {(arm, num): matrix.choose_rate(arm, num) for num in config.num_captions for arm in config.arms}
+    cells = [(arm, num) for num in config.num_captions for arm in config.arms]
+    searched = {cell: matrix.search(*cell) for cell in cells} if config.learning_rates else {}
+    rates = {cell: _best(cell, reached) for cell, reached in searched.items()}
     rows: list[Row] = []
     metrics: list[MetricRow] = []
     for num in config.num_captions:
         scores = [matrix.measure(num, seed, rates) for seed in config.seeds]
-        rows += _rows(config, num, scores)
-        metrics += _metric_rows(config, num, scores)
+        rows += rows_of(config.arms, num, scores)
+        metrics += metric_rows_of(config.arms, num, scores)
+    if not rows:
+        raise UserError(
+            f"recipe {config.settings}: no protocol gave accuracies on its benchmarks; what was measured is in "
+            f"{config.out / 'scores'}; add the benchmark of the world to [evaluate]"
+        )
     found = Comparison(
         path=config.out / "compare.json",
-        figure=draw_comparison([_point(row) for row in rows], config.out / "compare.png"),
-        learning_rates={f"{arm} {num}": rate for (arm, num), rate in rates.items() if rate is not None},
+        figure=draw_comparison([row.point for row in rows], config.out / "compare.png"),
+        views_per_step={f"{arm} {num}": matrix.views[arm, num].counting for arm, num in cells},
+        searched={
+            f"{arm} {num}": {f"{rate:g}": accuracy for rate, accuracy in reached.items()}
+            for (arm, num), reached in searched.items()
+        },
+        learning_rates={f"{arm} {num}": rate for (arm, num), rate in rates.items()},
         rows_found=tuple(rows),
         metrics_found=tuple(metrics),
     )
@@ -166,7 +142,8 @@ def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) ->
     return found
 
 
-Rates = Mapping[tuple[str, int], float | None]
+Cell = tuple[str, int]
+"""An arm and a number of captions."""
 
 
 class _Matrix:
@@ -177,157 +154,190 @@ class _Matrix:
         self.world = config.out / "world" if config.world in WORLDS else Path(config.world)
         self.painted = config.painted or config.out / "images.lance"
         self.recipe = config_module.read_recipe(config.settings)
+        self.views: Mapping[Cell, Views] = {}
+        """Pictures of a step; of arms whose pictures are not there yet, as many as if no painting failed."""
+        self._having: dict[str, frozenset[str]] = {}
+        """Captions with usable pictures, of arms whose pictures are there, and those that are to be painted."""
+        self._captions: list[str] = []
+        """Those that all arms have, in the order of their ids."""
 
-    def prepare(self) -> None:
-        """The world's tables, and the pictures that painted arms learn from."""
-        config = self.config
-        if config.world in WORLDS:
-            write_world(WorldConfig(name=cast(Any, config.world), out=self.world), console=self.console)
-        if any(not arm.endswith(":real") for arm in config.arms):
-            painting = {
-                "captions": self.world / "captions.lance",
-                "out": self.painted,
-                "seed": config.seeds[0],
-            }
-            sizes = {"limit": max(config.num_captions), "num_images": config.num_images}
-            generate(self._configure(GenerateConfig, ("generate",), painting | sizes), console=self.console)
-        for num in config.num_captions:
-            self._check_same_captions(num)
-
-    def check_equal_batches(self) -> None:
-        """Refuse arms whose batches hold different numbers of pictures, before anything is painted."""
-        num = self.config.num_captions[0]
-        seen = {
-            arm: self._run_config(arm, num, self.config.seeds[0], None).images_per_step
-            for arm in self.config.arms
-        }
-        if len(set(seen.values())) > 1:
-            listed = ", ".join(f"{arm} {count}" for arm, count in seen.items())
+    def check_protocols(self) -> None:
+        """Refuse a recipe by which some arm would have no accuracy, which else would show after all training."""
+        asked = self._configure(EvaluateConfig, ("evaluate",), {"run": self.config.out})
+        naming = [
+            name
+            for name in asked.protocols
+            if isinstance(PROTOCOLS[name](asked), ProbeProtocol | FineTune | ZeroShot)
+        ]
+        if not naming or not any(map(is_benchmark, asked.benchmarks)):
             raise UserError(
-                f"the arms would see different numbers of pictures per step ({listed}); give recipe "
-                f"{self.config.settings} equal products of captions_per_batch, images_per_caption and crops_per_image"
+                f"recipe {self.config.settings}: none of [evaluate] protocols ({', '.join(asked.protocols)}) names "
+                f"classes on one of its benchmarks ({', '.join(asked.benchmarks)}), and accuracies are compared; add "
+                "linear or knn, and the benchmark of the world"
+            )
+        blind = [arm for arm in self.config.arms if not self._reads_text(arm)]
+        if blind and naming == ["zero-shot"]:
+            raise UserError(
+                f"recipe {self.config.settings}: of [evaluate] protocols only zero-shot names classes, and "
+                f"{', '.join(blind)} reads no text; add linear or knn"
             )
 
-    def choose_rate(self, arm: str, num: int) -> float | None:
-        """The learning rate that does best on validation, None where none is searched."""
-        if not self.config.learning_rates:
-            return None
-        seed = self.config.seeds[0]
-        reached = {}
-        for rate in self.config.learning_rates:
-            run = self._train(arm, num, seed, rate)
-            record = self._evaluate([run], self.config.out / "search" / run.name).records
-            mine = [one for one in record if one.kind == "run" and one.protocol == "linear"]
-            reached[rate] = mine[0].validation_accuracy or 0.0
-        return max(reached, key=lambda rate: reached[rate])
+    def prepare(self) -> None:
+        """The world's tables, the pictures that painted arms learn from, and the captions that all arms have."""
+        config, most = self.config, max(self.config.num_captions)
+        if config.world in WORLDS:
+            write_world(WorldConfig(name=cast(Any, config.world), out=self.world), console=self.console)
+        real = [arm for arm in config.arms if arm.endswith(":real")]
+        order = captions_to_paint(self._painting()) if len(real) < len(config.arms) else []
+        if order:
+            self._having["to be painted"] = frozenset(order)
+        self._look(real)
+        refuse_too_few(self._having, most, config.settings)
+        self._captions = had_by_all(self._having)
+        self._check_views()
+        if order:
+            self._paint(order, most)
+            self._check_views()
 
-    def measure(self, num: int, seed: int, rates: Rates) -> Scores:
+    def search(self, arm: str, num: int) -> dict[float, float | None]:
+        """What each learning rate reaches on validation, None where the loss did not stay finite."""
+        return {rate: self._reached(arm, num, rate) for rate in self.config.learning_rates}
+
+    def measure(self, num: int, seed: int, rates: Mapping[Cell, float]) -> Scores:
         """Every arm at this size and seed, and the baselines, in one table."""
-        runs = [self._train(arm, num, seed, rates[arm, num]) for arm in self.config.arms]
-        return self._evaluate(runs, self.config.out / "scores" / f"{num}-captions-seed-{seed}")
+        runs = [
+            self._train(arm, self._run_config(arm, num, seed, rates.get((arm, num))))
+            for arm in self.config.arms
+        ]
+        return self._evaluate(runs, self.config.out / "scores" / f"{num}-captions-seed-{seed}", {})
 
-    def _train(self, arm: str, num: int, seed: int, rate: float | None) -> Path:
-        settings = self._run_config(arm, num, seed, rate)
-        return train(arm.partition(":")[0], settings, console=self.console).run
+    def _paint(self, order: Sequence[str], most: int) -> None:
+        """Paint until all arms have as many captions as are asked for: where all paintings of one failed, the next.
 
-    def _evaluate(self, runs: Sequence[Path], out: Path) -> Scores:
+        ``UserError`` where further ones do not help, as those that an audit would have to judge first.
+        """
+        candidates, num, before, further = self._captions, most, -1, 0
+        while True:
+            limit = bisect.bisect_right(order, candidates[num - 1])
+            generate(dataclasses.replace(self._painting(), limit=limit), console=self.console)
+            self._look(self.config.arms)
+            self._captions = had_by_all(self._having)
+            if len(self._captions) >= most:
+                return
+            is_fruitless = len(self._captions) <= before and further >= _FURTHER
+            if num == len(candidates) or is_fruitless:
+                refuse_too_few(self._having, most, self.config.settings)
+            further = max(2 * further, most - len(self._captions))
+            before, num = len(self._captions), min(len(candidates), num + further)
+
+    def _look(self, arms: Sequence[str]) -> None:
+        """Note of which captions these arms have usable pictures."""
+        for arm in arms:
+            self._having[arm] = usable_captions(self._made(arm, 1, 0, None).data)
+
+    def _check_views(self) -> None:
+        """Refuse arms that would not see equally many pictures."""
+        for num in self.config.num_captions:
+            runs = {arm: self._run_config(arm, num, self.config.seeds[0], None) for arm in self.config.arms}
+            seen = {arm: self._views_of(arm, run) for arm, run in runs.items()}
+            self.views = {**self.views, **{(arm, num): views for arm, views in seen.items()}}
+            # Real pictures beside too few painted ones may make up for them, which shows when these are there.
+            unknown = {arm for arm in seen if arm.endswith(":both") and arm not in self._having}
+            certain = {arm: views for arm, views in seen.items() if views.share == 1 or arm not in unknown}
+            refuse_unequal(certain, self.config.settings)
+
+    def _views_of(self, arm: str, run: TrainConfig) -> Views:
+        if arm in self._having:
+            return Views(run.images_per_step, ViewSource(run.data, seed=run.seed).share_that_counts)
+        return Views(run.images_per_step, min(1.0, self.config.num_images / run.data.images_per_caption))
+
+    def _reached(self, arm: str, num: int, rate: float) -> float | None:
+        run = self._run_config(arm, num, self.config.seeds[0], rate)
+        with contextlib.suppress(NonFiniteError):
+            if not _diverged(run.out):
+                self._train(arm, run)
+        if _diverged(run.out):
+            self.console.say(f"{run.out}: the loss did not stay finite, so this learning rate loses")
+            return None
+        own = {"benchmarks": [self._own_benchmark], "protocols": ["linear"], "baselines": False}
+        record = self._evaluate([run.out], self.config.out / "search" / run.out.name, own).records[0]
+        assert record.validation_accuracy is not None  # by which a linear probe chooses
+        return record.validation_accuracy
+
+    def _train(self, arm: str, run: TrainConfig) -> Path:
+        return train(arm.partition(":")[0], run, console=self.console).run
+
+    def _evaluate(self, runs: Sequence[Path], out: Path, more: Mapping[str, Any]) -> Scores:
         """Baselines are drawn with one seed, so that only the runs differ from table to table."""
-        place = "fashion" if world_name(self.world) == "fashion" else "world"
+        place = "fashion" if self._own_benchmark == "fashion" else "world"
         settings = {"run": runs[0], "also": list(runs[1:]), place: self.world, "out": out}
-        return evaluate(self._configure(EvaluateConfig, ("evaluate",), settings), console=self.console)
+        return evaluate(
+            self._configure(EvaluateConfig, ("evaluate",), {**settings, **more}), console=self.console
+        )
 
     def _run_config(self, arm: str, num: int, seed: int, rate: float | None) -> TrainConfig:
+        """A run of this arm on the captions that all arms have."""
+        made = self._made(arm, num, seed, rate)
+        shared, having = set(self._captions[:num]), self._having.get(arm, frozenset())
+        left_out = sorted(
+            caption for caption in having - shared if caption < self._captions[num - 1]
+        )  # those that follow are beyond num_captions
+        return dataclasses.replace(made, data=without(made.data, left_out))
+
+    def _made(self, arm: str, num: int, seed: int, rate: float | None) -> TrainConfig:
+        """A run of this arm on the captions of its own pictures."""
         method, _, source = arm.partition(":")
         tables = {"real": [self.world / "images.lance"], "painted": [self.painted]}
-        name = f"{method}-{source}-{num}-seed-{seed}" + ("" if rate is None else f"-lr-{rate:g}")
+        data: dict[str, Any] = {
+            "images": tables.get(source) or [*tables["painted"], *tables["real"]],
+            "captions": self.world / "captions.lance",
+            "num_captions": num,
+        }
+        if source != "real":
+            data["num_painted"] = self.config.num_images
+        name = prefix_of(arm, num) + f"{seed}" + ("" if rate is None else f"-lr-{rate:g}")
         settings: dict[str, Any] = {
             "out": self.config.out / "runs" / name,
             "num_steps": self.config.num_steps,
             "seed": seed,
-            "data": {
-                "images": tables.get(source) or [*tables["painted"], *tables["real"]],
-                "captions": self.world / "captions.lance",
-                "num_captions": num,
-            },
+            "data": data,
         }
         if rate is not None:
             settings["optim"] = {"lr": rate}
         return self._configure(METHODS[method].config, ("train", method), settings)
 
-    def _check_same_captions(self, num: int) -> None:
-        """Filters and failures may take captions away from one source and not from another."""
-        seed = self.config.seeds[0]
-        chosen = {
-            arm: set(ViewSource(self._run_config(arm, num, seed, None).data, seed=seed).caption_ids)
-            for arm in self.config.arms
+    def _painting(self) -> GenerateConfig:
+        settings = {
+            "captions": self.world / "captions.lance",
+            "out": self.painted,
+            "num_images": self.config.num_images,
+            "seed": self.config.seeds[0],
         }
-        first, *others = chosen.items()
-        for arm, captions in others:
-            if captions != first[1]:
-                raise UserError(
-                    f"{first[0]} and {arm} would learn from different captions ({len(captions ^ first[1])} of {num} "
-                    "are in one of them only); let the filters (where) of the recipe choose the same ones"
-                )
+        return self._configure(GenerateConfig, ("generate",), settings)
+
+    def _reads_text(self, arm: str) -> bool:
+        made = self._made(arm, self.config.num_captions[0], self.config.seeds[0], None)
+        return hasattr(getattr(made, "method", None), "text")
+
+    @property
+    def _own_benchmark(self) -> str:
+        return "fashion" if world_name(self.world) == "fashion" else "icons"
 
     def _configure(self, config_class: type[T], command: tuple[str, ...], settings: Mapping[str, Any]) -> T:
         table = config_module.recipe_table(self.recipe, command, self.config.settings)
         return config_module.build(config_class, table, settings, origin="compare")
 
 
-def _rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[Row]:
-    """The arms, then the baselines, each over all seeds, with the paired difference to the first arm."""
-    names = [f"{arm.replace(':', '-')}-{num}-seed-" for arm in config.arms]
-    first = [seen_as(one, names[0]) for one in scores]
-    rows = []
-    for arm, name in zip(config.arms, names, strict=True):
-        against = [] if arm == config.arms[0] else first
-        mine = summarise([seen_as(one, name) for one in scores], against=against)
-        rows += [Row(arm=arm, num_captions=num, summary=summary) for summary in mine]
-    for baseline in dict.fromkeys(
-        record.encoder for record in scores[0].records if record.kind == "baseline"
-    ):
-        mine = summarise([seen_as(scores[0], baseline)], against=first)
-        rows += [Row(arm=baseline, num_captions=num, summary=summary) for summary in mine]
-    return rows
+def _diverged(run: Path) -> bool:
+    """Whether training stopped there because the loss did not stay finite; the trainer then leaves the step behind."""
+    return any(run.glob("nonfinite-rank*.pt"))
 
 
-def _metric_rows(config: CompareConfig, num: int, scores: Sequence[Scores]) -> list[MetricRow]:
-    """The metrics of all arms, then of the baselines, with one value per seed."""
-    arms = {f"{arm.replace(':', '-')}-{num}-seed-": arm for arm in config.arms}
-    values: dict[tuple[str, str, str, str, str], list[float]] = {}
-    for one in scores:
-        for found in one.measurements:
-            arm = next(
-                (arm for prefix, arm in arms.items() if found.encoder.startswith(prefix)), found.encoder
-            )
-            for metric, value in found.metrics.items():
-                key = (arm, found.benchmark, found.test, found.protocol, metric)
-                values.setdefault(key, []).append(value.value)
-    return [
-        MetricRow(
-            arm=arm,
-            num_captions=num,
-            benchmark=benchmark,
-            test=test,
-            protocol=protocol,
-            metric=metric,
-            per_run=tuple(per_run),
+def _best(cell: Cell, reached: Mapping[float, float | None]) -> float:
+    finite = {rate: accuracy for rate, accuracy in reached.items() if accuracy is not None}
+    if not finite:
+        raise UserError(
+            f"{cell[0]} with {cell[1]} captions: the loss did not stay finite at any learning rate of "
+            f"{', '.join(f'{rate:g}' for rate in reached)}; try smaller ones (--learning-rates)"
         )
-        for (arm, benchmark, test, protocol, metric), per_run in values.items()
-    ]
-
-
-def seen_as(scores: Scores, prefix: str) -> Scores:
-    """The same evaluation, as that of another encoder of its table, the first whose name begins so."""
-    name = next(record.encoder for record in scores.records if record.encoder.startswith(prefix))
-    return dataclasses.replace(scores, run=name)
-
-
-def _point(row: Row) -> Point:
-    benchmark, test, protocol = row.test
-    return Point(
-        panel=f"{benchmark}: {test}, {protocol}",
-        arm=row.arm,
-        num_captions=row.num_captions,
-        score=row.summary.mean_per_class,
-    )
+    return max(finite, key=finite.__getitem__)

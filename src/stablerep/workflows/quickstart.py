@@ -16,6 +16,7 @@ from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import DataConfig
 from stablerep.learning.methods import METHODS, train
 from stablerep.report import ReportConfig, write_report
+from stablerep.workflows.conditions import captions_to_paint
 
 T = TypeVar("T")
 
@@ -80,12 +81,15 @@ def quickstart(
     console.say(f"2/5  {config.num_images} pictures are painted for each of {config.num_captions} captions")
     painting = {"captions": world / "captions.lance", "out": painted, "teacher": config.teacher}
     sizes = {"limit": config.num_captions, "num_images": config.num_images, "seed": config.seed}
-    generate(_configure(GenerateConfig, ("generate",), painting | sizes), console=console)
+    generating = _configure(GenerateConfig, ("generate",), painting | sizes)
+    captions_to_paint(generating, config.num_captions)
+    generate(generating, console=console)
     console.say(
         "3/5  StableRep learns from the painted pictures alone; SimCLR, beside it, from the real ones"
     )
-    ours = _train(config, "stablerep", "stablerep", painted, console)
-    real = _train(config, "simclr", "simclr-real", world / "images.lance", console)
+    learning = {"images": [painted], "num_painted": config.num_images}
+    ours = _train(config, "stablerep", "stablerep", learning, console)
+    real = _train(config, "simclr", "simclr-real", {"images": [world / "images.lance"]}, console)
     console.say("4/5  both are measured on real pictures that nobody trained on")
     measuring = {"run": ours, "also": (real,), "world": world, "seed": config.seed}
     scores = evaluate(_configure(EvaluateConfig, ("evaluate",), measuring), console=console)
@@ -95,12 +99,14 @@ def quickstart(
     return QuickstartSummary(report=report, scores=scores, seconds=time.monotonic() - begin)
 
 
-def _train(config: QuickstartConfig, method: str, name: str, images: Path, console: Console) -> Path:
+def _train(
+    config: QuickstartConfig, method: str, name: str, data: Mapping[str, Any], console: Console
+) -> Path:
     settings = {
         "out": config.out / "runs" / name,
         "num_steps": config.num_steps,
         "seed": config.seed,
-        "data": {"images": [images], "num_captions": config.num_captions},
+        "data": {**data, "num_captions": config.num_captions},
     }
     asked = _configure(METHODS[method].config, ("train", method), settings)
     return train(method, dataclasses.replace(asked, data=_fitted(asked.data, config)), console=console).run
