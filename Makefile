@@ -20,17 +20,21 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
 # The versions for which every pinned library has a wheel.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 
-# What audits cost and find needs a world and runs of the user (see each script).
-BENCHMARKS := $(filter-out bench/audit_cost.py bench/audit_match.py bench/copies_planted.py,$(wildcard bench/*.py))
+# What audits cost and find needs a world and runs of the user (see each script). Words of one command are joined by colons.
+BENCHMARKS := $(filter-out bench/audit_cost.py bench/audit_match.py bench/copies_planted.py,$(wildcard bench/*.py)) \
+	bench/loss.py:--ranks:2 bench/loss.py:--rows:32768:--ways:blockwise:--rounds:1:--plain-at:4096:8192:16384
+
+# Kept by `make clean`, and not part of the repository.
+CLAIMS := runs/claims
 
 # Versions as in tools/build_icons/README.md; the clip art comes with the Debian package openclipart-svg.
 ICON_SOURCES := emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 @lobehub/fluent-emoji-3d@1.1.0 emojilib@4.0.3
 CLIPART ?= /usr/share/openclipart/svg
 
-.PHONY: help setup quickstart test quick lint format bench docs claims world pins clean
+.PHONY: help setup quickstart test quick lint format bench docs claims claims-painter world pins clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED) ## install everything into .venv
 
@@ -52,8 +56,12 @@ format: setup ## format the code and apply the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure speed, each beside the plain way
-	for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python "$$script"; done
+bench: setup ## measure speed, each beside the plain way; fails where a bar is missed
+	@missed=; for script in $(BENCHMARKS); do \
+		command="$${script//:/ }"; echo "$$command"; \
+		$(BIN)/python $$command || missed="$$missed, $$command"; \
+	done; \
+	if [ -n "$$missed" ]; then echo "missed a bar, or failed: $${missed#, }" >&2; exit 1; fi
 
 docs: setup ## build the documentation into site/
 	$(BIN)/python -c 'import mkdocs, mkdocstrings_handlers.python' 2>/dev/null || $(BIN)/uv pip install --python $(BIN)/python \
@@ -61,9 +69,20 @@ docs: setup ## build the documentation into site/
 	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 claims: setup ## the claims of StableRep on Fashion-MNIST, in a short version; goes on where it was stopped
-	$(BIN)/stablerep world fashion --out build/claims/fashion
-	$(BIN)/python experiments/claims.py --world build/claims/fashion --settings fashion --out build/claims \
-		--parts matrix --num-captions 1000 --num-steps 300 --seeds 0 1
+	$(BIN)/stablerep world fashion --out $(CLAIMS)/fashion
+	$(BIN)/python experiments/claims.py --world $(CLAIMS)/fashion --settings fashion --out $(CLAIMS) \
+		--parts matrix headline mix --num-captions 1000 --headline 500 --times 1 2.5 --real-shares 0 0.5 1 \
+		--num-steps 200 --num-train 2000 --seeds 0
+	$(BIN)/python experiments/tables.py $(CLAIMS)/matrix.json $(CLAIMS)/headline.json $(CLAIMS)/mix.json
+
+claims-painter: setup ## do painters learn better from painted pictures, in a short version; goes on where it was stopped
+	$(BIN)/stablerep world fashion --out $(CLAIMS)/fashion
+	$(BIN)/stablerep train supervised --recipe fashion --data.images $(CLAIMS)/fashion/images.lance --num-steps 400 \
+		--out $(CLAIMS)/judge
+	$(BIN)/python experiments/painter_claims.py --world $(CLAIMS)/fashion --settings fashion --painter teacher-fashion \
+		--teacher fashion --judge $(CLAIMS)/judge --out $(CLAIMS)/painter \
+		--arms real painted both 'painted + StableRep' --num-captions 250 1000 --num-steps 300 --num-points 5 \
+		--encoder-steps 200 --num-judged 100 --num-train 2000 --seeds 0
 
 world: setup ## build the icons corpus anew from its published sources and compare (needs npm, rsvg-convert, openclipart-svg)
 	npm install --prefix build/icons --no-save --no-audit --no-fund --ignore-scripts $(ICON_SOURCES)

@@ -4,7 +4,8 @@
 
 ViT-S/16 under StableRep's loss. Each way runs in a process of its own, so that its peak memory is its own. Printed are
 the best CPU time of a step and the peak of resident memory; gradient caching should cost at most 1.4 times the time of
-the whole and at most 1.3 times the memory of the small batch.
+the whole and at most 1.3 times the memory of the small batch. Memory is judged net of what the process held before its
+first step (libraries and weights, most of the peak), which any way would hold.
 """
 
 import argparse
@@ -48,6 +49,11 @@ class Measured:
     seconds: float
     peak: float
     before: float
+
+    @property
+    def net(self) -> float:
+        """What the steps added, in MB; less than one cannot be told from what was there."""
+        return max(self.peak - self.before, 1.0)
 
 
 def measure(way: Way, options: argparse.Namespace) -> Measured:
@@ -99,15 +105,20 @@ def main() -> int:
         print(
             f"{name:14} {result.seconds:7.2f} s  peak {result.peak:6.0f} MB, of these {result.before:5.0f} before"
         )
-    whole, cached, small = found.values()
-    time_ratio, memory_ratio = cached.seconds / whole.seconds, cached.peak / small.peak
+    return 0 if report(*found.values()) else 1
+
+
+def report(whole: Measured, cached: Measured, small: Measured) -> bool:
+    """Print time and memory beside their bars; whether both are kept."""
+    time_ratio, memory_ratio = cached.seconds / whole.seconds, cached.net / small.net
     passed = time_ratio <= MOST_TIME and memory_ratio <= MOST_MEMORY
     print(
         f"{'PASSED' if passed else 'FAILED'}: {time_ratio:.2f} times the time of the whole (bar {MOST_TIME}), "
-        f"{memory_ratio:.2f} times the memory of 32 (bar {MOST_MEMORY}), "
-        f"{whole.peak / cached.peak:.1f} times less memory than the whole"
+        f"{memory_ratio:.2f} times the memory of 32 above what was there before (bar {MOST_MEMORY}; "
+        f"{cached.peak / small.peak:.2f} times with it), {whole.net / cached.net:.1f} times less than the whole "
+        f"({whole.peak / cached.peak:.1f} times with it)"
     )
-    return 0 if passed else 1
+    return passed
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import tyro
 
+from mistakes import in_one_sentence
 from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.console import Console
 from stablerep.run import write_text
@@ -109,4 +110,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    with in_one_sentence():
+        main(tyro.cli(Config))

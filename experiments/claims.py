@@ -5,258 +5,212 @@
 
 Every part is made of comparisons (``stablerep compare``), goes on where it was stopped, and leaves one small file
 OUT/PART.json with every score and interval. ``--num-steps``, ``--seeds`` and ``--num-captions`` set how long it takes.
+More captions than there are (fashion has 3,494 for training, icons 2,573) are refused before anything is painted.
+
+Captions that never name the class need another world, with 384 of them for training, and a teacher that has read such
+captions, which the shipped one has not. With a recipe classless.toml of the lines ``extends = "fashion"``,
+``[generate]`` and ``teacher = "runs/painter/teacher"`` the matrix runs on it:
+
+    stablerep world fashion --hide-class --out fashion-classless
+    stablerep train autoencoder --recipe teacher-fashion --data.images fashion-classless/images.lance \\
+        --out runs/autoencoder
+    stablerep train text-to-image --recipe teacher-fashion --data.images fashion-classless/images.lance \\
+        --data.captions fashion-classless/captions.lance --out runs/painter
+    python experiments/claims.py --world fashion-classless --settings classless.toml --num-captions 384 --out classless
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 import tyro
 
+from claims_parts import LEARNERS, PARTS, TRAIN, Cell, Claims, captions_of, real_pictures
+from crossing import crossing
+from mistakes import in_one_sentence
 from stablerep import config as config_module
 from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.console import Console
+from stablerep.errors import UserError
 from stablerep.evaluation.scores import Scores, summarise
 from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.learning.data import DataConfig, ViewSource, identity_of
 from stablerep.learning.methods import METHODS, train
-from stablerep.run import provenance, write_text
-from stablerep.store import ImageTable
-from stablerep.workflows.compare import CompareConfig, Comparison, compare, seen_as
+from stablerep.run import Run, provenance, write_text
+from stablerep.store import REAL, ImageTable
+from stablerep.workflows.compare import CompareConfig, compare
+from stablerep.workflows.compare_results import seen_as
+from usable import usable_real
 
-RIVALS = ("simclr:real", "clip:real")
-PAINTED = ("simclr:painted", "clip:painted", "stablerep:painted", "stablerep-plus:painted")
-LEARNERS = ("stablerep", "stablerep-plus", "simclr", "clip", "supervised")
-VIEWS = 4
-"""Views of a caption in a batch, over whatever pictures there are of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claims:
-    """What is measured, and how long."""
-
-    world: Path
-    """Folder that `stablerep world` wrote."""
-    settings: str
-    """Recipe of the world: icons or fashion."""
-    out: Path
-    parts: tuple[str, ...] = ("matrix",)
-    """Of matrix, reference, sizes, images, guidance, mix, kept, headline."""
-    num_captions: int = 2000
-    """Captions of all parts but `sizes` and `headline`."""
-    sizes: tuple[int, ...] = (250, 500, 1000, 2000, 4000)
-    headline: tuple[int, ...] = (1000, 2000)
-    """Painted pictures that StableRep+ learns from."""
-    times: tuple[float, ...] = (1.0, 2.5, 5.0)
-    """So many times as many real pictures CLIP gets in `headline`."""
-    num_images: int = 4
-    """Pictures per caption of all parts but `images` and `headline`."""
-    images: tuple[int, ...] = (1, 2, 4, 8, 16)
-    guidance: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-    real_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    kept: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    num_steps: int = 1000
-    num_train: int = 10_000
-    """Labelled real pictures that the probes are fitted on."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One comparison: where it lies on the axis of its part, and what differs from the recipe."""
-
-    value: float | str
-    arms: tuple[str, ...]
-    num_captions: tuple[int, ...]
-    num_images: int
-    painted: str
-    """Name of the table of painted pictures, shared by the cells that paint alike."""
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+Recipe = Mapping[str, Any]
+NUM_DRAWN = 30
+"""Batches over which the share of real pictures is counted."""
 
 
 def main(config: Claims) -> None:
     """Measure every part that is asked for."""
     console = Console()
-    unknown = sorted(set(config.parts) - set(PARTS))
-    if unknown:
-        raise SystemExit(f"unknown part {unknown[0]!r}; there are: {', '.join(PARTS)}")
-    for part in config.parts:
+    planned = plan(config)
+    for part, cells in planned.items():
         points = []
-        for cell in PARTS[part](config):
+        for cell, recipe in cells:
             console.say(f"{part}: {cell.value}")
-            found = _measure(config, part, cell, console)
-            plain = found.to_json()
-            points.append({"value": cell.value, "rows": plain["rows"], "measurements": plain["measurements"]})
-        content: dict[str, Any] = {
+            points.append(_measure(config, part, cell, recipe))
+        content = {
             "part": part,
             "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
             "provenance": provenance(),
             "points": points,
         }
-        if part in DIFFERENCES:
-            content["against"] = DIFFERENCES[part](config)
+        content |= DIFFERENCES[part](config) if part in DIFFERENCES else {}
         write_text(config.out / f"{part}.json", json.dumps(content, indent=1) + "\n")
         console.say(f"{config.out / part}.json")
 
 
-def _measure(config: Claims, part: str, cell: Cell, console: Console) -> Comparison:
-    folder = config.out / part / str(cell.value)
-    recipe = folder / "recipe.toml"
-    measuring = {"evaluate": {"num_train": config.num_train, "protocols": ["knn", "linear", "geometry"]}}
-    write_text(recipe, tomli_w.dumps({"extends": config.settings, **cell.changes, **measuring}))
-    return compare(
-        CompareConfig(
-            out=folder,
-            world=str(config.world),
-            settings=str(recipe),
-            arms=cell.arms,
-            num_captions=cell.num_captions,
-            num_images=cell.num_images,
-            num_steps=config.num_steps,
-            seeds=config.seeds,
-            painted=config.out / "painted" / f"{cell.painted}.lance",
-        ),
-        console=console,
-    )
+# -- what is planned, before anything is painted or trained ------------------------------------------
 
 
-# -- the parts ---------------------------------------------------------------------------------------
+def plan(config: Claims) -> dict[str, list[tuple[Cell, Recipe]]]:
+    """The cells of every part with their recipes; ``UserError`` where one is not possible or unlike the others."""
+    unknown = sorted(set(config.parts) - set(PARTS))
+    if unknown:
+        raise UserError(f"unknown part {unknown[0]!r}; there are: {', '.join(PARTS)} (--parts)")
+    base = config_module.read_recipe(config.settings)
+    real = usable_real(config.world, base)
+    planned: dict[str, list[tuple[Cell, Recipe]]] = {}
+    for part in config.parts:
+        cells = [with_sizes(cell, real) for cell in PARTS[part](config)]
+        planned[part] = [(cell, recipe_of(config, base, cell, real)) for cell in cells]
+        check_equal_views(part, base, planned[part])
+    return planned
 
 
-def _matrix(config: Claims) -> Iterator[Cell]:
-    """Every learner on the same captions: one real picture each, or K painted ones, or both."""
-    arms = (*RIVALS, *PAINTED, "stablerep-plus:both", "supervised:real")
-    yield _cell(config, "same captions", arms)
-
-
-def _reference(config: Claims) -> Iterator[Cell]:
-    """The rivals on all real pictures that the teacher learned from, which no learner of the matrix sees."""
-    captions = ImageTable.open(config.world / "images.lance").read(["caption_id"], "split = 'train'")
-    changes = {"train": {method: {"data": {"where": "split = 'train'"}} for method in LEARNERS}}
-    cell = _cell(config, "all real", (*RIVALS, "supervised:real"))
-    num = len(set(captions["caption_id"].to_pylist()))
-    yield dataclasses.replace(cell, num_captions=(num,), changes=changes)
-
-
-def _sizes(config: Claims) -> Iterator[Cell]:
-    arms = (*RIVALS, "stablerep:painted", "stablerep-plus:painted")
-    yield dataclasses.replace(_cell(config, "sizes", arms), num_captions=config.sizes)
-
-
-def _images(config: Claims) -> Iterator[Cell]:
-    """K pictures per caption: with as many pictures seen, and (fixed) with as many pictures painted in all."""
-    arms = ("simclr:painted", "stablerep:painted")
-    most = max(config.images)
-    for num in config.images:
-        shown = min(num, VIEWS)
-        batch = {"images_per_caption": shown, "crops_per_image": VIEWS // shown}
-        changes = _filtered(num)
-        changes["train"]["stablerep"]["data"] |= batch
-        for name, captions in (
-            (f"{num}", config.num_captions),
-            (f"{num} fixed", config.num_captions * min(config.images) * 4 // num),
-        ):
-            yield Cell(
-                value=name,
-                arms=arms,
-                num_captions=(max(256, captions),),
-                num_images=most,
-                painted=f"images-{most}",
-                changes=changes,
-            )
-
-
-def _guidance(config: Claims) -> Iterator[Cell]:
-    for scale in config.guidance:
-        changes = _filtered(config.num_images) | {"generate": {"guidance_scale": scale}}
-        cell = _cell(config, scale, ("simclr:painted", "clip:painted", "stablerep:painted"))
-        yield dataclasses.replace(cell, painted=f"guidance-{scale:g}", changes=changes)
-
-
-def _mix(config: Claims) -> Iterator[Cell]:
-    for share in config.real_shares:
-        arm = {0.0: "stablerep-plus:painted", 1.0: "stablerep-plus:real"}.get(share, "stablerep-plus:both")
-        changes = _filtered(config.num_images)
-        data = changes["train"]["stablerep-plus"]["data"]
-        if arm.endswith("both"):
-            data["mix"] = [1 - share, share]  # the painted table comes first
-        if arm.endswith("real"):  # one picture a caption: its views are crops
-            data |= {"images_per_caption": 1, "crops_per_image": VIEWS}
-        yield dataclasses.replace(_cell(config, share, (arm,)), changes=changes)
-
-
-def _kept(config: Claims) -> Iterator[Cell]:
-    """The best of the pictures of each caption by match, beside as many at random."""
-    table = _audited(config)
-    for share in config.kept:
-        num = max(1, round(share * config.num_images))
-        shown = min(num, VIEWS)
-        for name, column in (("best", "match_rank"), ("random", "image_index")):
-            changes = _filtered(num, column)
-            changes["train"]["stablerep"]["data"] |= {
-                "images_per_caption": shown,
-                "crops_per_image": VIEWS // shown,
-            }
-            cell = _cell(config, f"{name} {num} of {config.num_images}", ("stablerep:painted",))
-            yield dataclasses.replace(cell, painted=table, changes=changes)
-
-
-def _headline(config: Claims) -> Iterator[Cell]:
-    """n counts pictures, as in the paper: StableRep+ gets n / 2 captions with two pictures each."""
-    for num in config.headline:
-        changes = _filtered(2)
-        changes["train"]["stablerep-plus"]["data"] |= {"images_per_caption": 2, "crops_per_image": VIEWS // 2}
-        plus = _cell(config, f"{num} painted", ("stablerep-plus:painted",))
-        yield dataclasses.replace(
-            plus, num_captions=(num // 2,), num_images=2, painted="two", changes=changes
+def with_sizes(cell: Cell, real: Mapping[str, int]) -> Cell:
+    """The cell with its numbers of captions; ``UserError`` where there are not so many."""
+    num = sum(number >= cell.least_real for number in real.values())
+    sizes = cell.num_captions or (num,)
+    if max(sizes) > num:
+        raise UserError(
+            f"{cell.value}: {max(sizes)} captions with at least {cell.least_real} real pictures are asked for, and the "
+            f"world has {num}; ask for fewer (--num-captions, --sizes, --fixed, or --headline and --times)"
         )
-        for times in config.times:
-            real = int(times * num)
-            yield dataclasses.replace(_cell(config, f"{real} real", ("clip:real",)), num_captions=(real,))
+    return dataclasses.replace(cell, num_captions=sizes)
 
 
-PARTS: dict[str, Callable[[Claims], Iterator[Cell]]] = {
-    "matrix": _matrix,
-    "reference": _reference,
-    "sizes": _sizes,
-    "images": _images,
-    "guidance": _guidance,
-    "mix": _mix,
-    "kept": _kept,
-    "headline": _headline,
-}
+def recipe_of(config: Claims, base: Recipe, cell: Cell, real: Mapping[str, int]) -> dict[str, Any]:
+    """The recipe of a cell: what it extends, and how it differs from that."""
+    left_out = _with_too_few(cell, real)
+    painting: dict[str, Any] = {} if cell.guidance is None else {"guidance_scale": cell.guidance}
+    if left_out:
+        where = config_module.recipe_table(base, ("generate",), config.settings).get("where", TRAIN)
+        painting["where"] = f"({where}) AND id NOT IN ({left_out})"
+    without = f" AND caption_id NOT IN ({left_out})" if left_out else ""
+    is_path = config.settings.endswith(
+        ".toml"
+    )  # relative to where it is given, not to the recipe of the cell
+    return {
+        "extends": str(Path(config.settings).resolve()) if is_path else config.settings,
+        "generate": painting,
+        "train": {method: {"data": cell.learner(method, without)} for method in LEARNERS},
+        "evaluate": {"num_train": config.num_train, "protocols": ["knn", "linear", "geometry"]},
+    }
 
 
-# -- what they share ---------------------------------------------------------------------------------
+def _with_too_few(cell: Cell, real: Mapping[str, int]) -> str:
+    """The captions before the last one of a cell that have too few real pictures for it, as a list in a filter."""
+    enough = sorted(caption for caption, number in real.items() if number >= cell.least_real)
+    last = enough[max(cell.num_captions or (len(enough),)) - 1]
+    few = sorted(caption for caption, number in real.items() if number < cell.least_real and caption < last)
+    return ", ".join(f"'{caption}'" for caption in few)
 
 
-def _cell(config: Claims, value: float | str, arms: tuple[str, ...]) -> Cell:
-    return Cell(
-        value=value,
-        arms=arms,
-        num_captions=(config.num_captions,),
-        num_images=config.num_images,
-        painted=f"images-{config.num_images}",
-        changes=_filtered(config.num_images),
+def check_equal_views(part: str, base: Recipe, cells: Iterable[tuple[Cell, Recipe]]) -> None:
+    """``UserError`` where the learners of a part would not all see equally many views in a step."""
+    seen = {
+        (cell.value, arm): views_per_step(base, recipe, arm) for cell, recipe in cells for arm in cell.arms
+    }
+    if len(set(seen.values())) > 1:
+        listed = ", ".join(f"{value}: {arm} {num}" for (value, arm), num in seen.items())
+        raise UserError(
+            f"{part}: learners would see different numbers of views in a step ({listed}); give the recipe (--settings) "
+            "equal products of captions_per_batch, images_per_caption and crops_per_image"
+        )
+
+
+def views_per_step(base: Recipe, recipe: Recipe, arm: str) -> int:
+    """Views in a step of an arm under the recipe of a cell, laid over its base."""
+    method, _, source = arm.partition(":")
+    tables = [
+        config_module.recipe_table(one, ("train", method, "data"), "of a cell") for one in (base, recipe)
+    ]
+    images = {"images": ["painted", "real"] if source == "both" else [source]}
+    data = config_module.build(DataConfig, *tables, images, origin=arm)
+    return data.captions_per_batch * data.images_per_caption * data.crops_per_image
+
+
+# -- what is measured --------------------------------------------------------------------------------
+
+
+def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe) -> dict[str, Any]:
+    """The point of a cell: what its learners learned from, and what they score."""
+    if cell.audited:
+        _audit(config, cell)
+    folder = config.out / part / str(cell.value)
+    write_text(folder / "recipe.toml", tomli_w.dumps(recipe))
+    assert cell.num_captions is not None
+    asked = CompareConfig(
+        out=folder,
+        world=str(config.world),
+        settings=str(folder / "recipe.toml"),
+        arms=cell.arms,
+        num_captions=cell.num_captions,
+        num_images=cell.num_images,
+        num_steps=config.num_steps,
+        seeds=config.seeds,
+        painted=_painted(config, cell),
     )
+    found = compare(asked, console=Console()).to_json()
+    trained = {(row["arm"], row["num_captions"]) for row in found["rows"] if row["arm"] in cell.arms}
+    names = [f"{_name(arm)}-{num}-seed-{config.seeds[0]}" for arm, num in sorted(trained)]
+    return {
+        "value": cell.value,
+        "learned_from": {name: learned_from(folder / "runs" / name) for name in names},
+        "rows": found["rows"],
+        "measurements": found["measurements"],
+    }
 
 
-def _filtered(num_images: int, column: str = "image_index") -> dict[str, Any]:
-    """Learners get one real picture of a caption, and its first painted ones by a column."""
-    where = (
-        "split = 'train' AND (origin != 'real' OR image_index = 0) "
-        f"AND (origin = 'real' OR {column} < {num_images})"
-    )
-    return {"train": {method: {"data": {"where": where}} for method in LEARNERS}}
+def learned_from(run: Path) -> dict[str, float]:
+    """Captions and pictures that a run learned from, and the share of real ones among the views it was shown."""
+    settings = Run.open(run).description["config"]
+    return drawn_from(config_module.build(DataConfig, settings["data"], origin=str(run)), settings["seed"])
 
 
-def _audited(config: Claims) -> str:
-    """A table of painted pictures, each matched with its caption by a CLIP that learned from the real ones."""
-    name = f"audited-{config.num_images}"
-    table, captions = config.out / "painted" / f"{name}.lance", config.world / "captions.lance"
+def drawn_from(data: DataConfig, seed: int) -> dict[str, float]:
+    """The same of any data: batches are drawn as training draws them, and their real pictures counted."""
+    source = ViewSource(data, seed=seed)
+    real = set[int]()
+    for path in data.images:
+        rows = ImageTable.open(path).read(["caption_id", "image_index"], f"origin = '{REAL}'").to_pylist()
+        real |= {identity_of(REAL, row["caption_id"], row["image_index"]) for row in rows}
+    shown = [int(image) for step in range(NUM_DRAWN) for image in source.batch(step)["image_id"].flatten()]
+    return {
+        "captions": len(source.caption_ids),
+        "pictures": source.num_images,
+        "real_share": sum(image in real for image in shown) / len(shown),
+    }
+
+
+def _painted(config: Claims, cell: Cell) -> Path:
+    return config.out / "painted" / f"{cell.painted}.lance"
+
+
+def _audit(config: Claims, cell: Cell) -> None:
+    """Paint, and match every picture with its caption by a CLIP that learned from the real ones."""
+    table, captions = _painted(config, cell), config.world / "captions.lance"
     recipe = config_module.read_recipe(config.settings)
     console = Console()
 
@@ -268,22 +222,25 @@ def _audited(config: Claims) -> str:
         "captions": captions,
         "out": table,
         "limit": config.num_captions,
-        "num_images": config.num_images,
+        "num_images": config.kept_of,
+        "seed": config.seeds[0],  # that of the comparison, which paints into the same table
     }
     generate(configured(GenerateConfig, ("generate",), painting), console=console)
     data = {"images": [config.world / "images.lance"], "captions": captions}
     settings = {"out": config.out / "matcher", "num_steps": config.num_steps, "data": data}
     run = train("clip", configured(METHODS["clip"].config, ("train", "clip"), settings), console=console).run
     audit_match(MatchAuditConfig(images=table, captions=captions, encoder=str(run)), console=console)
-    return name
 
 
-def _matrix_differences(config: Claims) -> list[dict[str, Any]]:
+# -- what is decided ---------------------------------------------------------------------------------
+
+
+def _matrix_differences(config: Claims) -> dict[str, Any]:
     """The claims: learning from painted pictures against learning from the real ones of the same captions."""
     folder = config.out / "matrix" / "same captions" / "scores"
     scores = [Scores.read(folder / f"{config.num_captions}-captions-seed-{seed}") for seed in config.seeds]
     there = {record.encoder.rsplit(f"-{config.num_captions}-", 1)[0] for record in scores[0].records}
-    return [
+    against = [
         {"ours": ours, "theirs": theirs, **summary}
         for ours, theirs in PAIRS
         if {_name(ours), _name(theirs)} <= there
@@ -294,24 +251,42 @@ def _matrix_differences(config: Claims) -> list[dict[str, Any]]:
             )
         )
     ]
+    return {"against": against}
 
 
-def _headline_differences(config: Claims) -> list[dict[str, Any]]:
-    """StableRep+ on n painted pictures against CLIP on more real ones: paired over test pictures and seeds."""
-    found = []
+def _headline_differences(config: Claims) -> dict[str, Any]:
+    """StableRep+ on n painted pictures against CLIP on real ones: paired over test pictures and seeds.
+
+    ``needed``: how many real pictures CLIP needs to be level with it, per test.
+    """
+    theirs = {num: _scores(config, f"{num} real", num) for num in real_pictures(config)}
+    against, needed = [], []
     for num in config.headline:
-        ours = _scores(config, f"{num} painted", num // 2)
+        ours = _scores(config, f"{num} painted", num)
         for times in config.times:
-            theirs = _scores(config, f"{int(times * num)} real", int(times * num))
-            found += [
-                {"painted": num, "real": int(times * num), **summary} for summary in _ahead(ours, theirs)
-            ]
+            real = round(times * num)
+            against += [{"painted": num, "real": real, **summary} for summary in _ahead(ours, theirs[real])]
+        needed += real_needed(num, _ahead(ours), {real: _ahead(scores) for real, scores in theirs.items()})
+    return {"against": against, "needed": needed}
+
+
+def real_needed(
+    painted: int, ours: list[dict[str, Any]], theirs: Mapping[int, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """For every test the number of real pictures at which CLIP scores as StableRep+ does on so many painted ones."""
+    found = []
+    for place, mine in enumerate(ours):
+        curve = {real: one[place]["mean_per_class"]["value"] for real, one in theirs.items()}
+        test = {name: mine[name] for name in ("benchmark", "test", "protocol")}
+        reached = dataclasses.asdict(crossing(mine["mean_per_class"]["value"], curve))
+        found.append({"painted": painted, **test, **reached})
     return found
 
 
-def _scores(config: Claims, value: str, num_captions: int) -> list[Scores]:
+def _scores(config: Claims, value: str, num_pictures: int) -> list[Scores]:
     folder = config.out / "headline" / value / "scores"
-    return [Scores.read(folder / f"{num_captions}-captions-seed-{seed}") for seed in config.seeds]
+    num = captions_of(num_pictures)
+    return [Scores.read(folder / f"{num}-captions-seed-{seed}") for seed in config.seeds]
 
 
 def _name(arm: str) -> str:
@@ -319,11 +294,10 @@ def _name(arm: str) -> str:
     return arm.replace(":", "-")
 
 
-def _ahead(ours: list[Scores], theirs: list[Scores]) -> list[dict[str, Any]]:
+def _ahead(ours: list[Scores], theirs: list[Scores] | None = None) -> list[dict[str, Any]]:
     """For every test: ours, and how far it is ahead."""
-    return [
-        json.loads(json.dumps(dataclasses.asdict(summary))) for summary in summarise(ours, against=theirs)
-    ]
+    summaries = summarise(ours, against=theirs or [])
+    return [json.loads(json.dumps(dataclasses.asdict(summary))) for summary in summaries]
 
 
 PAIRS = (
@@ -340,8 +314,12 @@ PAIRS = (
 )
 """Arms of the matrix whose differences are claims."""
 
-DIFFERENCES = {"matrix": _matrix_differences, "headline": _headline_differences}
+DIFFERENCES: Mapping[str, Callable[[Claims], dict[str, Any]]] = {
+    "matrix": _matrix_differences,
+    "headline": _headline_differences,
+}
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Claims, description=__doc__))
+    with in_one_sentence():
+        main(tyro.cli(Claims, description=__doc__))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from mistakes import in_one_sentence
 from stablerep import config as config_module
 from stablerep.captions.fashion import Scales, measure
 from stablerep.captions.fashion_files import read_fashion_files
@@ -257,4 +258,5 @@ class _Lab:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    with in_one_sentence():
+        main(tyro.cli(Config, description=__doc__))

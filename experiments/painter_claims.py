@@ -8,61 +8,63 @@
 Arms: one real picture per caption; K painted ones; those of them that match their caption best; real and painted; and
 painted ones with hidden features aligned to an encoder (REPA). All train at a constant rate with averaged weights and
 are scored on validation captions at equal steps, with the same noise. Writes OUT/painter-claims.json and .png; what
-is there already is neither trained, painted nor judged again.
+is there already is neither trained, painted nor judged again, and is refused where it belongs to other settings.
 """
 
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow.parquet as pq
 import tyro
-from matplotlib.figure import Figure
 
+from mistakes import in_one_sentence
+from painter_scores import BOTH, HEADER, PAINTED, REAL, Curves, Score, draw, real_needed, summarise, table_of
 from stablerep import config as config_module
 from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.captions.worlds import world_name
 from stablerep.console import Console
-from stablerep.evaluation.intervals import GroupBootstrap, over_seeds
+from stablerep.errors import UserError
 from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.features import untrained_encoder
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.folders import find_teacher
+from stablerep.learning.data import DataConfig, ViewSource
 from stablerep.learning.methods import METHODS, train
 from stablerep.models.encoder import load_encoder, save_encoder
-from stablerep.run import provenance, write_atomically, write_text
+from stablerep.run import provenance, write_text
+from stored import measured_once
+from usable import usable_real
 
-ONE_REAL = "(origin != 'real' OR image_index = 0)"
-BEST_HALF = "(origin = 'real' OR match_rank < {half})"
+TRAIN = "split = 'train'"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What a painter learns from, and the encoder it is aligned to."""
+    """What a painter learns from, the encoder it is aligned to, and the arms that it is held against."""
 
     source: str
-    """real, painted or both."""
-    where: str = ONE_REAL
+    against: tuple[str, ...] = ()
+    best_half: bool = False
+    """Of the painted pictures of each caption only the half that matches it best."""
     align: str | None = None
     """stablerep, simclr or untrained."""
 
 
 ARMS: dict[str, Arm] = {
-    "real": Arm("real"),
-    "painted": Arm("painted"),
-    "painted, best half": Arm("painted", BEST_HALF),
-    "both": Arm("both"),
-    "painted + StableRep": Arm("painted", align="stablerep"),
-    "painted + SimCLR": Arm("painted", align="simclr"),
-    "painted + untrained": Arm("painted", align="untrained"),
-    "both + StableRep": Arm("both", align="stablerep"),
-    "both + SimCLR": Arm("both", align="simclr"),
-    "both + untrained": Arm("both", align="untrained"),
+    REAL: Arm(source=REAL),
+    PAINTED: Arm(source=PAINTED, against=(REAL,)),
+    "painted, best half": Arm(source=PAINTED, against=(REAL, PAINTED), best_half=True),
+    BOTH: Arm(source=BOTH, against=(REAL, PAINTED)),
+    "painted + StableRep": Arm(source=PAINTED, against=(PAINTED,), align="stablerep"),
+    "painted + SimCLR": Arm(source=PAINTED, against=(PAINTED,), align="simclr"),
+    "painted + untrained": Arm(source=PAINTED, against=(PAINTED,), align="untrained"),
+    "both + StableRep": Arm(source=BOTH, against=(BOTH,), align="stablerep"),
+    "both + SimCLR": Arm(source=BOTH, against=(BOTH,), align="simclr"),
+    "both + untrained": Arm(source=BOTH, against=(BOTH,), align="untrained"),
 }
 
 
@@ -80,7 +82,7 @@ class Config:
     judge: str
     out: Path
     arms: tuple[str, ...] = tuple(ARMS)
-    num_captions: tuple[int, ...] = (250, 1000)
+    num_captions: tuple[int | Literal["all"], ...] = (250, 1000, "all")
     num_images: int = 4
     num_steps: int = 1000
     num_points: int = 20
@@ -88,6 +90,8 @@ class Config:
     encoder_steps: int = 500
     num_judged: int = 200
     """Validation captions that every score paints, twice each."""
+    num_train: int | None = None
+    """Real pictures that train the judge's probe, anew for every score; all where not given."""
     alignment_block: int = 3
     alignment_weight: float = 0.5
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -97,28 +101,26 @@ def main(config: Config) -> None:
     """Train and score every arm at every size, then write table and figure."""
     unknown = sorted(set(config.arms) - ARMS.keys())
     if unknown:
-        raise SystemExit(f"unknown arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
+        raise UserError(f"unknown arm {unknown[0]!r}; there are: {', '.join(ARMS)} (--arms)")
     lab = _Lab(config)
-    results = []
-    for num in config.num_captions:
-        curves = {name: [lab.curve(name, num, seed) for seed in config.seeds] for name in config.arms}
-        results += [_summarise(config, name, num, curves) for name in config.arms]
+    for num in lab.sizes:
+        lab.check_same_captions(num)
+    curves: dict[int, Curves] = {
+        num: {name: [lab.curve(name, num, seed) for seed in config.seeds] for name in config.arms}
+        for num in lab.sizes
+    }
+    results = [
+        summarise(name, num, curves[num], ARMS[name].against) for num in lab.sizes for name in config.arms
+    ]
     content = {
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "provenance": provenance(),
         "results": results,
+        "real_needed": real_needed(curves),
     }
     write_text(config.out / "painter-claims.json", json.dumps(content, indent=1) + "\n")
-    _draw(results, config.out / "painter-claims.png")
-
-
-@dataclass(frozen=True)
-class _Score:
-    step: int
-    fidelity: float
-    kid: float | None
-    kid_floor: float | None
-    named: Path
+    draw(results, config.out / "painter-claims.png")
+    lab.console.table(str(config.out), HEADER, table_of(results))
 
 
 class _Lab:
@@ -129,8 +131,32 @@ class _Lab:
         self.captions, self.real = config.world / "captions.lance", config.world / "images.lance"
         self.benchmark = "fashion" if world_name(config.world) == "fashion" else "icons"
         self.recipes = {name: config_module.read_recipe(name) for name in {config.settings, config.painter}}
+        there = len(usable_real(config.world, self.recipes[config.settings]))
+        self.sizes = [there if num == "all" else num for num in config.num_captions]
+        if max(self.sizes) > there or len(set(self.sizes)) < len(self.sizes):
+            raise UserError(
+                f"num_captions {config.num_captions}: give different numbers, none above the {there} captions of "
+                f"{config.world} that have a real picture to learn from"
+            )
 
-    def curve(self, name: str, num: int, seed: int) -> list[_Score]:
+    def check_same_captions(self, num: int) -> None:
+        """``UserError`` where filters and failures take captions from one arm and not from another."""
+        chosen = {}
+        for name in self.config.arms:
+            table = config_module.recipe_table(
+                self.recipes[self.config.painter], ("train", "text-to-image", "data"), self.config.painter
+            )
+            data = config_module.build(DataConfig, table, self._data(ARMS[name], num), origin=name)
+            chosen[name] = set(ViewSource(data, seed=self.config.seeds[0]).caption_ids)
+        (first, captions), *others = chosen.items()
+        for name, theirs in others:
+            if theirs != captions:
+                raise UserError(
+                    f"{first} and {name} would learn from different captions ({len(theirs ^ captions)} of {num} are "
+                    "in one of them only); let the recipes (--settings, --painter) choose the same ones"
+                )
+
+    def curve(self, name: str, num: int, seed: int) -> list[Score]:
         """Scores of one arm at one size along one training."""
         arm, every = ARMS[name], self.config.num_steps // self.config.num_points
         folder = self.config.out / f"{num}-captions" / _plain(name) / f"seed-{seed}"
@@ -142,7 +168,6 @@ class _Lab:
                 "block": self.config.alignment_block,
                 "weight": self.config.alignment_weight,
             }
-        half = max(1, self.config.num_images // 2)
         self._train(
             "text-to-image",
             self.config.painter,
@@ -152,8 +177,7 @@ class _Lab:
                 "export_every": every,
                 "save_every": every,
                 "seed": seed,
-                "data": self._data(arm.source, num)
-                | {"where": f"split = 'train' AND {arm.where.format(half=half)}", "origin": "any"},
+                "data": self._data(arm, num),
                 "optim": {"schedule": "constant"},
                 "method": method,
             },
@@ -161,73 +185,105 @@ class _Lab:
         steps = range(every, every * self.config.num_points + 1, every)
         return [self._score(folder, step, seed) for step in steps]
 
-    def _score(self, folder: Path, step: int, seed: int) -> _Score:
+    def _score(self, folder: Path, step: int, seed: int) -> Score:
         """Paint validation captions with the painter of one step, with the same noise for all, and judge them."""
-        out = folder / f"step-{step}"
+        names = ("world", "settings", "judge", "num_judged", "num_train")
+        settings = {name: getattr(self.config, name) for name in names}
+        found = measured_once(
+            folder / f"step-{step}.json",
+            settings,
+            lambda: dataclasses.asdict(self._judged(folder, step, seed)),
+        )
+        return config_module.build(Score, found, origin=str(folder))
+
+    def _judged(self, folder: Path, step: int, seed: int) -> Score:
+        painted = folder / f"step-{step}" / "images.lance"
         painting = {
             "captions": self.captions,
             "teacher": str(folder / "run" / "exports" / f"step-{step}" / "teacher"),
-            "out": out / "images.lance",
+            "out": painted,
             "where": "split = 'validation'",
             "limit": self.config.num_judged,
             "num_images": 2,
             "seed": seed,
         }
         generate(self._configured(GenerateConfig, ("generate",), painting), console=self.console)
+        # All scores lie in one folder, where the features of the judge's own pictures are computed once.
+        out = (
+            self.config.out
+            / "scores"
+            / f"{'-'.join(folder.relative_to(self.config.out).parts)}-step-{step}.json"
+        )
         scores = evaluate_painter(
             PainterConfig(
-                images=out / "images.lance",
+                images=painted,
                 world=self.config.world,
                 benchmark=self.benchmark,  # type: ignore[arg-type]
                 judge=self.config.judge,
+                num_train=self.config.num_train,
                 split="validation",
                 search_copies=False,
+                out=out,
             )
         )
         kid = scores.distances[0].kid if scores.distances else None
-        return _Score(
+        return Score(
             step,
             scores.fidelity.mean_per_class.value,
             kid.mean if kid else None,
             kid.floor_95 if kid else None,
-            out / "painter-scores-named.parquet",
+            out.with_name(f"{out.stem}-named.parquet"),
         )
 
-    def _data(self, source: str, num: int) -> dict[str, Any]:
-        tables = {"real": [self.real], "painted": [self._painted()], "both": [self._painted(), self.real]}
-        return {"images": tables[source], "captions": self.captions, "num_captions": num}
+    def _data(self, arm: Arm, num: int) -> dict[str, Any]:
+        """Settings of the data of an arm: one real picture of each caption, its painted ones, or both."""
+        half = max(1, self.config.num_images // 2)
+        tables = {
+            REAL: lambda: [self.real],
+            PAINTED: lambda: [self._painted()],
+            BOTH: lambda: [self._painted(), self.real],
+        }
+        return {
+            "images": tables[arm.source](),
+            "captions": self.captions,
+            "num_captions": num,
+            "where": f"{TRAIN} AND match_rank < {half}" if arm.best_half else TRAIN,
+            "origin": "any",
+            "num_real": 1,
+            "num_painted": self.config.num_images,
+        }
 
     def _painted(self) -> Path:
         """The teacher's pictures of all captions that any arm learns from, each matched with its caption."""
-        table = self.config.out / "painted.lance"
-        marker = self.config.out / "matched.json"
-        if marker.exists():
-            return table
+        table, most = self.config.out / "painted.lance", max(self.sizes)
+        names = ("world", "settings", "teacher", "num_images", "encoder_steps")
+        settings = {name: getattr(self.config, name) for name in names}
+        marker = self.config.out / f"painted-{most}.json"  # more captions may be asked for later
+        measured_once(marker, settings, lambda: self._paint_and_match(table, most))
+        return table
+
+    def _paint_and_match(self, table: Path, num_captions: int) -> dict[str, Any]:
         painting = {
             "captions": self.captions,
             "teacher": self.config.teacher,
             "out": table,
-            "limit": max(self.config.num_captions),
+            "limit": num_captions,
             "num_images": self.config.num_images,
         }
         generate(self._configured(GenerateConfig, ("generate",), painting), console=self.console)
         data = {"images": [self.real], "captions": self.captions}
-        matcher = self.config.out / "matcher"
-        steps = self.config.encoder_steps
+        matcher, steps = self.config.out / "matcher", self.config.encoder_steps
         self._train("clip", self.config.settings, {"out": matcher, "num_steps": steps, "data": data})
-        audit_match(
-            MatchAuditConfig(images=table, captions=self.captions, encoder=str(matcher), out=marker),
-            console=self.console,
-        )
-        return table
+        matching = MatchAuditConfig(images=table, captions=self.captions, encoder=str(matcher))
+        return {"num_pictures": audit_match(matching, console=self.console).num_pictures}
 
     def _encoder(self, kind: str, num: int, seed: int) -> Path:
         """The encoder to align to: trained on the painted pictures of these captions, or as it was before training."""
         folder = self.config.out / f"{num}-captions" / "encoders" / f"{kind}-{seed}"
-        method = "stablerep" if kind == "untrained" else kind
         if kind != "untrained":
             settings = {"out": folder, "num_steps": self.config.encoder_steps, "seed": seed}
-            return self._train(method, self.config.settings, settings | {"data": self._data("painted", num)})
+            data = {"data": self._data(ARMS[PAINTED], num)}
+            return self._train(kind, self.config.settings, settings | data)
         like = load_encoder(self._encoder("stablerep", num, seed))
         save_encoder(untrained_encoder(like.config, seed), folder)
         return folder
@@ -249,64 +305,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z]+", "-", name.lower())
 
 
-def _summarise(
-    config: Config, name: str, num: int, curves: Mapping[str, Sequence[Sequence[_Score]]]
-) -> dict[str, Any]:
-    """Curve of an arm, its end beside the end of the first arm, and the step at which it was as good as that."""
-    first = config.arms[0]
-    mine, theirs = curves[name], curves[first]
-    ends = [[run[-1].named for run in runs] for runs in (mine, theirs)]
-    means = [float(np.mean([run[place].fidelity for run in mine])) for place in range(config.num_points)]
-    target = float(np.mean([run[-1].fidelity for run in theirs]))
-    reached = [score.step for score, mean in zip(mine[0], means, strict=True) if mean >= target]
-    ahead = None if name == first else dataclasses.asdict(_ahead(*ends))
-    return {
-        "arm": name,
-        "num_captions": num,
-        "steps": [score.step for score in mine[0]],
-        "fidelity": [[score.fidelity for score in run] for run in mine],
-        "kid": [[score.kid for score in run] for run in mine],
-        "kid_floor": mine[0][-1].kid_floor,
-        "final_fidelity": means[-1],
-        "ahead_of_first": ahead,
-        "steps_to_end_of_first": reached[0] if reached else None,
-    }
-
-
-def _ahead(mine: Sequence[Path], theirs: Sequence[Path]) -> Any:
-    """Paired difference in fidelity, over validation captions and seeds."""
-    sides = []
-    for number, paths in enumerate((mine, theirs)):
-        tables = [pq.read_table(path) for path in paths]
-        accuracies = []
-        for table in tables:
-            labels, named, groups = (
-                np.array(table[column].to_pylist()) for column in ("label", "named", "caption_id")
-            )
-            bootstrap = GroupBootstrap(labels, groups, num=1000, seed=0)
-            accuracies.append(bootstrap.accuracies(labels == named))
-        sides.append(over_seeds(accuracies, number))
-    return sides[0].ahead_of(sides[1], "mean_per_class")
-
-
-def _draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Fidelity against steps, a panel per number of captions, a line per arm."""
-    sizes = list(dict.fromkeys(result["num_captions"] for result in results))
-    figure = Figure(figsize=(4.6 * len(sizes), 3.6), layout="constrained")
-    grid = figure.subplots(1, len(sizes), squeeze=False)[0]
-    for axes, size in zip(grid, sizes, strict=True):
-        for result in results:
-            if result["num_captions"] == size:
-                curve = 100 * np.array(result["fidelity"])
-                axes.plot(result["steps"], curve.mean(0), label=result["arm"], linewidth=1.4)
-        axes.set_title(f"{size:,} captions", fontsize=9, loc="left")
-        axes.set_xlabel("steps", fontsize=8)
-        axes.set_ylabel("prompt fidelity on validation captions, %", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[-1].legend(fontsize=7, frameon=False)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    with in_one_sentence():
+        main(tyro.cli(Config, description=__doc__))

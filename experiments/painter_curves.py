@@ -4,7 +4,8 @@ Every setting paints the same captions with the same noise and is judged alike; 
 
     python experiments/painter_curves.py --world icons --teacher icons --judge runs/judge --out curves
 
-writes OUT/curves.json and OUT/curves.png; what is there already is neither painted nor judged again.
+writes OUT/curves.json and OUT/curves.png; what is there already is neither painted nor judged again, and is refused
+where it belongs to another world, teacher, judge or choice of captions and pictures.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any, cast
 import tyro
 from matplotlib.figure import Figure
 
+from mistakes import in_one_sentence
 from stablerep import config as config_module
 from stablerep.captions.worlds import world_name
 from stablerep.console import Console
@@ -25,6 +27,7 @@ from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.settings import SchedulerName
 from stablerep.run import write_atomically, write_text
+from stored import measured_once
 
 ALWAYS = (0.0, 1.0)
 
@@ -54,6 +57,26 @@ class Curves:
     """Captions that are painted."""
 
 
+SHARED = ("world", "teacher", "judge", "num_captions", "num_images", "num_train", "where")
+"""What all points of a folder have in common."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a point is painted."""
+
+    scheduler: SchedulerName
+    steps: int
+    guidance: float
+    interval: tuple[float, float]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        within = "" if self.interval == ALWAYS else "-within-{:g}-{:g}".format(*self.interval)
+        return f"{self.scheduler}-{self.steps}-{self.guidance:g}{within}".replace("+", "p")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One setting and what it reached."""
@@ -67,8 +90,9 @@ class Point:
     fidelity: float
     low: float
     high: float
-    kid: float
-    kid_floor: float
+    kid: float | None
+    """None where too few painted captions have real pictures."""
+    kid_floor: float | None
     images_per_second: float | None
     """None where the pictures were there already."""
 
@@ -77,11 +101,14 @@ def main(config: Curves) -> None:
     """Measure every setting, then print and draw the table."""
     console = Console()
     settings = itertools.product(config.schedulers, config.steps, config.guidance, config.intervals)
-    points = [_measure(config, *setting, console) for setting in settings]
+    points = [_measure(config, Setting(*setting), console) for setting in settings]
     content = {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)), "points": []}
     content["points"] = [dataclasses.asdict(point) for point in points]
     write_text(config.out / "curves.json", json.dumps(content, indent=2) + "\n")
-    _draw(points, config.out / "curves.png")
+    if any(point.forward_passes is not None for point in points):
+        _draw(points, config.out / "curves.png")
+    else:
+        console.say("no figure: with limited guidance the passes of a picture are not known")
     rows = [
         (
             point.scheduler,
@@ -90,7 +117,7 @@ def main(config: Curves) -> None:
             "-".join(f"{time:g}" for time in point.interval),
             f"{point.images_per_second:.1f}" if point.images_per_second else "",
             f"{100 * point.fidelity:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]",
-            f"{point.kid:.3g}",
+            "" if point.kid is None else f"{point.kid:.3g}",
         )
         for point in points
     ]
@@ -99,20 +126,20 @@ def main(config: Curves) -> None:
     )
 
 
-def _measure(
-    config: Curves,
-    scheduler: str,
-    steps: int,
-    guidance: float,
-    interval: tuple[float, float],
-    console: Console,
-) -> Point:
-    within = "" if interval == ALWAYS else "-within-{:g}-{:g}".format(*interval)
-    name = f"{scheduler}-{steps}-{guidance:g}{within}".replace("+", "p")
-    stored = config.out / f"{name}.json"
-    if stored.exists():
-        return config_module.build(Point, json.loads(stored.read_text()), origin=str(stored))
-    table = config.out / f"{name}.lance"
+def _measure(config: Curves, setting: Setting, console: Console) -> Point:
+    """The point of a setting, from its file where it was measured with the same captions, pictures and judge."""
+    shared = {name: getattr(config, name) for name in SHARED}
+    path = config.out / f"{setting.name}.json"
+    measured = measured_once(
+        path, {**shared, **dataclasses.asdict(setting)}, lambda: _judged(config, setting, console)
+    )
+    return config_module.build(Point, dataclasses.asdict(setting), measured, origin=str(path))
+
+
+def _judged(config: Curves, setting: Setting, console: Console) -> dict[str, Any]:
+    """Paint with a setting and judge the pictures."""
+    is_limited = setting.interval != ALWAYS
+    table = config.out / f"{setting.name}.lance"
     painted = generate(
         GenerateConfig(
             captions=config.world / "captions.lance",
@@ -121,10 +148,10 @@ def _measure(
             num_images=config.num_images,
             limit=config.num_captions,
             where=config.where,
-            scheduler=cast(SchedulerName, scheduler),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            guidance_interval=None if interval == ALWAYS else interval,
+            scheduler=setting.scheduler,
+            num_inference_steps=setting.steps,
+            guidance_scale=setting.guidance,
+            guidance_interval=setting.interval if is_limited else None,
         ),
         console=console,
     )
@@ -138,26 +165,21 @@ def _measure(
             search_copies=False,
             distances=DistanceConfig(kid_subsets=20),
             num_bootstrap=200,
-            out=config.out / f"{name}-scores.json",
+            out=config.out / f"{setting.name}-scores.json",
         ),
         console=console,
     )
     reached = scores.fidelity.mean_per_class
-    point = Point(
-        scheduler=scheduler,
-        steps=steps,
-        guidance=guidance,
-        interval=interval,
-        forward_passes=steps * (2 if guidance > 1 else 1) if interval == ALWAYS else None,
-        fidelity=reached.value,
-        low=reached.low,
-        high=reached.high,
-        kid=scores.distances[0].kid.mean,
-        kid_floor=scores.distances[0].kid.floor_95,
-        images_per_second=painted.images_per_second if painted.painted else None,
-    )
-    write_text(stored, json.dumps(dataclasses.asdict(point)) + "\n")
-    return point
+    kid = scores.distances[0].kid if scores.distances else None
+    return {
+        "forward_passes": None if is_limited else setting.steps * (2 if setting.guidance > 1 else 1),
+        "fidelity": reached.value,
+        "low": reached.low,
+        "high": reached.high,
+        "kid": None if kid is None else kid.mean,
+        "kid_floor": None if kid is None else kid.floor_95,
+        "images_per_second": painted.images_per_second if painted.painted else None,
+    }
 
 
 def _draw(points: list[Point], path: Path) -> None:
@@ -176,8 +198,11 @@ def _draw(points: list[Point], path: Path) -> None:
         left.errorbar(
             passes, [100 * point.fidelity for point in mine], yerr=spread, marker="o", capsize=2, label=label
         )
-        right.plot(passes, [point.kid for point in mine], marker="o", label=label)
-    right.axhline(points[0].kid_floor, linestyle=":", color="grey", label="real against real, 95 %")
+        far = [(one.forward_passes, one.kid) for one in mine if one.kid is not None]
+        right.plot([passes for passes, _ in far], [kid for _, kid in far], marker="o", label=label)
+    floor = next((point.kid_floor for point in points if point.kid_floor is not None), None)
+    if floor is not None:
+        right.axhline(floor, linestyle=":", color="grey", label="real against real, 95 %")
     left.set_ylabel("prompt fidelity, %")
     right.set_ylabel("KID")
     for axes in (left, right):
@@ -188,4 +213,5 @@ def _draw(points: list[Point], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Curves, description=__doc__))
+    with in_one_sentence():
+        main(tyro.cli(Curves, description=__doc__))

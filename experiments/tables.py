@@ -3,11 +3,10 @@
     python experiments/tables.py experiments/measured/fashion-matrix.json
 
 Reads what `stablerep compare` wrote (compare.json) or a part of `experiments/claims.py` (PART.json), and prints
-Markdown: one table of all tests, then what protocols without classes found, such as `geometry`, and the differences
-that the part decides.
+Markdown: one table of all tests, with how far the first arm is ahead in brackets, then what protocols without classes
+found, such as `geometry`, and what the part decides: differences, and how many real pictures equal the painted ones.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from mistakes import in_one_sentence
+from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
+from stablerep.run import read_json
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -23,14 +25,17 @@ Rows = Sequence[Mapping[str, Any]]
 def main(paths: Sequence[str]) -> None:
     """Print the tables of every file."""
     if not paths:
-        raise SystemExit("give a compare.json or PART.json")
+        raise UserError("no file is named; give a compare.json or PART.json")
     for path in map(Path, paths):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for title, part in _parts(content, path.stem):
-            print(
-                "\n".join([f"### {title}", "", *_scores(part["rows"]), *_other(part.get("measurements", []))])
-            )
-        print("\n".join(_differences(content.get("against", []))))
+        print("\n".join(tables(read_json(path), path.stem)))
+
+
+def tables(content: Mapping[str, Any], name: str) -> list[str]:
+    """The lines of Markdown for what a file of this name holds."""
+    lines = []
+    for title, part in _parts(content, name):
+        lines += [f"### {title}", "", *_scores(part["rows"]), *_other(part.get("measurements", []))]
+    return [*lines, *_differences(content.get("against", [])), *_needed(content.get("needed", []))]
 
 
 def _parts(content: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -42,7 +47,7 @@ def _parts(content: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping
 
 
 def _scores(rows: Rows) -> list[str]:
-    """A line for each arm and size, a column for each test and protocol; differences are taken to the first arm."""
+    """A line for each arm and size, a column for each test and protocol; in brackets how far the first arm is ahead."""
     tests = list(dict.fromkeys(_test(row) for row in rows))
     lines = [
         f"| arm | captions | {' | '.join(tests)} |",
@@ -68,8 +73,11 @@ def _name(summary: Mapping[str, Any]) -> str:
 
 def _said(summary: Mapping[str, Any]) -> str:
     value = Interval.read(summary["mean_per_class"]).in_percent()
-    ahead = summary["ahead"]
-    return value if ahead is None else f"{value} ({Interval.read(ahead).in_percent(sign=True)})"
+    if summary["ahead"] is None:
+        return value
+    arm = Interval.read(summary["ahead"])  # the arm minus the first; minus zero would print a sign
+    first = Interval(value=0.0 - arm.value, low=0.0 - arm.high, high=0.0 - arm.low)
+    return f"{value} ({first.in_percent(sign=True)})"
 
 
 def _differences(found: Rows) -> list[str]:
@@ -85,6 +93,18 @@ def _differences(found: Rows) -> list[str]:
         f"| ahead | {' | '.join(tests)} |",
         "|---" * (len(tests) + 1) + "|",
         *(f"| {pair} | {' | '.join(row.get(test, '') for test in tests)} |" for pair, row in cells.items()),
+        "",
+    ]
+
+
+def _needed(found: Rows) -> list[str]:
+    """With how many real pictures CLIP is level with StableRep+ on painted ones, test by test."""
+    if not found:
+        return []
+    return [
+        "| StableRep+, painted pictures | test | level with CLIP on real pictures |",
+        "|---|---|---|",
+        *(f"| {one['painted']:,} | {_name(one)} | {one['said']} |" for one in found),
         "",
     ]
 
@@ -116,4 +136,5 @@ def _other(measurements: Rows) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with in_one_sentence():
+        main(sys.argv[1:])

@@ -15,7 +15,7 @@ import tyro
 
 SIZES: Mapping[str, tuple[str, ...]] = {
     "bench/caching.py": ("--image-size", "16", "--rounds", "1"),
-    "bench/loss.py": ("--rows", "2000", "--dim", "8"),
+    "bench/loss.py": ("--rows", "2000", "--dim", "8", "--plain-at", "500", "1000"),
     "bench/painting.py": ("--num-captions", "1", "--num-images", "1", "--num-rounds", "1"),
     "experiments/claims.py": ("--num-captions", "8", "--seeds", "0"),
 }

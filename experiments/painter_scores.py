@@ -1,0 +1,144 @@
+"""What the curves of painter_claims.py say: differences, steps and pictures that are needed, and the figure."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from crossing import crossing
+from stablerep.evaluation.intervals import GroupBootstrap, Interval, over_seeds
+from stablerep.run import write_atomically
+
+REAL, PAINTED, BOTH = "real", "painted", "both"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of a painter after so many steps."""
+
+    step: int
+    fidelity: float
+    kid: float | None
+    kid_floor: float | None
+    named: Path
+    """What the judge named every picture."""
+
+
+Curves = Mapping[str, Sequence[Sequence[Score]]]
+"""By arm, for every seed, the scores along a training."""
+
+
+def summarise(name: str, num: int, curves: Curves, against: Sequence[str]) -> dict[str, Any]:
+    """Curve of an arm, its end beside that of others, and how soon it was as good as the end of the real arm.
+
+    The latter is a share of all steps: 0.4 where the arm needs two fifths of them; None where it never is.
+    """
+    mine = curves[name]
+    target = final(curves[REAL]) if REAL in curves else math.inf
+    ahead = {other: _ahead_of(mine, curves[other]) for other in against if other in curves}
+    return {
+        "arm": name,
+        "num_captions": num,
+        "steps": [score.step for score in mine[0]],
+        "fidelity": [[score.fidelity for score in run] for run in mine],
+        "kid": [[score.kid for score in run] for run in mine],
+        "kid_floor": mine[0][-1].kid_floor,
+        "final_fidelity": final(mine),
+        "ahead_of": ahead,
+        "share_of_steps_to_end_of_real": share_of_steps(mine, target),
+    }
+
+
+HEADER = ("arm", "captions", "fidelity at the end, %", "ahead, points", "steps to the end of real, %")
+
+
+def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows under ``HEADER`` of what ``summarise`` found."""
+    rows: list[tuple[str, ...]] = []
+    for result in results:
+        ahead = [
+            f"{Interval.read(one).in_percent(sign=True)} of {other}"
+            for other, one in result["ahead_of"].items()
+        ]
+        share = result["share_of_steps_to_end_of_real"]
+        rows.append(
+            (
+                result["arm"],
+                f"{result['num_captions']:,}",
+                f"{100 * result['final_fidelity']:.1f}",
+                ", ".join(ahead),
+                "" if share is None else f"{100 * share:.0f}",
+            )
+        )
+    return rows
+
+
+def final(runs: Sequence[Sequence[Score]]) -> float:
+    """Mean fidelity at the end of all seeds."""
+    return float(np.mean([run[-1].fidelity for run in runs]))
+
+
+def share_of_steps(runs: Sequence[Sequence[Score]], target: float) -> float | None:
+    """The first step at which the mean over seeds reaches ``target``, over all steps; None where it never does."""
+    steps = [score.step for score in runs[0]]
+    means = np.mean([[score.fidelity for score in run] for run in runs], axis=0)
+    reached = np.flatnonzero(means >= target)
+    return steps[int(reached[0])] / steps[-1] if len(reached) else None
+
+
+def real_needed(curves: Mapping[int, Curves]) -> list[dict[str, Any]]:
+    """For every size: with how many real pictures, one of each caption, painters are as good as with both kinds."""
+    if not all({REAL, BOTH} <= one.keys() for one in curves.values()):
+        return []
+    real = {num: final(one[REAL]) for num, one in curves.items()}
+    return [
+        {"num_captions": num, **dataclasses.asdict(crossing(final(one[BOTH]), real))}
+        for num, one in curves.items()
+    ]
+
+
+def _ahead_of(mine: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> dict[str, float]:
+    ends = [[run[-1].named for run in runs] for runs in (mine, theirs)]
+    found: dict[str, float] = dataclasses.asdict(_ahead(*ends))
+    return found
+
+
+def _ahead(mine: Sequence[Path], theirs: Sequence[Path]) -> Any:
+    """Paired difference in fidelity, over validation captions and seeds."""
+    sides = []
+    for number, paths in enumerate((mine, theirs)):
+        tables = [pq.read_table(path) for path in paths]
+        accuracies = []
+        for table in tables:
+            labels, named, groups = (
+                np.array(table[column].to_pylist()) for column in ("label", "named", "caption_id")
+            )
+            bootstrap = GroupBootstrap(labels, groups, num=1000, seed=0)
+            accuracies.append(bootstrap.accuracies(labels == named))
+        sides.append(over_seeds(accuracies, number))
+    return sides[0].ahead_of(sides[1], "mean_per_class")
+
+
+def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Fidelity against steps, a panel per number of captions, a line per arm."""
+    sizes = list(dict.fromkeys(result["num_captions"] for result in results))
+    figure = Figure(figsize=(4.6 * len(sizes), 3.6), layout="constrained")
+    grid = figure.subplots(1, len(sizes), squeeze=False)[0]
+    for axes, size in zip(grid, sizes, strict=True):
+        for result in results:
+            if result["num_captions"] == size:
+                curve = 100 * np.array(result["fidelity"])
+                axes.plot(result["steps"], curve.mean(0), label=result["arm"], linewidth=1.4)
+        axes.set_title(f"{size:,} captions", fontsize=9, loc="left")
+        axes.set_xlabel("steps", fontsize=8)
+        axes.set_ylabel("prompt fidelity on validation captions, %", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[-1].legend(fontsize=7, frameon=False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

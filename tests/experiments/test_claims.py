@@ -1,0 +1,186 @@
+"""Every part of claims.py compares under equal conditions what it says, and asks only for what exists."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+import claims
+from claims_parts import PARTS, Claims
+from crossing import crossing
+from learning.tiny_training import SIZE, image_row, write_images
+from stablerep import config as config_module
+from stablerep.errors import UserError
+from stablerep.learning.data import DataConfig, ViewSource
+from stablerep.learning.methods import METHODS
+from stablerep.store import REAL
+
+MANY = Counter({f"{number:04}": 8 for number in range(3000)})
+"""As many captions as there are in fashion, about, each with eight real pictures."""
+
+
+def asked(**changes: Any) -> Claims:
+    places = {"world": Path("world"), "settings": "fashion", "out": Path("out")}
+    return Claims(**(places | changes))
+
+
+# -- equal conditions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", ["icons", "fashion"])
+@pytest.mark.parametrize("part", PARTS)
+def test_every_learner_of_a_part_sees_as_many_views(part: str, settings: str, tmp_path: Path) -> None:
+    config = asked(settings=settings, kept=(1.0, 0.75, 0.375, 0.25), images=(1, 2, 3, 4, 8))
+    base = config_module.read_recipe(settings)
+    seen = set()
+    for cell in PARTS[part](config):
+        path = tmp_path / f"{cell.value}.toml"
+        recipe = claims.recipe_of(config, base, claims.with_sizes(cell, MANY), MANY)
+        path.write_text(tomli_w.dumps(recipe))
+        for arm in cell.arms:
+            command = ("train", arm.partition(":")[0])
+            table = config_module.recipe_table(config_module.read_recipe(str(path)), command, "test")
+            images = ["a", "b"] if arm.endswith("both") else ["a"]
+            settings_of_run = {"out": "run", "data": {"images": images}}
+            run = config_module.build(METHODS[command[1]].config, table, settings_of_run, origin="test")
+            seen.add(run.images_per_step)
+            assert run.images_per_step == claims.views_per_step(base, recipe, arm)
+    assert seen == {{"icons": 256, "fashion": 128}[settings]}
+
+
+def test_unequal_views_are_refused() -> None:
+    config = asked()
+    base = config_module.read_recipe("fashion")
+    cells = []
+    for cell, num in zip(PARTS["kept"](config), (1, 2, 1), strict=False):
+        recipe = claims.recipe_of(config, base, claims.with_sizes(cell, MANY), MANY)
+        recipe["train"]["stablerep"]["data"]["crops_per_image"] = num
+        cells.append((cell, recipe))
+    with pytest.raises(UserError, match="kept: learners would see different numbers of views"):
+        claims.check_equal_views("kept", base, cells)
+
+
+def test_the_weights_are_all_that_differs() -> None:
+    uniform, weighted = (cell.learner("stablerep") for cell in PARTS["weights"](asked()))
+    assert weighted == {**uniform, "weight": "match_level"}
+
+
+# -- what is learned from ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Claims]:
+    """Twelve captions with four paintings and five real pictures, three with two; the first is by a held-out hand."""
+    folder = tmp_path_factory.mktemp("claims")
+    real = [
+        image_row(number, index, origin=REAL, style="fluent" if index == 0 else "noto")
+        for number in range(12)
+        for index in range(6 if number < 9 else 3)
+    ]
+    painted = [image_row(number, index) for number in range(12) for index in range(4)]
+    write_images(folder / "world" / "images.lance", real)
+    write_images(folder / "out" / "painted" / "images-4.lance", painted)
+    data = {"exclude_styles": ["fluent"], "view": {"image_size": SIZE}}
+    batches = {"stablerep": 2, "stablerep-plus": 2, "simclr": 4, "clip": 8, "supervised": 4}
+    learners = {name: {"data": data | {"captions_per_batch": captions}} for name, captions in batches.items()}
+    small = {"extends": "fashion", "train": learners}
+    (folder / "small.toml").write_text(tomli_w.dumps(small))
+    places = {"world": folder / "world", "settings": str(folder / "small.toml"), "out": folder / "out"}
+    return lambda **changes: asked(**(places | changes))
+
+
+def data_of(config: Claims, part: str, place: int, arm: str, folder: Path) -> DataConfig:
+    """The data of an arm of a cell, through the recipe that is written, with the tables that `compare` gives it."""
+    cell, recipe = claims.plan(config)[part][place]
+    (folder / "cell.toml").write_text(tomli_w.dumps(recipe))
+    method, _, source = arm.partition(":")
+    read = config_module.read_recipe(str(folder / "cell.toml"))
+    real, painted = config.world / "images.lance", claims._painted(config, cell)
+    images = {"real": [real], "painted": [painted], "both": [painted, real]}[source]
+    settings = {"images": images, "num_captions": (cell.num_captions or (None,))[0]}
+    if source != "real":
+        settings["num_painted"] = cell.num_images
+    return config_module.build(DataConfig, read["train"][method]["data"], settings, origin="test")
+
+
+@pytest.mark.parametrize(("place", "share"), enumerate((0.0, 0.25, 0.5, 0.75, 1.0)))
+def test_the_share_of_real_pictures_is_the_one_asked_for(
+    place: int, share: float, tiny: Callable[..., Claims], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "NUM_DRAWN", 100)
+    config = tiny(parts=("mix",), num_captions=9)
+    source = {0.0: "painted", 1.0: "real"}.get(share, "both")
+    found = claims.drawn_from(data_of(config, "mix", place, f"stablerep-plus:{source}", tmp_path), seed=0)
+    assert found["real_share"] == pytest.approx(share, abs=0.03)
+    assert found["captions"] == 9
+    assert found["pictures"] == (36 if share in (0, 1) else 72)
+
+
+def test_a_held_out_style_takes_no_caption_away(tiny: Callable[..., Claims], tmp_path: Path) -> None:
+    config = tiny(num_captions=12)
+    real = ViewSource(data_of(config, "matrix", 0, "simclr:real", tmp_path), seed=0)
+    painted = ViewSource(data_of(config, "matrix", 0, "stablerep:painted", tmp_path), seed=0)
+    assert real.caption_ids == painted.caption_ids
+    assert (len(real.caption_ids), real.num_images, painted.num_images) == (12, 12, 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"parts": ("sizes",), "sizes": (4, 13)}, "13 captions with at least 1 real .* the world has 12"),
+        ({"parts": ("mix",), "num_captions": 10}, "10 captions with at least 4 real .* the world has 9"),
+        ({"parts": ("images",), "fixed": 24, "num_captions": 9}, "1 fixed: 24 captions"),
+        ({"parts": ("images",), "fixed": 10, "num_captions": 9}, "images 4 does not divide fixed 10"),
+        ({"parts": ("headline",), "headline": (10,), "times": (1.0, 1.5)}, "15 is not even"),
+        ({"parts": ("matrix", "claims")}, "unknown part 'claims'; there are: matrix, "),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_is_painted(
+    changes: dict[str, Any], what: str, tiny: Callable[..., Claims]
+) -> None:
+    with pytest.raises(UserError, match=what):
+        claims.main(tiny(**{"num_captions": 12, "images": (1, 2, 4)} | changes))
+
+
+# -- the headline ------------------------------------------------------------------------------------
+
+
+def test_the_headline_counts_pictures_two_of_each_caption() -> None:
+    config = asked(headline=(500, 1000), times=(1.0, 2.5))
+    cells = {cell.value: (cell.arms[0], cell.num_captions) for cell in PARTS["headline"](config)}
+    assert cells == {
+        "500 painted": ("stablerep-plus:painted", (250,)),
+        "1000 painted": ("stablerep-plus:painted", (500,)),
+        "500 real": ("clip:real", (250,)),
+        "1000 real": ("clip:real", (500,)),
+        "1250 real": ("clip:real", (625,)),
+        "2500 real": ("clip:real", (1250,)),
+    }
+
+
+def test_a_curve_crosses_a_score_on_the_logarithm_of_pictures() -> None:
+    curve = {4000: 0.8, 1000: 0.6, 2000: 0.7}
+    assert crossing(0.7, curve).pictures == pytest.approx(2000)
+    assert crossing(0.65, curve).pictures == pytest.approx(1000 * 2**0.5)
+    assert crossing(0.81, curve).pictures is None
+    assert crossing(0.81, curve).said == "not reached with the most that were tried, 4,000"
+    assert crossing(0.6, curve).pictures is None
+    assert crossing(0.6, curve).said == "reached with the fewest that were tried, 1,000"
+
+
+def test_how_many_real_pictures_are_needed_is_said_for_every_test() -> None:
+    def scores(*values: float) -> list[dict[str, Any]]:
+        return [
+            {"benchmark": "b", "test": "t", "protocol": name, "mean_per_class": {"value": value}}
+            for name, value in zip(("knn", "linear"), values, strict=True)
+        ]
+
+    found = claims.real_needed(500, scores(0.7, 0.9), {500: scores(0.6, 0.6), 2000: scores(0.8, 0.8)})
+    assert [(one["painted"], one["protocol"], one["pictures"]) for one in found] == [
+        (500, "knn", pytest.approx(1000)),
+        (500, "linear", None),
+    ]
+    assert found[1]["said"] == "not reached with the most that were tried, 2,000"

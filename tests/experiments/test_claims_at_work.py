@@ -1,0 +1,124 @@
+"""Parts of claims.py at their smallest, from the world to the numbers: on captions that never name the class."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+import claims
+import tables
+from captions.test_fashion import write_files
+from claims_parts import Claims
+from generation import tiny_pipelines
+from learning.tiny_training import ENCODER, HEAD, SIZE, TEXT
+from stablerep.captions.worlds import WorldConfig, write_world
+from stablerep.store import ImageTable
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+METHODS: dict[str, dict[str, Any]] = {
+    "stablerep": HEAD,
+    "stablerep-plus": {**HEAD, "text": TEXT},
+    "simclr": HEAD,
+    "clip": {"text": TEXT},
+    "supervised": HEAD,
+}
+
+
+def small_recipe(teacher: Path) -> dict[str, Any]:
+    """The shipped recipe with the smallest encoder, eight views in a batch and a painter with random weights."""
+    batches = {"stablerep": 2, "stablerep-plus": 2, "simclr": 4, "clip": 8, "supervised": 4}
+    learners = {
+        name: {
+            "compile": False,
+            "precision": "float32",
+            "attention": "fused",
+            "data": {"captions_per_batch": batches[name], "view": {"image_size": SIZE}},
+            "method": {"encoder": ENCODER, **method},
+        }
+        for name, method in METHODS.items()
+    }
+    return {
+        "extends": "fashion",
+        "generate": {"teacher": str(teacher), "num_inference_steps": 1, "height": SIZE, "width": SIZE},
+        "train": learners,
+        "evaluate": {"benchmarks": ["fashion"], "num_bootstrap": 20, "precision": "float32"},
+    }
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which five parts were measured."""
+    folder = tmp_path_factory.mktemp("claims")
+    source = write_files(folder / "files", num_train=600, num_test=60)
+    write_world(WorldConfig(name="fashion", out=folder / "world", source=source, hide_class=True))
+    tiny_pipelines.pixart(folder / "teacher")
+    (folder / "small.toml").write_text(tomli_w.dumps(small_recipe(folder / "teacher")))
+    claims.main(
+        Claims(
+            world=folder / "world",
+            settings=str(folder / "small.toml"),
+            out=folder / "out",
+            parts=("matrix", "headline", "mix", "kept", "weights"),
+            num_captions=8,
+            headline=(16,),
+            times=(1.0, 1.5),
+            real_shares=(0.5,),
+            kept=(0.5,),
+            kept_of=4,
+            num_steps=1,
+            num_train=60,
+            seeds=(0,),
+        )
+    )
+    return folder / "out"
+
+
+def test_the_matrix_runs_on_captions_without_a_class(measured: Path) -> None:
+    found = json.loads((measured / "matrix.json").read_text())
+    learned = found["points"][0]["learned_from"]
+    assert learned["simclr-real-8-seed-0"] == {"captions": 8, "pictures": 8, "real_share": 1}
+    assert learned["stablerep-painted-8-seed-0"] == {"captions": 8, "pictures": 32, "real_share": 0}
+    assert learned["stablerep-plus-both-8-seed-0"]["pictures"] == 40
+    assert {one["ours"] for one in found["against"]} >= {"stablerep:painted", "stablerep-plus:both"}
+
+
+def test_the_headline_says_captions_and_how_many_real_pictures_are_needed(measured: Path) -> None:
+    found = json.loads((measured / "headline.json").read_text())
+    learned = {name: one for point in found["points"] for name, one in point["learned_from"].items()}
+    counts = {name: (one["captions"], one["pictures"]) for name, one in learned.items()}
+    assert counts == {
+        "stablerep-plus-painted-8-seed-0": (8, 16),
+        "clip-real-8-seed-0": (8, 16),
+        "clip-real-12-seed-0": (12, 24),
+    }
+    assert {(one["painted"], one["real"]) for one in found["against"]} == {(16, 16), (16, 24)}
+    assert [one["protocol"] for one in found["needed"]] == ["knn", "linear"]
+    lines = tables.tables(found, "headline")
+    assert sum(line.startswith("| 16 | fashion: official test") for line in lines) == 2
+
+
+def test_the_mixture_is_half_real(measured: Path) -> None:
+    (point,) = json.loads((measured / "mix.json").read_text())["points"]
+    assert point["learned_from"]["stablerep-plus-both-8-seed-0"] == {
+        "captions": 8,
+        "pictures": 64,
+        "real_share": pytest.approx(0.5, abs=0.15),
+    }
+
+
+def test_the_best_half_and_another_are_kept_of_the_same_pictures(measured: Path) -> None:
+    points = json.loads((measured / "kept.json").read_text())["points"]
+    learned = {point["value"]: point["learned_from"]["stablerep-painted-8-seed-0"] for point in points}
+    half = {"captions": 8, "pictures": 16, "real_share": 0}
+    assert learned == {"random 2 of 4": half, "best 2 of 4": half}
+    assert len(ImageTable.open(measured / "painted" / "audited-4.lance")) == 32
+
+
+def test_weights_change_nothing_but_what_pictures_count(measured: Path) -> None:
+    points = json.loads((measured / "weights.json").read_text())["points"]
+    assert [point["value"] for point in points] == ["uniform", "match level"]
+    assert points[0]["learned_from"] == points[1]["learned_from"]
+    levels = ImageTable.open(measured / "painted" / "audited-4.lance").read(["match_level"])["match_level"]
+    assert all(0 <= level <= 1 for level in levels.to_pylist())

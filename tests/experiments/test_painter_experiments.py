@@ -1,0 +1,205 @@
+"""painter_claims.py and painter_curves.py: equal captions, what is measured once, and what is decided."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tomli_w
+
+import painter_claims
+import painter_curves
+from learning.tiny_training import SIZE, image_row, write_images
+from painter_scores import Score, real_needed, share_of_steps, summarise, table_of
+from stablerep.errors import UserError
+from stablerep.store import REAL
+from stored import measured_once
+
+
+def test_what_is_measured_once_belongs_to_its_settings(tmp_path: Path) -> None:
+    path, asked = tmp_path / "point.json", {"judge": Path("a"), "steps": (4, 8)}
+    assert measured_once(path, asked, lambda: {"kid": None}) == {"kid": None}
+    assert measured_once(path, asked, lambda: pytest.fail("measured again")) == {"kid": None}
+    with pytest.raises(
+        UserError, match=r"point.json belongs to other settings \(judge: 'a' there, 'b' asked\)"
+    ):
+        measured_once(path, {**asked, "judge": "b"}, dict)
+
+
+def test_what_a_stopped_measurement_left_belongs_to_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "point.json"
+    with pytest.raises(KeyboardInterrupt):
+        measured_once(path, {"where": "a"}, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(UserError, match="where: 'a' there, 'b' asked"):
+        measured_once(path, {"where": "b"}, dict)
+    assert measured_once(path, {"where": "a"}, lambda: {"kid": 1}) == {"kid": 1}
+
+
+def test_a_point_from_before_settings_were_kept_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "point.json").write_text(json.dumps({"fidelity": 0.5}))
+    with pytest.raises(UserError, match="belongs to other settings"):
+        measured_once(tmp_path / "point.json", {"judge": "a"}, dict)
+
+
+# -- painter_curves ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., painter_curves.Curves]:
+    """Two settings, with painting and judging that only say what they would."""
+    share = SimpleNamespace(value=0.5, low=0.4, high=0.6)
+    kid = SimpleNamespace(kid=SimpleNamespace(mean=0.1, floor_95=0.01))
+    scores = SimpleNamespace(fidelity=SimpleNamespace(mean_per_class=share), distances=[kid])
+    painted = SimpleNamespace(painted=1, images_per_second=2.0)
+    monkeypatch.setattr(painter_curves, "generate", lambda *_, **__: painted)
+    monkeypatch.setattr(painter_curves, "evaluate_painter", lambda *_, **__: scores)
+    (tmp_path / "world.json").write_text(json.dumps({"world": "icons"}))
+    places = {"world": tmp_path, "teacher": "icons", "judge": "judge", "out": tmp_path / "out"}
+    sizes = {"steps": (4,), "guidance": (1.0, 2.0)}
+    return lambda **changes: painter_curves.Curves(**(places | sizes | changes))
+
+
+def test_points_are_not_mixed_with_those_of_other_captions(
+    curves: Callable[..., painter_curves.Curves], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painter_curves.main(curves())
+    found = json.loads((curves().out / "curves.json").read_text())["points"]
+    assert [(point["guidance"], point["forward_passes"]) for point in found] == [(1.0, 4), (2.0, 8)]
+    monkeypatch.setattr(painter_curves, "generate", lambda *_, **__: pytest.fail("painted again"))
+    painter_curves.main(curves())
+    for changes, what in (
+        ({"judge": "other"}, "judge: 'judge' there, 'other' asked"),
+        ({"where": "true"}, "where: "),
+        ({"num_captions": 7}, "num_captions: 500 there, 7 asked"),
+    ):
+        with pytest.raises(UserError, match=what):
+            painter_curves.main(curves(**changes))
+
+
+def test_guidance_that_is_always_limited_has_points_and_no_figure(
+    curves: Callable[..., painter_curves.Curves],
+) -> None:
+    config = curves(intervals=((0.2, 0.9),))
+    painter_curves.main(config)
+    assert len(json.loads((config.out / "curves.json").read_text())["points"]) == 2
+    assert not (config.out / "curves.png").exists()
+
+
+# -- painter_claims ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., painter_claims.Config]:
+    """Twelve captions, of whose real pictures the first is by a held-out hand; paintings of all but one of them."""
+    hands = {0: "fluent", 1: "noto"}
+    real = [
+        image_row(number, index, origin=REAL, style=hands[index]) for number in range(12) for index in hands
+    ]
+    write_images(tmp_path / "images.lance", real)
+    (tmp_path / "world.json").write_text(json.dumps({"world": "icons"}))
+    data = {"exclude_styles": ["fluent"], "captions_per_batch": 2, "view": {"image_size": SIZE}}
+    learners = {"stablerep": {"data": data}, "text-to-image": {"data": data}}
+    (tmp_path / "small.toml").write_text(tomli_w.dumps({"train": learners}))
+
+    def paint(_: Any, table: Path, num_captions: int) -> dict[str, Any]:
+        rows = [image_row(number, index) for number in range(11) for index in range(4)]
+        write_images(table, rows)
+        return {"num_pictures": num_captions}
+
+    monkeypatch.setattr(painter_claims._Lab, "_paint_and_match", paint)
+    recipe = str(tmp_path / "small.toml")
+    names = {"settings": recipe, "painter": recipe, "teacher": "icons", "judge": "judge"}
+    return lambda **changes: painter_claims.Config(
+        **({"world": tmp_path, "out": tmp_path / "out", **names} | changes)
+    )
+
+
+def test_all_means_every_caption_with_a_picture_to_learn_from(
+    claims: Callable[..., painter_claims.Config],
+) -> None:
+    assert painter_claims._Lab(claims(num_captions=(4, "all"))).sizes == [4, 12]
+    with pytest.raises(UserError, match="none above the 12 captions"):
+        painter_claims._Lab(claims(num_captions=(13,)))
+    with pytest.raises(UserError, match="give different numbers"):
+        painter_claims._Lab(claims(num_captions=(12, "all")))
+
+
+def test_arms_that_learn_from_different_captions_are_refused(
+    claims: Callable[..., painter_claims.Config],
+) -> None:
+    lab = painter_claims._Lab(claims(arms=("real", "painted", "both"), num_captions=(11,)))
+    with pytest.raises(UserError, match=r"real and painted would learn from different captions \(\d of 11"):
+        lab.check_same_captions(11)
+
+
+def test_a_held_out_hand_takes_no_caption_away(claims: Callable[..., painter_claims.Config]) -> None:
+    painter_claims._Lab(claims(arms=("real", "both"), num_captions=(12,))).check_same_captions(12)
+
+
+def test_other_paintings_than_those_there_are_refused(claims: Callable[..., painter_claims.Config]) -> None:
+    painter_claims._Lab(claims(num_captions=(4,)))._painted()
+    with pytest.raises(UserError, match="num_images: 4 there, 5 asked"):
+        painter_claims._Lab(claims(num_captions=(4,), num_images=5))._painted()
+
+
+def run(folder: Path, *fidelities: float) -> list[Score]:
+    """A training with these scores along it; at its end so many of ten pictures were named rightly."""
+    named = folder / f"{fidelities[-1]}.parquet"
+    hits = round(10 * fidelities[-1])
+    labels = ["cat"] * 10
+    table = {
+        "label": labels,
+        "named": ["cat"] * hits + ["dog"] * (10 - hits),
+        "caption_id": list("abcdefghij"),
+    }
+    pq.write_table(pa.table(table), named)
+    return [Score(10 * (place + 1), value, None, None, named) for place, value in enumerate(fidelities)]
+
+
+def test_every_arm_is_held_against_its_own_references(tmp_path: Path) -> None:
+    curves = {
+        "real": [run(tmp_path, 0.1, 0.3, 0.4)],
+        "painted": [run(tmp_path, 0.2, 0.5, 0.6)],
+        "painted + SimCLR": [run(tmp_path, 0.4, 0.6, 0.9)],
+        "both": [run(tmp_path, 0.1, 0.2, 0.2)],
+    }
+    found = {name: summarise(name, 5, curves, painter_claims.ARMS[name].against) for name in curves}
+    ahead = {
+        name: {other: one["value"] for other, one in row["ahead_of"].items()} for name, row in found.items()
+    }
+    assert ahead == {
+        "real": {},
+        "painted": {"real": pytest.approx(0.2)},
+        "painted + SimCLR": {"painted": pytest.approx(0.3)},
+        "both": {"real": pytest.approx(-0.2), "painted": pytest.approx(-0.4)},
+    }
+    shares = {name: row["share_of_steps_to_end_of_real"] for name, row in found.items()}
+    assert shares == {"real": 1, "painted": 2 / 3, "painted + SimCLR": 1 / 3, "both": None}
+    assert table_of(list(found.values()))[3][:3] == ("both", "5", "20.0")
+    assert (
+        table_of(list(found.values()))[2][3].startswith("+30.0 [")
+        and table_of([found["painted"]])[0][4] == "67"
+    )
+    assert share_of_steps([run(tmp_path, 0.1, 0.3), run(tmp_path, 0.3, 0.1)], 0.2) == 0.5
+
+
+def test_every_arm_has_references_among_the_arms() -> None:
+    arms = painter_claims.ARMS
+    assert {other for arm in arms.values() for other in arm.against} == {"real", "painted", "both"}
+    aligned = {name: arm.against for name, arm in arms.items() if arm.align}
+    assert all(against == (arms[name].source,) for name, against in aligned.items()) and len(aligned) == 6
+
+
+def test_how_many_real_pictures_equal_both_kinds(tmp_path: Path) -> None:
+    curves = {
+        100: {"real": [run(tmp_path, 0.2)], "both": [run(tmp_path, 0.3)]},
+        400: {"real": [run(tmp_path, 0.4)], "both": [run(tmp_path, 0.5)]},
+    }
+    found = real_needed(curves)
+    assert [one["pictures"] for one in found] == [pytest.approx(200), None]
+    assert found[1]["said"] == "not reached with the most that were tried, 400"
+    assert real_needed({100: {"real": curves[100]["real"]}}) == []
