@@ -80,3 +80,12 @@ def test_damaged_scores_are_named(tmp_path: Path) -> None:
     (tmp_path / "painter-scores.json").write_text("{}")
     with pytest.raises(UserError, match=r"painter-scores.json does not hold painter scores"):
         read_fidelity(open_project((tmp_path,), None, None, None))
+
+
+def test_a_filter_on_the_pictures_is_said(tmp_path: Path) -> None:
+    write_paintings(tmp_path / "images.lance")
+    chosen = STORED | {"where": "match_rank = 0", "keep": "keep", "num_left_out": 3210}
+    (tmp_path / "painter-scores.json").write_text(json.dumps(chosen))
+    [found] = read_fidelity(open_project((tmp_path,), None, None, None))
+    said = found.sentences[0].replace("\u00a0", " ")
+    assert "Only pictures with keep = true and match_rank = 0 were judged, 3210 left out. Of real" in said

@@ -54,8 +54,8 @@ def _described(stored: dict[str, Any]) -> Fidelity:
         sentences=(
             f"Prompt fidelity: a judge trained on real pictures ({stored['judge']}) names {_range(reached)} of "
             f"{grouped(fidelity['num_pictures'])} painted pictures as their captions ask, mean over classes; with the "
-            f"captions shuffled {in_percent(fidelity['shuffled'])}. {_captions(stored)}Of real test pictures of these "
-            f"classes it names {in_percent(judge.value)}{beside}.",
+            f"captions shuffled {in_percent(fidelity['shuffled'])}. {_captions(stored)}{_chosen(stored)}"
+            f"Of real test pictures of these classes it names {in_percent(judge.value)}{beside}.",
             *map(_distance, stored["distances"]),
             *([_near_copies(stored["near_copies"])] if stored["near_copies"] else []),
         ),
@@ -78,6 +78,13 @@ def _captions(stored: dict[str, Any]) -> str:
         else ""
     )
     return f"Judged were {grouped(stored['fidelity']['num_captions'])} captions{of_split}{made_of}. "
+
+
+def _chosen(stored: dict[str, Any]) -> str:
+    """Which of the pictures were judged, where a filter or a mask chose them."""
+    where, keep = stored.get("where"), stored.get("keep")
+    by = " and ".join([*([f"{keep} = true"] if keep else []), *([where] if where else [])])
+    return f"Only pictures with {by} were judged, {grouped(stored['num_left_out'])} left out. " if by else ""
 
 
 def _distance(stored: dict[str, Any]) -> str:
