@@ -44,14 +44,17 @@ SIZES = AuditConfig(
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_project(folder: Path) -> Path:
     """A folder with a world, a teacher and a judge."""
-    folder = tmp_path_factory.mktemp("edit")
     tiny_drawings.write_world(folder / "world")
     tiny_pipelines.pixart(folder / "teacher")
     save_encoder(untrained_encoder(TINY), folder / "judge" / "encoder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_project(tmp_path_factory.mktemp("edit"))
 
 
 @pytest.fixture

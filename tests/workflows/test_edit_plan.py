@@ -6,27 +6,18 @@ from typing import Any
 
 import pytest
 
-from generation import tiny_pipelines
 from stablerep.errors import UserError
-from stablerep.features import untrained_encoder
-from stablerep.models.encoder import save_encoder
 from stablerep.workflows.edit import EditConfig, edit
 from stablerep.workflows.edit_judges import Judge
 from stablerep.workflows.edit_plan import AuditPlan, AuditRequest, plan_audit
-from workflows import tiny_drawings
-from workflows.test_edit import PAINT, SIZES, TINY
+from workflows.test_edit import PAINT, SIZES, write_project
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a world, a teacher and a judge."""
-    folder = tmp_path_factory.mktemp("plan")
-    tiny_drawings.write_world(folder / "world")
-    tiny_pipelines.pixart(folder / "teacher")
-    save_encoder(untrained_encoder(TINY), folder / "judge" / "encoder")
-    return folder
+    return write_project(tmp_path_factory.mktemp("plan"))
 
 
 @pytest.fixture
