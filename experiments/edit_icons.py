@@ -21,6 +21,7 @@ import tyro
 
 from mistakes import in_one_sentence
 from stablerep.console import Console
+from stablerep.errors import UserError
 from stablerep.run import write_text
 from stablerep.workflows.edit import EditConfig, edit
 from stablerep.workflows.edit_balance import BalanceConfig
@@ -78,6 +79,8 @@ def main(config: Config) -> None:
     captions = config.world / "captions.lance"
     labels = ", ".join(f"'{label}'" for label in PAINTED_WELL)
     found: dict[str, Any] = {}
+    if unknown := sorted(set(config.edits) - EDITS.keys()):
+        raise UserError(f"unknown edit {unknown[0]!r}; there are: {', '.join(EDITS)} (--edits)")
     for name in config.edits:
         for tokens in config.tokens:
             asked = EditConfig(

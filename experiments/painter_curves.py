@@ -102,8 +102,10 @@ def main(config: Curves) -> None:
     console = Console()
     settings = itertools.product(config.schedulers, config.steps, config.guidance, config.intervals)
     points = [_measure(config, Setting(*setting), console) for setting in settings]
-    content = {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)), "points": []}
-    content["points"] = [dataclasses.asdict(point) for point in points]
+    content = {
+        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "points": [dataclasses.asdict(point) for point in points],
+    }
     write_text(config.out / "curves.json", json.dumps(content, indent=2) + "\n")
     if any(point.forward_passes is not None for point in points):
         _draw(points, config.out / "curves.png")

@@ -48,6 +48,8 @@ def write_captions(
     ``split`` is what their pictures are for, such as "train", which the recipes of the embedded worlds ask for.
     Raises ``UserError`` that names the first text which cannot be a caption; then nothing is written.
     """
+    if isinstance(texts, str | Path):
+        raise UserError(f"give a list of texts, not {str(texts)!r}; `stablerep captions import` reads files")
     rows: list[dict[str, Any]] = []
     for number, text in enumerate(texts):
         fault = fault_of(text) if isinstance(text, str) else f"not text but {type(text).__name__}"

@@ -86,9 +86,10 @@ class Progress:
         return self._task.completed - self._first
 
     def _line(self, seconds: float, note: str) -> str:
-        done, total, rate = self._task.completed, self._task.total or 0, self._done / seconds
-        parts = [f"{self._task.description}: {done:,.0f} of {total:,.0f} {self._unit}", f"{rate:,.1f}/s"]
-        if rate:
+        done, total, rate = self._task.completed, self._task.total, self._done / seconds
+        of_all = "" if total is None else f" of {total:,.0f}"
+        parts = [f"{self._task.description}: {done:,.0f}{of_all} {self._unit}", f"{rate:,.1f}/s"]
+        if rate and total is not None:
             parts.append(f"{duration((total - done) / rate)} left")
         return ", ".join([*parts, *filter(None, [note])])
 
@@ -110,8 +111,11 @@ class Console:
         print(plain(sentence), file=sys.stderr)
 
     @contextlib.contextmanager
-    def progress(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
-        """A progress bar on a terminal; where stderr is piped, a line every minute, and one at the end."""
+    def progress(self, what: str, total: int | None, unit: str, done: int = 0) -> Iterator[Progress]:
+        """A progress bar on a terminal; where stderr is piped, a line every minute, and one at the end.
+
+        ``total`` is None where it is not known beforehand.
+        """
         columns = (
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),

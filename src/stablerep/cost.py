@@ -51,7 +51,7 @@ class Cost:
 
 def beside(table: Path) -> Path:
     """The file of an image table: ``images.lance`` -> ``images.costs.jsonl``."""
-    return table.with_name(f"{table.stem}.{FILE}")
+    return table.parent / f"{table.stem}.{FILE}"
 
 
 @contextlib.contextmanager

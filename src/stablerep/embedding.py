@@ -205,15 +205,13 @@ def _folder(config: EmbedConfig) -> tuple[Sequence[bytes], list[str]]:
 
 def _table(config: EmbedConfig) -> tuple[Sequence[bytes], list[str]]:
     table = ImageTable.open(config.source)
-    where = f"status = '{OK}'" + (f" AND ({config.where})" if config.where else "")
-    try:
-        positions = table.positions(where)
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{config.source}: the filter {config.where!r} cannot be used ({str(error)[:200]})"
-        ) from error
+    positions = table.positions(f"status = '{OK}'")
+    if config.where is not None:
+        positions = np.intersect1d(positions, table.positions(config.where))
     if not len(positions):
-        raise UserError(f"{config.source} has no pictures that match {where!r}")
+        raise UserError(
+            f"{config.source} has no picture{f' that matches {config.where!r}' if config.where else ''}"
+        )
     columns = ["origin", "caption_id", "image_index"]
     rows = table.take(positions, columns).to_pylist()
     return TableImages(table, positions), ["/".join(str(row[name]) for name in columns) for row in rows]

@@ -60,7 +60,7 @@ def untrained_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
     """The baseline of the architecture: an encoder of this configuration as it is before training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(runtime.seed_for("untrained encoder", seed))
-        return Encoder(config)
+        return Encoder(config).eval()
 
 
 class TableImages(Sequence[bytes]):
@@ -92,7 +92,7 @@ class Extraction:
     cache: Path | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
     device: str = "auto"
-    """With Ray: where the workers' encoders run."""
+    """Where the encoder runs: in this process, or with Ray in its workers."""
 
     def own_device(self) -> torch.device:
         """Where this process needs the encoder: on its way to Ray's workers it waits in ordinary memory."""
@@ -169,7 +169,7 @@ def _extract(
     if len(images) == 0:
         raise UserError("no images to extract features from; check the table and its filter")
     if how.engine.engine == "local":
-        dtype = runtime.pick_precision(how.precision, _device_of(encoder))
+        dtype = runtime.pick_precision(how.precision, device_of(encoder))
 
         def here() -> np.ndarray:
             with (
@@ -197,7 +197,7 @@ def _extract(
 
 def cached(encoder: FrozenEncoder, images: Sequence[bytes], how: Extraction) -> np.ndarray | None:
     """Features (M, D) as ``extract_decodable`` would give them in this process, if the cache holds them; else None."""
-    dtype = runtime.pick_precision(how.precision, _device_of(encoder))
+    dtype = runtime.pick_precision(how.precision, device_of(encoder))
     entry = _entry(encoder, images, dtype, how)
     return None if entry is None or not entry.exists() else _read(entry, len(images))
 
@@ -350,7 +350,7 @@ def encode_pictures(encoder: FrozenEncoder, pictures: Sequence[Tensor], dtype: t
 
     Pictures of different sizes and types go through the encoder one kind at a time.
     """
-    device = _device_of(encoder)
+    device = device_of(encoder)
     rows_of: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
     for row, picture in enumerate(pictures):
         rows_of.setdefault((picture.shape, picture.dtype), []).append(row)
@@ -366,7 +366,8 @@ def encode_pictures(encoder: FrozenEncoder, pictures: Sequence[Tensor], dtype: t
     return features
 
 
-def _device_of(encoder: FrozenEncoder) -> torch.device:
+def device_of(encoder: object) -> torch.device:
+    """Where an encoder computes: the CPU for what has no parameters."""
     parameter = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
     return torch.device("cpu") if parameter is None else parameter.device
 

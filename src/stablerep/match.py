@@ -14,12 +14,9 @@ from stablerep.errors import UserError
 from stablerep.features import Extraction, extract_decodable, extract_with
 from stablerep.models.joint import ImageText
 
-MatchConfig = Extraction
-"""How vectors are computed; the cache and the engine are for those of images."""
-
 
 def image_vectors(
-    model: ImageText, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
+    model: ImageText, images: Sequence[bytes], config: Extraction, *, console: Console | None = None
 ) -> np.ndarray:
     """Unit vectors (M, E) float32 of encoded images, row m being image m; errors as ``features.extract``.
 
@@ -29,14 +26,14 @@ def image_vectors(
 
 
 def decodable_vectors(
-    model: ImageText, images: Sequence[bytes], config: MatchConfig, *, console: Console | None = None
+    model: ImageText, images: Sequence[bytes], config: Extraction, *, console: Console | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
     """As ``image_vectors``, with NaN in the rows of images that cannot be decoded; and for each of them, why."""
     features, undecoded = extract_decodable(model.encoder, images, config, console=console)
     return _projected(model, features, config), undecoded
 
 
-def _projected(model: ImageText, features: np.ndarray, config: MatchConfig) -> np.ndarray:
+def _projected(model: ImageText, features: np.ndarray, config: Extraction) -> np.ndarray:
     """Unit vectors (M, E) of features of the encoder (M, D)."""
     was_training = model.training
     model.eval()
@@ -51,7 +48,7 @@ def _projected(model: ImageText, features: np.ndarray, config: MatchConfig) -> n
     return torch.cat(parts).numpy()
 
 
-def text_vectors(model: ImageText, texts: Sequence[str], config: MatchConfig) -> np.ndarray:
+def text_vectors(model: ImageText, texts: Sequence[str], config: Extraction) -> np.ndarray:
     """Unit vectors (M, E) float32 of texts; equal texts are computed once."""
     distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
     device = model.logit_scale.device
@@ -66,7 +63,7 @@ def text_vectors(model: ImageText, texts: Sequence[str], config: MatchConfig) ->
 
 
 def match_pairs(
-    model: ImageText, images: Sequence[bytes], texts: Sequence[str], config: MatchConfig
+    model: ImageText, images: Sequence[bytes], texts: Sequence[str], config: Extraction
 ) -> np.ndarray:
     """Prompt match (M,) of images with the text of the same place: the cosine of their vectors, -1 to 1."""
     if len(images) != len(texts):
@@ -77,7 +74,7 @@ def match_pairs(
 
 
 def zero_shot_weights(
-    model: ImageText, classes: Sequence[str], templates: Sequence[str], config: MatchConfig
+    model: ImageText, classes: Sequence[str], templates: Sequence[str], config: Extraction
 ) -> np.ndarray:
     """Weights (C, E) of a classifier of images that was only told the names of the classes.
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from stablerep.errors import UserError
 from stablerep.storage import refuse_remote
 
 _PACKAGES = ("stablerep", "torch", "torchvision", "timm", "diffusers", "transformers", "pylance", "numpy")
+_TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -35,6 +37,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def torn_files(folder: Path) -> list[Path]:
+    """What processes left below a folder that were killed inside ``write_atomically``."""
+    return [path for path in folder.rglob(".*") if _TORN.fullmatch(path.name)]
 
 
 @contextlib.contextmanager
@@ -137,7 +144,7 @@ class Run:
         run = cls(path)
         asked = json.loads(json.dumps({"kind": kind, "config": config_module.to_dict(config)}))
         if run.description_path.exists():
-            there = json.loads(run.description_path.read_text(encoding="utf-8"))
+            there = read_json(run.description_path)
             differences = config_module.differing_fields(
                 *(
                     {**one, "config": config_module.without_free(config, one["config"])}
@@ -183,8 +190,7 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """``kind`` and ``config`` as they were resolved when the run was created."""
-        result: dict[str, Any] = json.loads(self.description_path.read_text(encoding="utf-8"))
-        return result
+        return read_json(self.description_path)
 
     @property
     def checkpoint_path(self) -> Path:
@@ -211,10 +217,16 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All records in order, each step once: what a killed process wrote past its checkpoint is replaced."""
-        last: dict[Any, dict[str, Any]] = {}
-        for number, record in enumerate(_read_lines(self.path / "metrics.jsonl")):
-            last[record.get("step", ("no step", number))] = record
-        return list(last.values())
+        records: list[dict[str, Any]] = []
+        last = -1
+        for record in _read_lines(self.path / "metrics.jsonl"):
+            step = record.get("step")
+            if step is not None:
+                if step <= last:  # a resumed process took up an earlier checkpoint
+                    records = [one for one in records if one.get("step", -1) < step]
+                last = step
+            records.append(record)
+        return records
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a result beside the configuration, atomically, and say where."""

@@ -22,8 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
+from stablerep.storage import first_line
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+# The latter two come from a torch that was built without the device.
+_NO_DEVICE = (RuntimeError, AssertionError, ImportError)
 
 
 def seed_for(*identity: int | str) -> int:
@@ -43,15 +47,23 @@ def numpy_generator(*identity: int | str) -> np.random.Generator:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The named device, or the best present one: cuda, then mps, then cpu."""
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise UserError(f"unknown device {name!r}; name one such as auto, cpu, cuda:0 or mps") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The named device, or the best present one: cuda, then mps, then cpu; of several GPUs the one of this process.
+
+    Raises ``UserError`` for a device that is unknown or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(0, device=device)
+    except _NO_DEVICE as error:
+        reason = first_line(error).split(". ")[0]  # of torch's pages of advice the fact
+        raise UserError(
+            f"device {name!r} cannot be used ({reason}); name one such as auto, cpu, cuda:0 or mps"
+        ) from error
+    return device
 
 
 def pick_precision(precision: Precision, device: torch.device) -> torch.dtype:
@@ -158,12 +170,6 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if world_size() > 1:
-        dist.barrier()
 
 
 def gather(x: Tensor) -> Tensor:

@@ -98,6 +98,18 @@ def reading(path: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def filtering(path: str, where: str | None) -> Iterator[None]:
+    """``reading`` with a filter: one that Lance cannot understand ends in ``UserError`` as well."""
+    try:
+        with reading(path):
+            yield
+    except ValueError as error:
+        if where is None:
+            raise
+        raise UserError(f"{path}: the filter {where!r} is not valid ({first_line(error)})") from error
+
+
 def is_panic(error: BaseException) -> bool:
     """Whether Lance gave up in the middle, as it does where a damaged file names an impossible length."""
     return type(error).__name__ == "PanicException"  # which is no Exception, and not to be imported

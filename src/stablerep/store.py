@@ -20,7 +20,16 @@ import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 
 from stablerep.errors import UserError
-from stablerep.storage import first_line, is_panic, is_remote, location, reading, refuse_credentials, writing
+from stablerep.storage import (
+    filtering,
+    first_line,
+    is_panic,
+    is_remote,
+    location,
+    reading,
+    refuse_credentials,
+    writing,
+)
 
 REAL = "real"
 OK = "ok"
@@ -169,8 +178,11 @@ class _Table:
         return self.dataset.schema.field(name)
 
     def read(self, columns: Sequence[str], where: str | None = None) -> pa.Table:
-        """Read whole columns of the rows that match a Lance filter such as ``split = 'train' AND status = 'ok'``."""
-        with reading(self.path):
+        """Read whole columns of the rows that match a Lance filter such as ``split = 'train' AND status = 'ok'``.
+
+        Raises ``UserError`` for a filter that is not valid.
+        """
+        with filtering(self.path, where):
             return self.dataset.to_table(columns=list(columns), filter=where)
 
     def scan(self, columns: Sequence[str] | None = None, **options: Any) -> Iterator[pa.RecordBatch]:
@@ -187,9 +199,7 @@ class _Table:
 
     def notes(self, prefix: str) -> dict[str, Any]:
         """What was noted in the newest version of the table under names with this prefix, which is cut off."""
-        config: Mapping[str, str] = lance.dataset(self.path).config()
-        found = {key: value for key, value in config.items() if key.startswith(prefix)}
-        return {key.removeprefix(prefix): json.loads(value) for key, value in found.items()}
+        return _noted(lance.dataset(self.path), prefix)
 
     def note(self, name: str, value: Any) -> None:
         """Keep a value, anything that JSON can say, in the table under a name."""
@@ -218,8 +228,11 @@ class _Table:
             return int(merge.execute(table)["num_inserted_rows"])
 
     def positions(self, where: str) -> np.ndarray:
-        """Positions of the rows that match a Lance filter, ascending, valid for this version only."""
-        with reading(self.path):
+        """Positions of the rows that match a Lance filter, ascending, valid for this version only.
+
+        Raises ``UserError`` for a filter that is not valid.
+        """
+        with filtering(self.path, where):
             matching = self.dataset.to_table(columns=[], filter=where, with_row_id=True)["_rowid"].to_numpy()
             every = self.dataset.to_table(columns=[], with_row_id=True)["_rowid"].to_numpy()
         return np.flatnonzero(np.isin(every, matching))
@@ -274,21 +287,15 @@ class ImageTable(_Table):
 
     def origins(self) -> dict[str, dict[str, Any]]:
         """What is known of each painted origin: its name -> the settings that its fingerprint covers."""
-        config: Mapping[str, str] = self.dataset.config()
-        return {
-            key.removeprefix("origin."): json.loads(value)
-            for key, value in config.items()
-            if key.startswith("origin.")
-        }
+        return _noted(self.dataset, "origin.")
 
     def register_origin(self, origin: str, settings: Mapping[str, Any]) -> None:
         """Record the settings of a painted origin in the table itself."""
-        with writing(self.path):
-            lance.dataset(self.path).update_config({f"origin.{origin}": json.dumps(settings, sort_keys=True)})
+        self.note(f"origin.{origin}", settings)
 
     def keys(self, origin: str) -> set[tuple[str, int]]:
         """The (caption id, image index) of every row of an origin, failures included, read at the newest version."""
-        rows = self.reload().read(["caption_id", "image_index"], f"origin = '{_quoted(origin)}'")
+        rows = self.reload().read(["caption_id", "image_index"], f"origin = {literal(origin)}")
         return set(zip(rows["caption_id"].to_pylist(), rows["image_index"].to_pylist(), strict=True))
 
     def take_images(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
@@ -367,7 +374,7 @@ def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[st
         return True
     first = table.select(keys).slice(0, 1).to_pylist()[0]
     if not dataset.count_rows(
-        filter=" AND ".join(f"{key} = {_literal(value)}" for key, value in first.items())
+        filter=" AND ".join(f"{key} = {literal(value)}" for key, value in first.items())
     ):
         return False
     # Keys are streamed, never held; those without a wanted value in the most telling column are passed over.
@@ -380,9 +387,13 @@ def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[st
     return False
 
 
-def _literal(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else f"'{_quoted(value)}'"
+def _noted(dataset: lance.LanceDataset, prefix: str) -> dict[str, Any]:
+    """What was noted under names with this prefix, which is cut off."""
+    config: Mapping[str, str] = dataset.config()
+    found = {key: value for key, value in config.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): json.loads(value) for key, value in found.items()}
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+def literal(value: str | int) -> str:
+    """A value as a filter says it: a text in quotes, quotes in it doubled."""
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

@@ -1,12 +1,12 @@
 """The attributes file of ``audit bias``: which values an attribute has, and how captions and pictures say them.
 
     [attributes.gender]
-    within = '\\\\b(man|woman)\\\\b'          # captions that are looked at; all where not given
+    within = '\\b(man|woman)\\b'            # captions that are looked at; all where not given
     template = "a picture of a {}"        # for zero-shot reading by an image-text model
     accuracy = 0.9                        # of the answers that are given; a picture that is less sure is left open
     [attributes.gender.values]            # value = pattern in captions; its zero-shot name is the value itself
-    man = '\\\\bman\\\\b'
-    woman = '\\\\bwoman\\\\b'
+    man = '\\bman\\b'
+    woman = '\\bwoman\\b'
     [attributes.gender.target]            # wanted shares; where not given, those of the real pictures
     man = 0.5
     woman = 0.5

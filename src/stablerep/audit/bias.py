@@ -25,7 +25,7 @@ from stablerep.audit.shares import (
     jensen_shannon,
     total_variation,
 )
-from stablerep.audit.verdicts import renew_mask
+from stablerep.audit.verdicts import renew_mask, with_nulls
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
@@ -61,6 +61,8 @@ class BiasAuditConfig(EngineConfig):
     """Captions of the real pictures; ``captions`` where not given."""
     encoder: str
     """Encoder or image-text model that reads the pictures: a run or a name."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     zero_shot: bool = False
     """Read by the names of the values and the image-text model, without training a probe."""
     where: str | None = None
@@ -171,10 +173,7 @@ def _write(rows: Rows, painted: _Side, columns: Mapping[str, pa.Array]) -> Image
     left_out = np.setdiff1d(rows.positions, painted.rows.positions)
     return rows.table.write_columns(
         np.concatenate([painted.rows.positions, left_out]),
-        {
-            name: pa.concat_arrays([values, pa.nulls(len(left_out), values.type)])
-            for name, values in columns.items()
-        },
+        with_nulls(columns, len(left_out)),
     )
 
 
@@ -203,9 +202,8 @@ def _finding(
 
 def _load(config: BiasAuditConfig) -> Any:
     device = _extraction(config).own_device()
-    return (
-        load_image_text(config.encoder, device) if config.zero_shot else load_encoder(config.encoder, device)
-    )
+    load = load_image_text if config.zero_shot else load_encoder
+    return load(config.encoder, device, download=config.download)
 
 
 def _extraction(config: BiasAuditConfig) -> Extraction:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from stablerep.audit.private import Found, ProtectedNames, private
-from stablerep.audit.record import AuditResult, Example, audit_path, record, share_of
+from stablerep.audit.record import AuditResult, audit_path, example, record, share_of
 from stablerep.audit.rows import read_captions, read_rows
 from stablerep.audit.verdicts import verdict_columns, write_verdicts
 from stablerep.console import Console
@@ -126,14 +126,7 @@ def judge_images(images: Path, captions: Path, out: Path | None, *, console: Con
         columns=(),
         facts={"captions flagged": len({rows.captions[row] for row in rejected})},
         worst=tuple(
-            Example(
-                origin=str(rows.origins[row]),
-                caption_id=str(rows.captions[row]),
-                image_index=int(rows.indices[row]),
-                text=texts[rows.captions[row]].text,
-                score=None,
-                reason=reasons[row] or "",
-            )
+            example(rows, row, text=texts[rows.captions[row]].text, reason=reasons[row] or "")
             for row in rejected[:_NUM_WORST]
         ),
         kept=kept,

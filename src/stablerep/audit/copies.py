@@ -19,9 +19,9 @@ from stablerep.audit.copy_network import NETWORK, describe, load_network, networ
 from stablerep.audit.copy_thresholds import FEWEST, far_above, thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE, Explanation
 from stablerep.audit.pair_sheet import save_pairs
-from stablerep.audit.record import AuditResult, Example, audit_path, record
+from stablerep.audit.record import AuditResult, Example, audit_path, example, record
 from stablerep.audit.rows import Rows, read_rows
-from stablerep.audit.verdicts import Kept, write_verdicts
+from stablerep.audit.verdicts import Kept, with_nulls, write_verdicts
 from stablerep.console import Console
 from stablerep.copies import at_side
 from stablerep.errors import UserError
@@ -61,6 +61,8 @@ class CopyAuditConfig:
     holds: name only a file that you trust."""
     encoder: str | None = None
     """An encoder (run or name) whose features look too, in place of --sscd."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     exact_up_to: int = 100_000
     """With more real pictures than this, candidates are searched in an approximate index, and with more painted ones
     those of which several are the same."""
@@ -189,10 +191,7 @@ def _write(
         np.concatenate([painted.rows.positions, left_out.positions]),
         NAME,
         [*reasons, *painted.undecoded.values()],
-        {
-            name: pa.concat_arrays([values, pa.nulls(len(left_out), values.type)])
-            for name, values in columns.items()
-        },
+        with_nulls(columns, len(left_out)),
     )
 
 
@@ -260,7 +259,7 @@ class _Network:
     def named(
         cls, config: CopyAuditConfig, rows: Rows, real: Rows, groups: np.ndarray, console: Console
     ) -> "_Network | None":
-        network = load_network(config.sscd, config.encoder)
+        network = load_network(config.sscd, config.encoder, download=config.download)
         if network is None:
             return None
         painted, others = (
@@ -372,11 +371,9 @@ def _pair(row: int, rows: Rows, real: Rows, verdicts: Verdicts) -> tuple[bytes, 
 
 
 def _example(row: int, rows: Rows, real: Rows, verdicts: Verdicts) -> Example:
-    return Example(
-        origin=str(rows.origins[row]),
-        caption_id=str(rows.captions[row]),
-        image_index=int(rows.indices[row]),
-        text=None,
+    return example(
+        rows,
+        row,
         score=float(verdicts.score[row]),
         reason=_kind(row, verdicts),
         of=identity(real, int(verdicts.index[row])),

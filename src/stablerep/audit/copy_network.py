@@ -48,7 +48,7 @@ class TorchScriptDescriptor:
         return descriptors
 
 
-def load_network(sscd: Path | None, encoder: str | None) -> FrozenEncoder | None:
+def load_network(sscd: Path | None, encoder: str | None, *, download: bool = False) -> FrozenEncoder | None:
     """The network that is named, if any; ``UserError`` where two are or the file cannot be loaded."""
     if sscd is not None and encoder is not None:
         raise UserError("give either --sscd or --encoder, one network describes the pictures")
@@ -56,7 +56,7 @@ def load_network(sscd: Path | None, encoder: str | None) -> FrozenEncoder | None
         if not sscd.is_file():
             raise UserError(f"{sscd} is no file; give the TorchScript file of a copy descriptor")
         return TorchScriptDescriptor(sscd)
-    return None if encoder is None else load_encoder(encoder)
+    return None if encoder is None else load_encoder(encoder, download=download)
 
 
 def describe(network: FrozenEncoder, images: Sequence[bytes], console: Console) -> Tensor:

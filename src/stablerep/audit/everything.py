@@ -127,6 +127,7 @@ def _bias(config: AuditAllConfig, console: Console) -> AuditResult | str:
         reference=config.reference,
         reference_where=config.reference_where,
         encoder=config.encoder,
+        download=config.download,
         batch_size=config.batch_size,
         precision=config.precision,
         device=config.device,

@@ -11,14 +11,14 @@ from tyro.conf import Positional
 
 from stablerep import runtime
 from stablerep.audit.levels import FEWEST, CaptionVectors, levels, mean_picture, ranks, shuffled
-from stablerep.audit.record import AuditResult, Example, audit_path, record
+from stablerep.audit.record import AuditResult, Example, audit_path, example, record
 from stablerep.audit.rows import CaptionFacts, Rows, first_pictures, read_captions, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import TableImages, decoded
-from stablerep.match import MatchConfig, decodable_vectors, text_vectors
+from stablerep.features import Extraction, TableImages, decoded
+from stablerep.match import decodable_vectors, text_vectors
 from stablerep.models.joint import ImageText, load_image_text
 
 NAME = "match"
@@ -137,7 +137,7 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
     rows = read_rows(config.images, config.where)
     captions = read_captions(config.captions, list(set(rows.captions)))
     pool = _pool(config, captions)
-    settings = MatchConfig(
+    settings = Extraction(
         batch_size=config.batch_size,
         precision=config.precision,
         cache=path.parent / "features",
@@ -189,7 +189,7 @@ class Matching:
     """An image-text model at work."""
 
     model: ImageText
-    settings: MatchConfig
+    settings: Extraction
     config: MatchAuditConfig
     captions: Mapping[str, CaptionFacts]
     pool: Sequence[str]
@@ -326,10 +326,9 @@ def _worst(
     """The pictures of the lowest level."""
     order = np.lexsort((matched.match, matched.level))[:_NUM_WORST]
     return tuple(
-        Example(
-            origin=str(rows.origins[row]),
-            caption_id=str(rows.captions[row]),
-            image_index=int(rows.indices[row]),
+        example(
+            rows,
+            row,
             text=captions[rows.captions[row]].text,
             score=None if row in matched.undecoded else float(matched.level[row]),
             reason=reasons[row] or "",

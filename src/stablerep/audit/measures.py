@@ -52,6 +52,8 @@ def noise(pictures: Tensor) -> Tensor:
     median in place of the mean, as lines of a drawing do excite it, and only where nothing is clipped, as clipping
     takes noise away. 0 where fewer than a hundredth of the pixels are left.
     """
+    if min(pictures.shape[2:]) < 3:  # no pixel has neighbours on all sides
+        return torch.zeros(len(pictures), device=pictures.device)
     brightness = luminance(pictures)
     response = brightness.diff(n=2, dim=1).diff(n=2, dim=2).abs().flatten(1)  # [1, -2, 1] along both axes
     extreme = ((pictures >= _BURNT) | (pictures <= _BLACK)).all(dim=1).float()

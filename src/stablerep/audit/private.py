@@ -58,15 +58,15 @@ class ProtectedNames:
     """A list of names that must not occur; found as whole words, whatever their case and the signs between them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        by_words = {tuple(words): name for name in names if (words := [word for word, *_ in _words(name)])}
-        self._names = by_words
-        self._lengths = sorted({len(words) for words in by_words}, reverse=True)
+        self._names = {tuple(word for word, *_ in _words(name)) for name in names} - {()}
+        self._lengths = sorted({len(words) for words in self._names}, reverse=True)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def found_in(self, text: str) -> list[Found]:
         """The names in a text, the longest at each place; the time does not depend on the length of the list."""
+        text = unicodedata.normalize("NFC", text)
         words = list(_words(text))
         found: list[Found] = []
         place = 0
@@ -74,7 +74,7 @@ class ProtectedNames:
             length = next(filter(lambda n: self._is_name(words[place : place + n], n), self._lengths), 0)
             if length:
                 begin, end = words[place][1], words[place + length - 1][2]
-                found.append(Found(PROTECTED, unicodedata.normalize("NFC", text)[begin:end]))
+                found.append(Found(PROTECTED, text[begin:end]))
             place += max(length, 1)
         return list(dict.fromkeys(found))
 
@@ -84,7 +84,8 @@ class ProtectedNames:
 
 def _words(text: str) -> Iterator[tuple[str, int, int]]:
     """The words of a text, case folded and without a possessive s, and where they begin and end."""
-    for match in _WORD.finditer(unicodedata.normalize("NFC", text)):
+    text = unicodedata.normalize("NFC", text)
+    for match in _WORD.finditer(text):
         if match[0] == "s" and text[: match.start()].endswith(("'", "\u2019")):
             continue  # Disney's
         yield match[0].casefold(), match.start(), match.end()

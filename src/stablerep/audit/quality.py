@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from stablerep import runtime
 from stablerep.audit.measured import MEASURES, Measured, among_siblings, measure
-from stablerep.audit.record import AuditResult, Example, audit_path, record
+from stablerep.audit.record import AuditResult, Example, audit_path, example, record
 from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.cluster import EngineConfig
@@ -228,11 +228,12 @@ def _worst(
         if not limits.by_name or row in measured.undecoded:
             return None
         values = {name: float(measured.values[name][row]) for name in limits.by_name}
-        return max(
+        excesses = (
             values[name] / limit if MEASURES[name].bad == "high" else limit / max(values[name], 1e-6)
             for name, limit in limits.by_name.items()
             if limit > 0
         )
+        return max(excesses, default=None)
 
     def first(row: int) -> tuple[bool, float, int]:
         beyond = excess(row)
@@ -240,13 +241,5 @@ def _worst(
 
     rejected = sorted((row for row, reason in enumerate(reasons) if reason), key=first)
     return tuple(
-        Example(
-            origin=str(rows.origins[row]),
-            caption_id=str(rows.captions[row]),
-            image_index=int(rows.indices[row]),
-            text=None,
-            score=excess(row),
-            reason=reasons[row] or "",
-        )
-        for row in rejected[:_NUM_WORST]
+        example(rows, row, score=excess(row), reason=reasons[row] or "") for row in rejected[:_NUM_WORST]
     )

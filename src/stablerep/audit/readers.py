@@ -78,7 +78,7 @@ def _answers(probabilities: np.ndarray, level: float) -> np.ndarray:
     return np.where(probabilities.max(1) >= level, probabilities.argmax(1), -1)
 
 
-def _halves(groups: Sequence[str], seed: int) -> np.ndarray:
+def _halves(groups: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
     """Which pictures (M,) are for testing: those of every other group in a random order."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     place = runtime.numpy_generator("bias halves", seed).permutation(len(names))
@@ -87,7 +87,7 @@ def _halves(groups: Sequence[str], seed: int) -> np.ndarray:
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Probabilities:
-    is_validation = _halves([f"{group}" for group in groups], seed + 1)
+    is_validation = _halves(groups, seed + 1)
     num_values = int(labels.max()) + 1
     both = all(len(np.unique(labels[part])) == num_values for part in (is_validation, ~is_validation))
     train, validation = (~is_validation, is_validation) if both else (slice(None), slice(None))

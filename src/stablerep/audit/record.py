@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stablerep.audit.rows import Rows
 from stablerep.audit.verdicts import Kept
 from stablerep.errors import UserError
 from stablerep.run import write_text
@@ -35,6 +36,27 @@ class Example:
     def captions(self) -> tuple[str, ...]:
         """The captions that tell of it by id: its own, and that of the picture beside it."""
         return (self.caption_id,) if self.of is None else (self.caption_id, self.of.rsplit("/", 2)[1])
+
+
+def example(
+    rows: Rows,
+    row: int,
+    *,
+    reason: str,
+    text: str | None = None,
+    score: float | None = None,
+    of: str | None = None,
+) -> Example:
+    """The picture in a row, with what an audit says of it."""
+    return Example(
+        origin=str(rows.origins[row]),
+        caption_id=str(rows.captions[row]),
+        image_index=int(rows.indices[row]),
+        text=text,
+        score=score,
+        reason=reason,
+        of=of,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,11 @@ def verdict_columns(name: str, reasons: Sequence[str | None]) -> dict[str, pa.Ar
     }
 
 
+def with_nulls(columns: Mapping[str, pa.Array], num: int) -> dict[str, pa.Array]:
+    """The columns with null in ``num`` further rows: pictures that could not be looked at."""
+    return {name: pa.concat_arrays([values, pa.nulls(num, values.type)]) for name, values in columns.items()}
+
+
 def write_verdicts(
     table: ImageTable,
     positions: np.ndarray,

@@ -96,6 +96,7 @@ def _pictures(rows: list[dict[str, Any]]) -> list[Picture]:
 
 
 def _on_white(content: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(content)).convert("RGBA")
+    # PIL would try all other formats before.
+    picture = Image.open(io.BytesIO(content), formats=["WEBP", "PNG", "JPEG"]).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")

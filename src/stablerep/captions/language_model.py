@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from stablerep.errors import UserError
 from stablerep.runtime import pick_device
@@ -52,7 +53,7 @@ class LanguageModel:
             self._tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left", **options)
             # Safetensors only: a pickle can run code when it is opened.
             model = AutoModelForCausalLM.from_pretrained(name_or_path, use_safetensors=True, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"no causal language model in safetensors could be opened from {name_or_path!r} "
                 f"({str(error).splitlines()[0]}); give a transformers folder, or a hub id with --sampling.download"

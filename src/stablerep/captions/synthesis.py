@@ -200,10 +200,11 @@ class _Writer:
     def blocks(self, done: int) -> Iterator[tuple[int, list[dict[str, Any]], int]]:
         """(number of captions drawn by then, rows, number of empty ones) from caption ``done`` on."""
         num = self._config.num
+        if done >= num:  # an earlier run drew as many or more
+            return
         for begin in range(done - done % self._size, num, self._size):
-            drawn = self._draw(
-                range(begin, begin + self._size)
-            )  # always whole, as a model sees whole batches
+            # Always whole blocks, as a model sees whole batches.
+            drawn = self._draw(range(begin, begin + self._size))
             wanted = [drawn[index - begin] for index in range(max(begin, done), min(begin + self._size, num))]
             rows = [self._row(*caption) for caption in wanted if fault_of(caption[1]) is None]
             yield min(begin + self._size, num), rows, len(wanted) - len(rows)

@@ -17,7 +17,7 @@ from stablerep.captions.material import Material, Picture
 from stablerep.config import differing_fields
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.run import write_text
+from stablerep.run import read_json, write_text
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
 
 _BATCH = 5_000
@@ -108,7 +108,7 @@ def _claim(config: WorldConfig, digest: str, size: int) -> None:
     path = config.out / "world.json"
     asked = {"world": config.name, "size": size, "hide_class": config.hide_class, "data": digest}
     if path.exists():
-        differences = differing_fields(json.loads(path.read_text(encoding="utf-8")), asked)
+        differences = differing_fields(read_json(path), asked)
         if differences:
             raise UserError(
                 f"{config.out} holds another world ({'; '.join(differences)}); give another folder"

@@ -14,7 +14,7 @@ from stablerep.doctor.finding import Finding
 from stablerep.doctor.runs import examine_run, is_run
 from stablerep.doctor.tables import examine_captions, examine_images, examine_together
 from stablerep.errors import UserError
-from stablerep.storage import is_remote, location
+from stablerep.storage import is_remote, is_table, location
 from stablerep.store import CaptionTable, ImageTable
 
 _QUIET = Console(quiet=True)
@@ -134,13 +134,13 @@ def _find(paths: Sequence[Path]) -> tuple[list[Table], list[Path], list[Finding]
         before = len(tables) + len(runs) + len(damaged)
         if is_remote(path):
             tables.append(_open(path))
-        elif _is_table(path):
+        elif is_table(path):
             _sort_in(path, tables, damaged)
         elif is_run(path):
             runs.append(path)
         elif path.is_dir():
             for folder in sorted(entry for entry in path.rglob("*") if entry.is_dir()):
-                if _is_table(folder):
+                if is_table(folder):
                     _sort_in(folder, tables, damaged)
                 elif is_run(folder):
                     runs.append(folder)
@@ -154,10 +154,6 @@ def _sort_in(path: Path, tables: list[Table], damaged: list[Finding]) -> None:
         tables.append(_open(path))
     except UserError as error:
         damaged.append(_damage(str(path), error))
-
-
-def _is_table(path: Path) -> bool:
-    return (path / "_versions").is_dir()
 
 
 def _open(path: Path) -> Table:

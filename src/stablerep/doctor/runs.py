@@ -1,18 +1,16 @@
 """Run folders: whether they came to their end, and what killed processes left in them."""
 
-import json
 import pickle
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from stablerep.doctor.finding import Finding
-from stablerep.run import Run
+from stablerep.errors import UserError
+from stablerep.run import Run, torn_files
 from stablerep.storage import location
 from stablerep.store import ImageTable
 
-_TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 _PRODUCTS = ("encoder", "text", "teacher", "autoencoder")
 
 
@@ -22,7 +20,7 @@ def examine_run(path: Path, hours: float) -> Iterator[Finding]:
     try:
         config = run.description["config"]
         last = max((record.get("step", 0) for record in run.metrics()), default=0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         yield Finding(
             path=str(path),
             severity="broken",
@@ -32,7 +30,17 @@ def examine_run(path: Path, hours: float) -> Iterator[Finding]:
         return
     yield from _end(run, config.get("num_steps"), last)
     for table in config.get("data", {}).get("images", []):
-        if not ImageTable.exists(table):
+        try:
+            is_there = ImageTable.exists(table)
+        except UserError as error:
+            yield Finding(
+                path=str(path),
+                severity="note",
+                what=f"nobody can tell whether its pictures are still there ({error})",
+                remedy="nothing, unless it is to be continued",
+            )
+            continue
+        if not is_there:
             yield Finding(
                 path=str(path),
                 severity="note",
@@ -69,7 +77,7 @@ def _end(run: Run, num_steps: int | None, last: int) -> Iterator[Finding]:
 
 def _torn_files(path: Path, hours: float) -> Iterator[Finding]:
     limit = time.time() - hours * 3600
-    torn = [file for file in path.rglob(".*") if _TORN.fullmatch(file.name) and file.stat().st_mtime < limit]
+    torn = [file for file in torn_files(path) if file.stat().st_mtime < limit]
     if torn:
 
         def remove() -> str:
@@ -89,11 +97,3 @@ def _torn_files(path: Path, hours: float) -> Iterator[Finding]:
 def is_run(path: Path) -> bool:
     """Whether a folder is a run."""
     return (path / "run.json").is_file()
-
-
-def described(path: Path) -> str:
-    """The kind of a run, for the list of what was examined."""
-    try:
-        return str(json.loads((path / "run.json").read_text(encoding="utf-8"))["kind"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "run"

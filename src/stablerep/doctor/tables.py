@@ -100,7 +100,10 @@ def _origins(table: ImageTable, rows: pa.Table) -> Iterator[Finding]:
                 what=f"{count} rows of {origin}, of whose settings the table knows nothing",
                 remedy="do not add to them: nobody can tell with which settings they were painted",
             )
-        elif origin_name(origin.rpartition("-")[0], known[origin]) != origin:
+        # What the official code was asked is not known: its folders stand in place of settings.
+        elif (
+            "folders" not in known[origin] and origin_name(origin.rpartition("-")[0], known[origin]) != origin
+        ):
             yield Finding(
                 path=table.path,
                 severity="broken",
@@ -139,7 +142,7 @@ def _missing(table: ImageTable, rows: pa.Table) -> Iterator[Finding]:
                 severity="note",
                 what=f"{missing} of {num_captions * num_images} pictures of {origin} are not there ({num_captions} "
                 f"captions, {num_images} images of each)",
-                remedy="the command that painted the others paints them",
+                remedy="the command that painted the others paints them; none is missing where --repaint added some",
             )
 
 

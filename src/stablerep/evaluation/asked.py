@@ -84,12 +84,8 @@ class Wanted:
             allowed = table.positions(f"`{self.keep}` = true")
         if self.where is None:
             return allowed
-        try:
-            asked = table.positions(self.where)  # apart: no bracket in it can then undo the mask
-        except ValueError as error:
-            reason = str(error).split(", /")[0]  # Lance appends the place in its own source
-            raise UserError(f"{table.path}: the filter {self.where!r} is not valid ({reason})") from error
-        return np.intersect1d(allowed, asked)
+        # Apart: no bracket in it can then undo the mask.
+        return np.intersect1d(allowed, table.positions(self.where))
 
 
 def read_paintings(path: Path, wanted: Wanted, asked: Asked, classes: Sequence[str]) -> Paintings:

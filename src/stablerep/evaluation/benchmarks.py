@@ -11,7 +11,6 @@ from PIL import Image
 
 from stablerep.errors import UserError
 from stablerep.evaluation.own import fairface, image_folder
-from stablerep.evaluation.pictures import some_of
 from stablerep.evaluation.public import PUBLIC, TORCHVISION, torchvision_by_name
 from stablerep.evaluation.splits import (
     Benchmark,
@@ -182,13 +181,7 @@ def first_in_hash_order(split: Split, num: int) -> Split:
     if num < 1:
         raise UserError(f"num_train must be positive, got {num}")
     rows = sorted(sorted(range(len(split)), key=by_hash(split.images))[:num])
-    return Split(
-        images=some_of(split.images, rows),
-        labels=split.labels[rows],
-        groups=[split.groups[row] for row in rows],
-        num_left_out=split.num_left_out,
-        attributes={name: values[rows] for name, values in split.attributes.items()},
-    )
+    return split.some(np.array(rows, dtype=np.int64))
 
 
 def _enlarged_png(image: np.ndarray, size: int) -> bytes:

@@ -80,7 +80,7 @@ class Composition:
             wrong = images[_another(pairs.groups)]
             seed = runtime.seed_for(tools.seed, "composition", pairs.name, pairs.test)
             metrics = {
-                name: _macro(preferred((vectors * margin).sum(1)), pairs, (tools.num_bootstrap, seed))
+                name: _macro(preferred((vectors * margin).sum(1)), pairs, num=tools.num_bootstrap, seed=seed)
                 for name, vectors in (("accuracy", images), ("accuracy with a wrong picture", wrong))
             }
             found.append(
@@ -116,9 +116,8 @@ def _another(groups: np.ndarray) -> np.ndarray:
     return other
 
 
-def _macro(right: np.ndarray, pairs: Pairs, draws: tuple[int, int]) -> Interval:
+def _macro(right: np.ndarray, pairs: Pairs, *, num: int, seed: int) -> Interval:
     """Mean over kinds of the mean within a kind, with its bootstrap interval over groups."""
-    num, seed = draws
     names, group = np.unique(pairs.groups, return_inverse=True)
     kinds, kind = np.unique(pairs.kinds, return_inverse=True)
     cell, shape = group * len(kinds) + kind, (len(names), len(kinds))

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tyro.conf import Positional
 
 from stablerep.console import Console
-from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.evaluation.asked import choose_origin
+from stablerep.evaluation.pictures import readable
 from stablerep.run import write_atomically
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
 
@@ -130,16 +130,16 @@ def draw_sheet(blocks: Sequence[Block], *, columns: int, pixels: int = 64) -> Im
         top = _MARGIN + number // columns * (height + _MARGIN)
         for index, encoded in enumerate(block.images):
             x = left + index * (pixels + _GAP)
-            sheet.paste(_picture(encoded, pixels), (x, top))
+            sheet.paste(_picture(encoded, pixels, f"picture {index} of {block.text!r}"), (x, top))
             pen.rectangle((x - 1, top - 1, x + pixels, top + pixels), outline=_FRAME)
         for line, text in enumerate(_lines(block.text, width, font)):
             pen.text((left, top + pixels + 4 + line * _LINE), text, fill=_INK, font=font)
     return sheet
 
 
-def _picture(encoded: bytes, pixels: int) -> Image.Image:
+def _picture(encoded: bytes, pixels: int, which: str) -> Image.Image:
     """A picture on white, in the size of the sheet; small ones are enlarged without smoothing."""
-    picture = Image.fromarray(decode_image(encoded).permute(1, 2, 0).numpy())
+    picture = Image.fromarray(readable(encoded, which).permute(1, 2, 0).numpy())
     grows = max(picture.size) < pixels
     return picture.resize((pixels, pixels), Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
 

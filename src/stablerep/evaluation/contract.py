@@ -12,8 +12,7 @@ from stablerep import runtime
 from stablerep.console import Console
 from stablerep.evaluation.benchmarks import BenchmarkData
 from stablerep.evaluation.scores import Kind, Measurement
-from stablerep.features import FrozenEncoder, extract
-from stablerep.match import MatchConfig
+from stablerep.features import Extraction, FrozenEncoder, extract
 from stablerep.models.joint import ImageText, NoTextTowerError, load_image_text
 
 NOTHING = "nothing"
@@ -73,9 +72,9 @@ class Tools:
             raise NotMeasurableError(str(error)) from error
 
     @property
-    def matching(self) -> MatchConfig:
+    def matching(self) -> Extraction:
         """How vectors of images and texts are computed."""
-        return MatchConfig(batch_size=self.batch_size, precision=self.precision, cache=self.cache)
+        return Extraction(batch_size=self.batch_size, precision=self.precision, cache=self.cache)
 
 
 @dataclass(frozen=True, kw_only=True)

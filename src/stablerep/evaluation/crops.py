@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from stablerep import runtime
-from stablerep.decoding import decode_image
 from stablerep.evaluation.contract import Tools
-from stablerep.features import FrozenEncoder
+from stablerep.evaluation.pictures import readable
+from stablerep.features import FrozenEncoder, device_of, encode_pictures
 from stablerep.models.encoder import Encoder
 from stablerep.probes import SgdConfig
 
@@ -32,18 +32,15 @@ def crop_features(
     The crop is a function of the seed, the epoch and the place of the image alone.
     """
     size = encoder.config.image_size if isinstance(encoder, Encoder) else _SIZE_OF_OTHERS
-    parameter = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
-    dtype = runtime.pick_precision(tools.precision, device)
+    dtype = runtime.pick_precision(tools.precision, device_of(encoder))
     parts = []
     for start in range(0, len(images), tools.batch_size):
         batch = images[start : start + tools.batch_size]
         crops = [
-            _crop(decode_image(image), size, config, (epoch, start + row)) for row, image in enumerate(batch)
+            _crop(readable(image, f"training picture {start + row}"), size, config, (epoch, start + row))
+            for row, image in enumerate(batch)
         ]
-        pixels = torch.stack(crops).to(device).float() / 255
-        with runtime.autocast(dtype, device):
-            parts.append(encoder(pixels).float().cpu().numpy())
+        parts.append(encode_pictures(encoder, crops, dtype))
     return np.concatenate(parts)
 
 

@@ -59,9 +59,8 @@ class Fairness:
                 classified = classifier.measure(subject, data, tools)
             except NotMeasurableError:
                 continue  # without a text tower only the probe is measured
-            for test, split in data.tests.items():
+            for test in data.tests:
                 found += self._of_test(subject, data, (name, test), classified, tools)
-                del split
         return found
 
     def _of_test(
@@ -78,7 +77,7 @@ class Fairness:
             if len(kept) < 2:
                 continue
             seed = runtime.seed_for(tools.seed, "fairness", data.name, test, attribute)
-            metrics, worst = group_metrics(correct, values, kept, split, (tools.num_bootstrap, seed))
+            metrics, worst = group_metrics(correct, values, kept, split, num=tools.num_bootstrap, seed=seed)
             found.append(
                 Measurement(
                     **described(subject, data.name, f"{test}, by {attribute}", f"fairness: {classifier}"),
@@ -95,14 +94,13 @@ class Fairness:
 
 
 def group_metrics(
-    correct: np.ndarray, values: np.ndarray, kept: np.ndarray, split: Split, draws: tuple[int, int]
+    correct: np.ndarray, values: np.ndarray, kept: np.ndarray, split: Split, *, num: int, seed: int
 ) -> tuple[dict[str, Interval], str]:
     """Top-1 of the worst group, best less worst, and overall, with intervals over groups of pictures; the worst's name.
 
     Replicates name the worst group anew: the least of several uncertain numbers is too low by construction, and its
     interval shows by how much it may be.
     """
-    num, seed = draws
     clusters, cluster = np.unique(np.asarray(split.groups), return_inverse=True)
     column = {name: place for place, name in enumerate(kept)}
     place = np.array([column.get(value, -1) for value in values])

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from stablerep import config as config_module
 from stablerep import runtime
-from stablerep.decoding import decode_image
 from stablerep.evaluation.benchmarks import BENCHMARKS, Benchmark, Split
 from stablerep.evaluation.contract import Classified, NotMeasurableError, Subject, Tools
+from stablerep.evaluation.pictures import readable, square
 from stablerep.models.encoder import Encoder
 from stablerep.probes.metrics import accuracy
 
@@ -135,14 +135,10 @@ def named(model: Classifier, images: Sequence[bytes], tools: Tools) -> np.ndarra
     found = []
     for start in range(0, len(images), tools.batch_size):
         size = model.encoder.config.image_size
-        pixels = [_square(image, size) for image in images[start : start + tools.batch_size]]
+        batch = images[start : start + tools.batch_size]
+        pixels = [square(image, size, f"picture {start + row}") for row, image in enumerate(batch)]
         found.append(model(torch.stack(pixels).to(device)).argmax(1).cpu().numpy())
     return np.concatenate(found)
-
-
-def _square(image: bytes, size: int) -> Tensor:
-    pixels = decode_image(image)[None].float() / 255
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 def layer_groups(model: Classifier, config: FineTuneConfig) -> list[dict[str, Any]]:
@@ -157,9 +153,8 @@ def layer_groups(model: Classifier, config: FineTuneConfig) -> list[dict[str, An
         layer_decay=config.layer_decay,
     )
     last = set(map(id, backbone.norm.parameters()))
-    for (
-        group
-    ) in groups:  # timm counts from the last block, which is one step below the head; the last norm is not
+    # timm counts from the last block, which is one step below the head; the last norm is not.
+    for group in groups:
         group["lr_scale"] *= config.layer_decay
         group["params"] = [weight for weight in group["params"] if id(weight) not in last]
     groups.append({"params": list(backbone.norm.parameters()), "weight_decay": 0.0, "lr_scale": 1.0})
@@ -218,9 +213,8 @@ class _Training:
         """Linear warm-up, then a cosine to zero, times the scale of each layer."""
         config = self.config
         warmup = steps * min(config.warmup_epochs / config.num_epochs, 0.2)
-        share = (step + 1) / warmup if step + 1 < warmup else 1.0
-        if step + 1 >= warmup:
-            share = (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
+        cosine = (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
+        share = (step + 1) / warmup if step + 1 < warmup else cosine
         for group in self.optimizer.param_groups:
             group["lr"] = config.base_lr * size / 256 * share * group["lr_scale"]
 
@@ -230,7 +224,8 @@ class _Training:
         with _own_randomness():
             for row in rows.tolist():
                 _seed(runtime.seed_for("fine-tune view", self.config.seed, epoch, row))
-                picture = Image.fromarray(decode_image(train.images[row]).permute(1, 2, 0).numpy())
+                pixels = readable(train.images[row], f"training picture {row}")
+                picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
                 views.append(self.transform(picture))
         return torch.stack(views)
 

@@ -21,7 +21,7 @@ METRICS = ("mean_per_class", "top1")
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A share with its 95 % bootstrap interval."""
+    """A value with its 95 % interval."""
 
     value: float
     low: float

@@ -49,12 +49,10 @@ class Measuring:
     def on(self, name: str) -> None:
         """All protocols on one benchmark; what cannot run says so."""
         loaded = self._load(name)
-        scoring = None
-        for data in loaded.values():
-            if isinstance(data, Benchmark):  # all protocols that read one share it
-                scoring = _Scoring(data, self.tools)
-                self.found.sizes[name] = _sizes(data)
-                break
+        shared = _shared(loaded)
+        scoring = None if shared is None else _Scoring(shared, self.tools)
+        if shared is not None:
+            self.found.sizes[name] = _sizes(shared)
         for protocol, data in loaded.items():
             for subject in self.subjects:
                 if subject.kind != "baseline" or self.measures[protocol].trains_baselines:
@@ -100,13 +98,17 @@ class Measuring:
         """The data of a benchmark; protocols that read the same pictures share them."""
         if measure.benchmarks is not BENCHMARKS:
             return measure.benchmarks[name](self.data)
-        shared = next((data for data in loaded.values() if isinstance(data, Benchmark)), None)
-        return shared or load_benchmark(name, self.data)
+        return _shared(loaded) or load_benchmark(name, self.data)
 
     def _skip(self, key: str, sentence: str) -> None:
         if key not in self.found.skipped:
             self.found.skipped[key] = sentence
             self.tools.console.say(f"skipped {sentence}")
+
+
+def _shared(loaded: Mapping[str, Any]) -> Benchmark | None:
+    """The pictures with classes, which all protocols that read some share."""
+    return next((data for data in loaded.values() if isinstance(data, Benchmark)), None)
 
 
 class _Scoring:

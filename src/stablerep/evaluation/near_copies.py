@@ -12,12 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from stablerep import runtime
-from stablerep.console import Console
 from stablerep.copies import DISTORTIONS, CopySearch, Nearest, alarm_threshold, distorted, nearest, to_side
 from stablerep.evaluation.asked import Paintings
 from stablerep.evaluation.benchmarks import Benchmark
 from stablerep.evaluation.contact_sheet import Block
-from stablerep.evaluation.intervals import GroupBootstrap, Interval
+from stablerep.evaluation.intervals import Interval, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,11 @@ class NearCopyConfig:
             raise ValueError(f"false_alarms must be in [0, 1), got {self.false_alarms}")
         if min(self.num_pictures, self.num_planted, self.num_shown) < 1:
             raise ValueError("num_pictures, num_planted and num_shown must be positive")
+
+    def search_of(self, num_painted: int, num_training: int) -> str:
+        """What is searched, in one sentence: it may take long."""
+        num = min(num_painted, self.num_pictures)
+        return f"near-copies: {num:,} painted pictures against {num_training:,} of training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +87,23 @@ def find_near_copies(
     benchmark: Benchmark,
     config: NearCopyConfig,
     *,
+    num_bootstrap: int,
     seed: int,
-    console: Console,
 ) -> tuple[NearCopies, list[Block]]:
     """Search the training pictures for each painted one; the measure, and the nearest pairs as blocks of a sheet."""
     rows = _some(len(paintings.images), config.num_pictures, "painted", seed)
     training = benchmark.train.images
     references = to_side(training, config.search.side)
-    console.say(f"near-copies: {len(rows):,} painted pictures against {len(training):,} of training")
     found = nearest(_pictures(paintings.images, rows, config), references, config.search)
     validation = _some(len(benchmark.validation), config.num_pictures, "validation", seed)
     known = nearest(_pictures(benchmark.validation.images, validation, config), references, config.search)
     threshold = alarm_threshold(known.similarity, config.false_alarms)
     captions = paintings.captions[rows]
-    bootstrap = GroupBootstrap(np.zeros(len(rows), dtype=np.int64), captions, num=1000, seed=seed)
     top = np.argsort(-found.similarity, kind="stable")[: config.num_shown]
     pairs = tuple(_pair(row, captions, found, benchmark, texts) for row in top)
     planted = _some(len(training), config.num_planted, "planted", seed)
     measured = NearCopies(
-        share=bootstrap.accuracies(found.similarity > threshold).interval("top1"),
+        share=mean_interval(found.similarity > threshold, captions, num=num_bootstrap, seed=seed),
         threshold=threshold,
         false_alarms=float((known.similarity > threshold).mean()),
         found=_found_planted(training, planted, references, threshold, config),

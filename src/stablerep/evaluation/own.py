@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stablerep.errors import UserError
-from stablerep.evaluation.pictures import picture_files, some_of
+from stablerep.evaluation.pictures import picture_files
 from stablerep.evaluation.public import held_out, in_words
 from stablerep.evaluation.splits import Benchmark, BenchmarkData, MissingDataError, Split
 
@@ -36,7 +36,7 @@ def image_folder(data: BenchmarkData) -> Benchmark:
         chooses = _class_folders(data.folder / validation, classes)
     else:
         held, rest = held_out(train.labels, _HELD_OUT, "folder")
-        train, chooses = _rows(train, rest), _rows(train, held)
+        train, chooses = train.some(rest), train.some(held)
     test = "test" if "test" in there else str(validation)
     tests = {test: _class_folders(data.folder / test, classes)}
     return Benchmark("folder", classes, train, chooses, tests, "top1", tuple(map(in_words, classes)))
@@ -59,16 +59,6 @@ def _class_folders(folder: Path, classes: tuple[str, ...]) -> Split:
         labels.append(label)
     groups = [str(path.relative_to(folder)) for path in paths]
     return Split(picture_files(paths), np.array(labels, dtype=np.int64), groups, left_out)
-
-
-def _rows(split: Split, rows: np.ndarray) -> Split:
-    return Split(
-        some_of(split.images, rows.tolist()),
-        split.labels[rows],
-        [split.groups[row] for row in rows],
-        split.num_left_out,
-        {name: values[rows] for name, values in split.attributes.items()},
-    )
 
 
 def fairface(target: str, data: BenchmarkData) -> Benchmark:
@@ -96,8 +86,8 @@ def fairface(target: str, data: BenchmarkData) -> Benchmark:
     return Benchmark(
         name,
         classes,
-        _rows(train, rest),
-        _rows(train, held),
+        train.some(rest),
+        train.some(held),
         {"official validation": _of_faces(*test, target, classes)},
         "top1",
         tuple(map(in_words, classes)),

@@ -20,7 +20,7 @@ from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, first_in_h
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
 from stablerep.evaluation.fidelity import Fidelity, Named, prompt_fidelity
-from stablerep.evaluation.intervals import GroupBootstrap, Interval
+from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.near_copies import NearCopies, NearCopyConfig, find_near_copies
 from stablerep.features import FrozenEncoder, RawPixels, extract
 from stablerep.models.encoder import load_encoder
@@ -73,6 +73,8 @@ class PainterConfig:
     """Number format of the forward pass; auto takes bfloat16 where it is faster."""
     device: str = "auto"
     """Where the encoders run: auto, cpu, cuda, mps."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """Settings of the judge's linear probe."""
     distances: DistanceConfig = field(default_factory=DistanceConfig)
@@ -197,7 +199,6 @@ def _measure(config: PainterConfig, console: Console) -> PainterScores:
     judge = _train_judge(config, benchmark, console)
     painted = _features(judge.encoder, paintings.images, config, console)
     on_test = _on_test(judge, benchmark, config, console)
-    reached = GroupBootstrap(on_test.labels, on_test.groups, num=config.num_bootstrap, seed=config.seed)
     named = Named(judge.name(painted), paintings.labels, paintings.captions)
     counterparts = real_counterparts(config.world, paintings, seed=config.seed)
     if not len(counterparts.real):
@@ -209,8 +210,14 @@ def _measure(config: PainterConfig, console: Console) -> PainterScores:
         distances.append(_distances(config.second, second, theirs, counterparts, config, console))
     copies, pairs = None, list[Block]()
     if config.search_copies:
+        console.say(config.copies.search_of(len(paintings.images), len(benchmark.train)))
         copies, pairs = find_near_copies(
-            paintings, asked.texts, benchmark, config.copies, seed=config.seed, console=console
+            paintings,
+            asked.texts,
+            benchmark,
+            config.copies,
+            num_bootstrap=config.num_bootstrap,
+            seed=config.seed,
         )
     scores = PainterScores(
         origin=paintings.origin,
@@ -220,7 +227,7 @@ def _measure(config: PainterConfig, console: Console) -> PainterScores:
         judge=config.judge,
         judge_fingerprint=judge.encoder.fingerprint,
         judge_validation=judge.probe.validation_accuracy,
-        judge_test=reached.accuracies(on_test.named == on_test.labels).interval("mean_per_class"),
+        judge_test=on_test.accuracies(config.num_bootstrap, "judge on all", config.seed).mean_per_class,
         chance=1 / len(benchmark.classes),
         fidelity=prompt_fidelity(named, on_test, num_bootstrap=config.num_bootstrap, seed=config.seed),
         distances=tuple(found for found in distances if found is not None),
@@ -298,7 +305,9 @@ def _on_test(judge: _Judge, benchmark: Benchmark, config: PainterConfig, console
 
 
 def _load(name: str, config: PainterConfig) -> FrozenEncoder:
-    return RawPixels() if name == RAW_PIXELS else load_encoder(name, runtime.pick_device(config.device))
+    if name == RAW_PIXELS:
+        return RawPixels()
+    return load_encoder(name, runtime.pick_device(config.device), download=config.download)
 
 
 def _features(

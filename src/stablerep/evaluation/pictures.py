@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from stablerep.errors import UserError
+from stablerep.features import decoded
 
 Box = tuple[int, int, int, int]
 
@@ -62,6 +65,20 @@ def items_of(dataset: Any, places: Sequence[int]) -> LazyPictures:
         return read_file(Path(picture)) if isinstance(picture, str | Path) else as_png(picture)
 
     return LazyPictures(len(places), read)
+
+
+def readable(encoded: bytes, which: str) -> Tensor:
+    """A picture as uint8 (3, H, W); ``UserError`` that says which one where it cannot be decoded."""
+    picture = decoded(encoded)
+    if isinstance(picture, str):
+        raise UserError(f"{which} {picture}; repair or leave it out")
+    return picture
+
+
+def square(encoded: bytes, size: int, which: str) -> Tensor:
+    """A picture of any shape as (3, size, size) in [0, 1], as an encoder resizes it; errors as ``readable``."""
+    pixels = readable(encoded, which)[None].float() / 255
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 def as_png(picture: Image.Image) -> bytes:

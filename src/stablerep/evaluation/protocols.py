@@ -12,7 +12,7 @@ from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.arrangement import Arrangement, GeometryConfig
-from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData
+from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, is_benchmark
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.composition import PAIRS, Composition
 from stablerep.evaluation.contract import Measure, Subject, Tools
@@ -21,9 +21,8 @@ from stablerep.evaluation.fairness import Fairness, FairnessConfig
 from stablerep.evaluation.few_shot import FewShot, FewShotConfig
 from stablerep.evaluation.finetune import FineTune, FineTuneConfig
 from stablerep.evaluation.measuring import Found, Measuring
-from stablerep.evaluation.public import TORCHVISION
 from stablerep.evaluation.retrieval import Retrieval, RetrievalConfig
-from stablerep.evaluation.scores import Scores, in_order
+from stablerep.evaluation.scores import RAW_PIXELS, UNTRAINED, Scores, in_order
 from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
 from stablerep.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from stablerep.features import RawPixels, untrained_encoder
@@ -96,8 +95,11 @@ class EvaluateConfig:
             ("benchmarks", self.benchmarks, _every_benchmark(self)),
             ("protocols", self.protocols, tuple(PROTOCOLS)),
         ):
-            any_of_torchvision = TORCHVISION if name == "benchmarks" else " "
-            wrong = [item for item in asked if item not in known and not item.startswith(any_of_torchvision)]
+            wrong = [
+                item
+                for item in asked
+                if item not in known and not (name == "benchmarks" and is_benchmark(item))
+            ]
             if wrong or not asked:
                 raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(wrong) or 'none'}")
         if min(self.num_bootstrap, self.batch_size) < 1:
@@ -168,7 +170,7 @@ def _score(config: EvaluateConfig, keeper: Keeper, console: Console) -> Scores:
         tools=_tools(config, keeper.folder, console),
         keep=lambda found: keeper.keep(so_far(found), encoders),
     )
-    for name in config.benchmarks:
+    for name in dict.fromkeys(config.benchmarks):
         measuring.on(name)
     scores = so_far(measuring.found)
     if not scores.records and not scores.measurements:
@@ -242,8 +244,8 @@ def _subjects(config: EvaluateConfig) -> list[Subject]:
     ]
     if config.baselines:
         untrained = untrained_encoder(own.config, config.seed).to(device)
-        subjects.append(Subject("raw pixels", "baseline", RawPixels()))
-        subjects.append(Subject("untrained encoder", "baseline", untrained))
+        subjects.append(Subject(RAW_PIXELS, "baseline", RawPixels()))
+        subjects.append(Subject(UNTRAINED, "baseline", untrained))
     if len({subject.name for subject in subjects}) < len(subjects):
         raise UserError(
             f"two encoders of one table have the same name among {', '.join(names)}; rename a folder"

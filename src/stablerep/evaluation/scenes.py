@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from stablerep import runtime
+from stablerep.evaluation.benchmarks import HELD_OUT_STYLE, TRAINING_STYLES
 from stablerep.evaluation.pictures import LazyPictures, as_png, picture_files, read_file
 from stablerep.evaluation.splits import BenchmarkData, MissingDataError
 from stablerep.runtime import seed_for
@@ -22,8 +23,6 @@ from stablerep.runtime import seed_for
 IGNORED = 255
 _SIDE = 96
 _DRAWING = (32, 56)
-_TRAINING_STYLES = ("noto", "twemoji", "clipart")
-_HELD_OUT_STYLE = "fluent"
 _SIZES = {"train": 600, "validation": 150, "test": 300}
 
 
@@ -87,11 +86,11 @@ def scenes_of(rows: Sequence[Mapping[str, Any]], sizes: Mapping[str, int]) -> Se
     return Segmented(
         "icons",
         ("background", *classes),
-        part("train", *_TRAINING_STYLES),
-        part("validation", *_TRAINING_STYLES),
+        part("train", *TRAINING_STYLES),
+        part("validation", *TRAINING_STYLES),
         {
-            "scenes of test drawings, training styles": part("test", *_TRAINING_STYLES),
-            "scenes of test drawings, held-out style": part("test", _HELD_OUT_STYLE),
+            "scenes of test drawings, training styles": part("test", *TRAINING_STYLES),
+            "scenes of test drawings, held-out style": part("test", HELD_OUT_STYLE),
         },
     )
 

@@ -33,6 +33,7 @@ from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, 
 from stablerep.run import write_atomically, write_text
 
 Kind = Literal["run", "further run", "baseline"]
+BASELINES = RAW_PIXELS, UNTRAINED = "raw pixels", "untrained encoder"
 _LISTS = ("records", "measurements")
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from stablerep import config as config_module
 from stablerep import runtime
-from stablerep.decoding import decode_image
 from stablerep.evaluation.contract import Subject, Tools, described
 from stablerep.evaluation.intervals import Interval
+from stablerep.evaluation.pictures import square
 from stablerep.evaluation.scenes import IGNORED, SCENES, Scenes, Segmented
 from stablerep.evaluation.scores import Measurement
-from stablerep.features import RawPixels
+from stablerep.features import RawPixels, device_of
 from stablerep.models.encoder import Encoder
 
 _COLOUR_GRID = 48
@@ -128,23 +128,17 @@ class _Reader:
     @torch.inference_mode()
     def features(self, scenes: Scenes, num: int) -> Tensor:
         """Patch features (num, D, h, w) on the CPU, in float32."""
-        parameter = next(self.encoder.parameters(), None) if isinstance(self.encoder, Encoder) else None
-        device = torch.device("cpu") if parameter is None else parameter.device
+        device = device_of(self.encoder)
         dtype = runtime.pick_precision(self.tools.precision, device)
         size = self.encoder.config.image_size if isinstance(self.encoder, Encoder) else _COLOUR_GRID
         parts = []
         for start in range(0, num, self.tools.batch_size):
             encoded = scenes.images[start : min(start + self.tools.batch_size, num)]
-            pixels = torch.stack([_square(decode_image(image), size) for image in encoded]).to(device)
+            pictures = [square(image, size, f"scene {start + row}") for row, image in enumerate(encoded)]
+            pixels = torch.stack(pictures).to(device)
             with runtime.autocast(dtype, device):
                 parts.append(self.encoder.patch_features(pixels).float().cpu())
         return torch.cat(parts)
-
-
-def _square(image: Tensor, size: int) -> Tensor:
-    """An image (3, H, W) of any shape as (3, size, size) in [0, 1], as an encoder resizes it."""
-    pixels = image[None].float() / 255
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
 class _Heads:

@@ -5,13 +5,14 @@ Shapes: M pictures, C classes.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from stablerep.errors import UserError
+from stablerep.evaluation.pictures import some_of
 from stablerep.probes.metrics import Metric
 
 
@@ -36,6 +37,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def some(self, rows: np.ndarray) -> "Split":
+        """These rows, in this order; what was left out is counted as before."""
+        return replace(
+            self,
+            images=some_of(self.images, rows.tolist()),
+            labels=self.labels[rows],
+            groups=[self.groups[row] for row in rows],
+            attributes={name: values[rows] for name, values in self.attributes.items()},
+        )
 
 
 @dataclass(frozen=True)

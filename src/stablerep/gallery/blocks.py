@@ -18,6 +18,7 @@ def block_names(dataset: lance.LanceDataset, num_rows: int, fingerprint: str) ->
     begin = 0
     for fragment in dataset.get_fragments():
         files = [file.path for file in fragment.metadata.files if image_field in file.fields]
+        files += filter(None, [fragment.deletion_file()])  # a deleted row moves those behind it
         length = fragment.count_rows()
         spans.append((begin, begin + length, "|".join(files)))
         begin += length

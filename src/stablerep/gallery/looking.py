@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from stablerep import runtime
 from stablerep.errors import UserError
-from stablerep.features import FrozenEncoder, RawPixels, extract
-from stablerep.match import MatchConfig, text_vectors
+from stablerep.features import Extraction, FrozenEncoder, RawPixels, extract
+from stablerep.match import text_vectors
 from stablerep.models.encoder import load_encoder
 from stablerep.models.joint import ImageText, load_image_text
 
@@ -78,7 +78,7 @@ class Looker:
             raise UserError(
                 f"{self.name} does not read texts; give a run of `train clip` or `train stablerep-plus`"
             )
-        vector: np.ndarray = text_vectors(self.model, [text], MatchConfig())[0]
+        vector: np.ndarray = text_vectors(self.model, [text], Extraction())[0]
         return vector
 
 

@@ -67,7 +67,7 @@ def lay_out(gallery: Gallery) -> Any:
                 _map_tab(gallery, wish)
             with gr.Tab("Paint", id="paint"):
                 _paint_tab(gallery)
-    page.queue(default_concurrency_limit=1, api_open=False)  # answers come in the order of the questions
+    page.queue(default_concurrency_limit=1, api_open=False)
     return page
 
 
@@ -135,7 +135,8 @@ def _browse_tab(gallery: Gallery, wish: Any, page: Any, head: Any) -> None:
         return *show(asked), render.header(gallery)
 
     # A request is never dropped because another one is under way: the last change is the one that counts.
-    quiet = {**_QUIET, "outputs": outputs}
+    # One group: answers come in the order of the questions, and no search runs while the table is read anew.
+    quiet = {**_QUIET, "outputs": outputs, "concurrency_id": "browse"}
     for listen in (text.submit, mode.input):
         listen(typed, [wish, text, mode], **quiet)
     controls.chosen(changed, [wish], **quiet)

@@ -35,11 +35,6 @@ class Painter:
         self._lock = threading.Lock()
         self._teacher: Teacher | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the teacher is in memory, so that only painting takes time."""
-        return self._teacher is not None
-
     def paint(self, prompt: str, num_pictures: int, seed: int) -> list[Painting]:
         """Pictures of a prompt; a picture's noise depends on the seed, the prompt and its place alone.
 

@@ -4,18 +4,18 @@ import io
 
 from PIL import Image
 
+from stablerep.decoding import open_image
 from stablerep.errors import UserError
 
 _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 _LARGE = 96 * 1024  # bytes; what is smaller costs less to send than to shrink
-MOST_PIXELS = 64_000_000
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
 def media_type(encoded: bytes) -> str | None:
     """The type of a picture by its content, where it is one that browsers show and that cannot hold a script."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(encoded) as image:
             return _TYPES.get(image.format or "")
     except _UNREADABLE:
         return None
@@ -24,9 +24,7 @@ def media_type(encoded: bytes) -> str | None:
 def open_picture(encoded: bytes, side: int | None = None) -> Image.Image | None:
     """A picture as RGB on white; None where it cannot be decoded. ``side`` lets a JPEG be read at a smaller scale."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                return None
+        with open_image(encoded) as image:
             if side is not None:
                 image.draft("RGB", (side, side))
             if image.has_transparency_data:

@@ -201,9 +201,8 @@ def aligned(source: Stretch, target: Stretch, choice: TokenChoice) -> list[tuple
     """
     begin, end = _common(source.ids, target.ids)
     last, last_target = len(source.ids) - end - 1, len(target.ids) - end - 1
-    if (
-        last < begin and end > 0 and last_target >= begin
-    ):  # words came in: what follows them now stands for them
+    if last < begin and end > 0 and last_target >= begin:
+        # Words came in: what follows them now stands for them.
         last, last_target, end = last + 1, last_target + 1, end - 1
     if last < begin:
         return []

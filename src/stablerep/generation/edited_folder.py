@@ -14,7 +14,7 @@ from torch import Tensor
 from stablerep.errors import UserError
 from stablerep.generation.editing import mapped
 from stablerep.generation.folders import DEFAULTS, INDEX, components, read_index
-from stablerep.run import write_text
+from stablerep.run import read_json, write_text
 
 RECORD = "edit.json"
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
@@ -22,23 +22,14 @@ _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
 
 def read_edit(folder: Path) -> dict[str, Any] | None:
     """What was done to an edited teacher; None for one that was not edited. Its audit is no part of it."""
-    path = folder / RECORD
-    if not path.exists():
+    if not (folder / RECORD).exists():
         return None
-    record = read_record(folder)
-    return {name: value for name, value in record.items() if name != "audit"}
+    return {name: value for name, value in read_record(folder).items() if name != "audit"}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The whole ``edit.json`` of a folder; ``UserError`` where it cannot be read."""
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} must hold one JSON object, got {type(record).__name__}")
-    return record
+    return read_json(folder / RECORD)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

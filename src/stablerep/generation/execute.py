@@ -146,7 +146,7 @@ def _summary(config: GenerateConfig, outcomes: "Sequence[Outcome]") -> GenerateS
         truncated=sum(outcome.num_truncated for outcome in outcomes),
         truncated_example=next(filter(None, (outcome.truncated_example for outcome in outcomes)), None),
         seconds=seconds,
-        images_per_second=(painted + failures.total()) / seconds,
+        images_per_second=(painted + failures.total()) / max(seconds, 1e-9),
     )
 
 

@@ -97,11 +97,9 @@ def encode_picture(picture: Tensor, config: GenerateConfig) -> Encoded:
     if wanted != image.size:
         image = image.resize(wanted, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
+    # Not subsampled, which thin coloured lines do not survive.
     options: dict[FormatName, dict[str, int]] = {
-        "jpeg": {
-            "quality": config.quality,
-            "subsampling": 0,
-        },  # thin coloured lines do not survive subsampling
+        "jpeg": {"quality": config.quality, "subsampling": 0},
         "png": {},
         "webp": {"quality": config.quality},
     }

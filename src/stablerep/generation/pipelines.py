@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -198,7 +199,7 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
                 use_safetensors=True,
                 local_files_only=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
     parameters = inspect.signature(type(pipeline).__call__).parameters
     if "prompt" not in parameters or "generator" not in parameters:

@@ -13,8 +13,9 @@ from typing import Any
 
 from stablerep.cluster import Task, hired
 from stablerep.console import Console
+from stablerep.generation.folders import shipped_teachers
 from stablerep.generation.pictures import Encoded, encode_painted
-from stablerep.generation.plan import PlanItem, num_asked, num_missing, plan, rotated
+from stablerep.generation.plan import PlanItem, num_asked, num_missing, plan
 from stablerep.generation.repaint import images_asked, require_mask
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
@@ -91,7 +92,8 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
     """Paint what is missing on the workers of a Ray cluster; without an address one is started on this machine."""
     require_mask(config)
     captions = read_captions(config)
-    if Path(config.teacher).exists():  # a worker has another working directory
+    # A worker has another working directory; a shipped name goes before a path, as in `find_teacher`.
+    if config.teacher not in shipped_teachers() and Path(config.teacher).exists():
         config = dataclasses.replace(config, teacher=str(Path(config.teacher).resolve()))
     task = Task(load=functools.partial(Painter, config), name=_in_words, device=config.device)
     with hired(task, config, console) as crew:
@@ -110,7 +112,7 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
         example: str | None = None
         while missing:
             batches = plan(
-                rotated(captions, 0),
+                captions,
                 asked,
                 done,
                 batch_size=teacher.batch_size,

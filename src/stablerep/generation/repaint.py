@@ -8,7 +8,7 @@ import pyarrow as pa
 from stablerep.errors import UserError
 from stablerep.generation.plan import Asked, Caption, indices_with_repaints
 from stablerep.generation.settings import GenerateConfig
-from stablerep.store import OK, ImageTable
+from stablerep.store import OK, ImageTable, literal
 
 
 def require_mask(config: GenerateConfig) -> None:
@@ -46,8 +46,7 @@ def images_asked(
 
 def _judged(table: ImageTable, origin: str, mask: str) -> list[tuple[str, int, bool]]:
     """(caption id, image index, whether it counts) of an origin's rows: failures and rejected pictures do not."""
-    quoted = origin.replace("'", "''")
-    rows = table.read(["caption_id", "image_index", "status", mask], f"origin = '{quoted}'")
+    rows = table.read(["caption_id", "image_index", "status", mask], f"origin = {literal(origin)}")
     columns = (rows[name].to_pylist() for name in rows.column_names)
     return [
         (caption, index, status == OK and kept is not False)

@@ -124,6 +124,8 @@ class GenerateConfig(EngineConfig, PaintConfig):
             raise ValueError(f"num_images must be at least 1, got {self.num_images}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be within 1 to 100, got {self.quality}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
         if self.max_images is not None and self.max_images < self.num_images:

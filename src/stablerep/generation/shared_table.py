@@ -14,7 +14,7 @@ from stablerep.generation.pictures import Encoded, Painted, encode_painted
 from stablerep.generation.plan import Key, PlanItem
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.teacher import origin_name
-from stablerep.store import OK, ImageTable
+from stablerep.store import OK, ImageTable, literal
 
 
 class Facts(Protocol):
@@ -51,10 +51,8 @@ def claim(table: ImageTable, teacher_name: str, settings: Mapping[str, Any]) -> 
     if refuse_other_settings(table, settings) is None:
         try:
             table.register_origin(origin_name(teacher_name, settings), settings)
-        except (
-            OSError,
-            UserError,
-        ):  # two registered at the same moment: the other did, or this was no conflict
+        except (OSError, UserError):
+            # Two registered at the same moment: the other did, or this was no conflict.
             if not table.reload().origins():
                 raise
     origin = refuse_other_settings(table, settings)
@@ -67,7 +65,7 @@ class DoneKeys:
 
     def __init__(self, table: ImageTable, origin: str) -> None:
         self._table = table
-        self._origin = origin.replace("'", "''")
+        self._where = f"origin = {literal(origin)}"
         self._fragments: set[int] = set()
         # Caption id -> one bit per image index: ten pictures of a caption take no more memory than one.
         self._indices: dict[str, int] = {}
@@ -94,15 +92,11 @@ class DoneKeys:
 
     def _read(self) -> None:
         """Read the rows of new fragments only: the cost follows what is new, not what is there."""
-        dataset = self._table.dataset
-        new = [
-            fragment for fragment in dataset.get_fragments() if fragment.fragment_id not in self._fragments
-        ]
+        fragments = self._table.dataset.get_fragments()
+        new = [fragment for fragment in fragments if fragment.fragment_id not in self._fragments]
         if not new:
             return
-        columns = ["caption_id", "image_index"]
-        scanner = dataset.scanner(columns=columns, filter=f"origin = '{self._origin}'", fragments=new)
-        for batch in scanner.to_batches():
+        for batch in self._table.scan(["caption_id", "image_index"], filter=self._where, fragments=new):
             self.add(zip(batch["caption_id"].to_pylist(), batch["image_index"].to_pylist(), strict=True))
         self._fragments.update(fragment.fragment_id for fragment in new)
 

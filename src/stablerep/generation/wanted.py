@@ -65,11 +65,7 @@ class _Facts:
 
 def read_captions(config: GenerateConfig) -> Captions:
     """What ``config.where`` and ``config.limit`` leave of the caption table; ``UserError`` where that is nothing."""
-    table = CaptionTable.open(config.captions)
-    try:
-        rows = table.read(["id", "text", *_COPIED], config.where)
-    except (ValueError, OSError) as error:
-        raise UserError(f"--where {config.where!r} cannot be used on {config.captions}: {error}") from error
+    rows = CaptionTable.open(config.captions).read(["id", "text", *_COPIED], config.where)
     # Arrow's ordinary strings cannot be sorted beyond 2 GB of text.
     rows = rows.cast(pa.schema([pa.field(name, pa.large_string()) for name in rows.column_names]))
     # By id, which is a hash: n captions contain the first n/2, and training's `num_captions` takes the same ones.

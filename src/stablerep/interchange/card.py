@@ -12,7 +12,7 @@ from stablerep.interchange.layouts import Layout, Written
 from stablerep.interchange.tables import Tables
 from stablerep.store import IMAGE_SCHEMA, OK, REAL
 
-_SHOWN_FIRST = ("teacher", "scheduler", "num_inference_steps", "guidance_scale", "seed", "edit", "edits")
+_SHOWN_FIRST = ("pipeline", "scheduler", "num_inference_steps", "guidance_scale", "seed", "edit")
 
 
 def set_card(name: str, layout: str, tables: Tables, how: Layout, written: Written) -> str:

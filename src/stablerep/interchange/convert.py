@@ -1,8 +1,9 @@
 """The command ``convert``: image tables to the layouts of other programs, and back, without losing anything."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -138,19 +139,28 @@ def _write(config: ConvertConfig, to: str, options: Options, console: Console) -
     )
 
 
+def _require_all(source: Path, manifest: Mapping[str, Any], **found: int) -> None:
+    """Refuse a set of ours of which something was left behind."""
+    for name, num in found.items():
+        said = int(manifest.get(name, num))
+        if num != said:
+            what = name.removeprefix("num_")
+            raise UserError(
+                f"{source} holds {num:,} {what}, its stablerep.json says {said:,}; copy the whole folder"
+            )
+
+
 def _read(config: ConvertConfig, found: str, options: Options, console: Console) -> ConvertSummary:
     manifest = read_manifest(config.source)
-    total = 0 if manifest is None else int(manifest.get("num_images", 0))
+    total = None if manifest is None else int(manifest.get("num_images", 0))
     with (
         whole_folder(config.out) as folder,
         console.progress(f"from {found}", total, "images") as progress,
     ):
         incoming = LAYOUTS[found].read(config.source, options)
         num_images, num_captions = write_tables(incoming, folder, progress.advance)
-        if manifest is not None and num_images != total:
-            raise UserError(
-                f"{config.source} holds {num_images:,} images, its stablerep.json says {total:,}; copy the whole folder"
-            )
+        if manifest is not None:
+            _require_all(config.source, manifest, num_images=num_images, num_captions=num_captions)
         if num_images == 0 and manifest is None:
             raise UserError(f"{config.source} holds no picture with a caption or label")
     return ConvertSummary(path=config.out, layout="tables", num_images=num_images, num_captions=num_captions)

@@ -63,7 +63,10 @@ class Official:
                 ]
                 rows.add(batch, places, options)
                 advance(len(batch))
-        listed = {origin: _write_csv(tables, folder, keys, origin, suffix) for origin in names}
+        listed = {
+            origin: _write_csv(tables, folder / _csv_name(names, origin), keys, origin, suffix)
+            for origin in names
+        }
         note = "\n".join(f"- `{_csv_name(names, origin)}`: {num} captions" for origin, num in listed.items())
         return Written(num_marked=rows.num_marked, note=note)
 
@@ -76,13 +79,15 @@ class Official:
             raise UserError(
                 f"{source} holds {len(tables)} CSV files; exactly one must list paths and captions"
             )
-        folders = _seed_folders(source, tables[0])
+        folders = [
+            (path, origin if options.origin == REAL else options.origin)
+            for path, origin in _seed_folders(source, tables[0])
+        ]
         found = FoundCaptions(tables[0].name)
-        rows = _foreign(tables[0], folders, options, found)
+        rows = _foreign(tables[0], folders, found)
         settings = {
             origin: {"folders": [path.name for path, of in folders if of == origin]} for _, origin in folders
         }
-        settings.pop(REAL, None)
         return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found, origins=settings)
 
 
@@ -96,7 +101,9 @@ def _folder_names(settings: Mapping[str, Mapping[str, Any]], origins: set[str]) 
     names = {}
     for origin in sorted(origins):
         known = settings.get(origin, {})
-        sampler = "plms" if str(known.get("scheduler", "")).lower() in ("pndm", "plms") else "ddim"
+        scheduler = known.get("scheduler")
+        is_pndm = isinstance(scheduler, Mapping) and scheduler.get("class") == "PNDMScheduler"
+        sampler = "plms" if is_pndm else "ddim"
         scale = known.get("guidance_scale")
         names[origin] = f"{sampler}_{float(scale)}" if scale is not None else safe_name(origin)
     repeated = [name for name, count in collections.Counter(names.values()).items() if count > 1]
@@ -116,7 +123,7 @@ def _csv_name(names: Mapping[str, str], origin: str) -> str:
     return "captions.csv" if len(names) == 1 else f"captions-{names[origin]}.csv"
 
 
-def _write_csv(tables: Tables, folder: Path, keys: pa.Table, origin: str, suffix: str) -> int:
+def _write_csv(tables: Tables, file: Path, keys: pa.Table, origin: str, suffix: str) -> int:
     """List the captions of which every folder of an origin holds a picture; how many these are."""
     ids = np.unique(keys["caption_id"].to_numpy().astype("S32"))
     is_there = np.array(keys["status"].to_pylist()) == OK
@@ -127,10 +134,9 @@ def _write_csv(tables: Tables, folder: Path, keys: pa.Table, origin: str, suffix
     num_folders = int(own["image_index"].to_numpy().max()) + 1
     there, counts = np.unique(own["caption_id"].to_numpy().astype("S32"), return_counts=True)
     complete = there[counts == num_folders]
-    names = _folder_names(tables.images.origins(), set(keys["origin"].to_pylist()))
     num_listed = 0
-    with (folder / _csv_name(names, origin)).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines)
         for start in range(0, len(complete), _CHUNK):
             chunk = [identity.decode() for identity in complete[start : start + _CHUNK]]
             captions = tables.caption_rows(chunk)
@@ -176,13 +182,11 @@ def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
         raise UserError(f"{table} cannot be read as CSV in UTF-8 ({error})") from error
 
 
-def _foreign(
-    table: Path, folders: list[tuple[Path, str]], options: Options, found: FoundCaptions
-) -> Iterator[dict[str, Any]]:
+def _foreign(table: Path, folders: list[tuple[Path, str]], found: FoundCaptions) -> Iterator[dict[str, Any]]:
     for number, relative, caption in _lines(table):
         for folder, origin in folders:
             path = inside(folder, relative, f"{table}, line {number},")
-            identity = found.add(caption, origin if options.origin == REAL else options.origin)
+            identity = found.add(caption, origin)
             if path.is_file():
                 yield identity | picture_columns(path.read_bytes())
             else:

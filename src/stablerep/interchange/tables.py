@@ -5,10 +5,10 @@ What is held in memory of a table are identities (some 30 bytes a row), never pi
 
 import base64
 import functools
-import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from stablerep.decoding import image_size, open_image
 from stablerep.errors import UserError
 from stablerep.storage import is_table, location
 from stablerep.store import (
@@ -194,11 +194,12 @@ class Incoming:
 
 
 class FoundCaptions:
-    """Captions that come with foreign pictures: each distinct text once, and the next free image index of each."""
+    """Captions that come with foreign pictures: each distinct text once, and its next free image index by origin."""
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._next: dict[bytes, int] = {}
+        self._known: set[bytes] = set()
+        self._next: Counter[tuple[str, bytes]] = Counter()
         self._fresh: list[dict[str, Any]] = []
 
     def add(
@@ -207,11 +208,12 @@ class FoundCaptions:
         """The identity of the next picture of this text: origin, caption id and image index."""
         identity = caption_id(text)
         key = bytes.fromhex(identity)
-        if key not in self._next:
+        if key not in self._known:
+            self._known.add(key)
             row = {"id": identity, "text": normalise_text(text), "source": self._source, "group": identity}
             self._fresh.append(row | {"split": split, "label": label})
-        index = self._next.get(key, 0)
-        self._next[key] = index + 1
+        index = self._next[origin, key]
+        self._next[origin, key] += 1
         return {"origin": origin, "caption_id": identity, "image_index": index}
 
     def take(self) -> list[dict[str, Any]]:
@@ -220,12 +222,11 @@ class FoundCaptions:
         return fresh
 
 
-def write_tables(incoming: Incoming, folder: Path, advance: Any) -> tuple[int, int]:
+def write_tables(incoming: Incoming, folder: Path, advance: Callable[[int], None]) -> tuple[int, int]:
     """Write ``images.lance`` and ``captions.lance`` into a folder; how many images and captions there are.
 
     Raises ``UserError`` for rows that have the same identity.
     """
-    (folder / CAPTIONS).parent.mkdir(parents=True, exist_ok=True)
     schema = _with_keys(incoming.schema, IMAGE_SCHEMA)
     captions: list[pa.Table] = []
 
@@ -301,10 +302,11 @@ def _damaged(file: Path, error: Exception) -> UserError:
 
 def _with_keys(schema: pa.Schema, own: pa.Schema) -> pa.Schema:
     """The schema of a table: what every table has as it must be, then the further columns."""
-    missing = [name for name in own.names if name not in schema.names]
+    missing = [field.name for field in own if not field.nullable and field.name not in schema.names]
     if missing:
         raise UserError(f"the set has no column {', '.join(missing)}")
-    return pa.schema([*own, *(schema.field(name) for name in schema.names if name not in own.names)])
+    known = [field for field in own if field.name in schema.names]  # older tables lack some that may be null
+    return pa.schema([*known, *(schema.field(name) for name in schema.names if name not in own.names)])
 
 
 def _refuse_equal(table: ImageTable) -> None:
@@ -328,9 +330,8 @@ def _refuse_equal(table: ImageTable) -> None:
 def picture_columns(image: bytes) -> dict[str, Any]:
     """Columns of a picture that came as bytes: its size, or that it is a failure and why."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            width, height = opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        height, width = image_size(image)
+    except (OSError, ValueError, SyntaxError) as error:
         return {"image": None, "status": FAILED, "reason": f"the picture cannot be read ({str(error)[:100]})"}
     return {"image": image, "width": width, "height": height, "status": OK}
 
@@ -342,7 +343,7 @@ def extension(image: bytes) -> str:
     if image.startswith(b"\x89PNG"):
         return "png"
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with open_image(image) as opened:
             return _EXTENSIONS.get(opened.format or "", "bin")
     except (OSError, ValueError, SyntaxError):
         return "bin"

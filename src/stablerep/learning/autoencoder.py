@@ -11,9 +11,11 @@ from stablerep.learning.method import (
     Batch,
     Method,
     StepResult,
+    generators,
     global_mean,
     load_weights,
     mean_over_valid,
+    noise_like,
     with_margin,
 )
 
@@ -82,7 +84,7 @@ class Autoencoder(Method):
         images = with_margin(batch["image"].flatten(0, 1), self.config.margin) * 2 - 1
         moments = self.vae.quant_conv(self.vae.encoder(images)).float()
         mean, log_variance = moments.chunk(2, dim=1)
-        noise = _noise_like(mean, batch["seed"])
+        noise = noise_like(mean, generators(batch["seed"]))
         latents = mean + noise * (0.5 * log_variance.clamp(-30, 20)).exp()
         decoded = self.vae.decoder(self.vae.post_quant_conv(latents))
         return {"decoded": decoded.float(), "images": images, "mean": mean, "log_variance": log_variance}
@@ -119,12 +121,3 @@ class Autoencoder(Method):
             self.latent_square.lerp_(square, 0.05 if self.latent_square > 0 else 1.0)
 
     latent_square: Tensor
-
-
-def _noise_like(x: Tensor, seeds: Tensor) -> Tensor:
-    """Standard normal noise shaped like ``x (N*V, ...)``, each row block of a caption drawn from its own seed."""
-    rows = [
-        torch.randn((len(x) // len(seeds), *x.shape[1:]), generator=torch.Generator().manual_seed(int(seed)))
-        for seed in seeds
-    ]
-    return torch.cat(rows).to(x)

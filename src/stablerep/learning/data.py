@@ -62,7 +62,7 @@ class DataConfig:
     num_painted: int | None = None
     """Only the first so many painted images of each caption and painter, likewise."""
     weight: str | None = None
-    """A column of numbers from 0: how much each image counts in the loss."""
+    """A column of numbers from 0: a picture's share in the targets of its positives; for painters, in the mean loss."""
     exclude_styles: tuple[str, ...] = ()
     """Styles never to train on: those held out for testing."""
     num_captions: int | None = None
@@ -166,7 +166,7 @@ class ViewSource:
         numbers = np.bincount(self._index.table, minlength=len(self._tables))
         return [int(number) for number in numbers]
 
-    @property
+    @functools.cached_property
     def share_that_counts(self) -> float:
         """Share of the views that are not the repetition of another because a caption has too few images.
 
@@ -182,7 +182,7 @@ class ViewSource:
         """How many captions, or labels, have at least two images that may be drawn."""
         if what == "caption":
             return self._index.num_with_several(by_style=self._is_of_one_style)
-        return self._index.num_of_several(what)
+        return self._index.num_values_with_several(what)
 
     def batch(self, step: int) -> Batch:
         """The batch of this step (0, 1, ...), this rank's part of it; shapes as in ``method.Batch``."""

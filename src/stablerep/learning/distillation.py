@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stablerep import config as config_module
 from stablerep.errors import UserError
 from stablerep.generation.folders import find_teacher
-from stablerep.learning.method import Batch
+from stablerep.learning.method import Batch, generators, noise_like
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig, check_painting
 from stablerep.models.painter import sampler
 from stablerep.run import read_json
@@ -102,13 +102,10 @@ class Distillation(TextToImage):
 
     def _draw_start(self, seeds: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Noise like the latents, and the step of the student ``(N*V,)`` at which each view begins."""
-        num_views = len(latents) // len(seeds)
-        noise, steps = [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(int(seed))
-            noise.append(torch.randn((num_views, *latents.shape[1:]), generator=generator))
-            steps.append(torch.randint(len(self.levels) - 1, (num_views,), generator=generator))
-        return torch.cat(noise).to(latents), torch.cat(steps).to(latents.device)
+        shape, drawn_by = (len(latents) // len(seeds),), generators(seeds)
+        noise = noise_like(latents, drawn_by)
+        steps = torch.cat([torch.randint(len(self.levels) - 1, shape, generator=one) for one in drawn_by])
+        return noise, steps.to(latents.device)
 
     def _defaults(self) -> dict[str, Any]:
         return super()._defaults() | {"solver_order": 1}

@@ -166,7 +166,7 @@ class ImageIndex:
         keys, alike = np.unique(rows * num + style.codes + 1, return_counts=True)
         return keys // num, alike
 
-    def num_of_several(self, name: str) -> int:
+    def num_values_with_several(self, name: str) -> int:
         """How many of the texts in a column at least two images have."""
         codes = self.words[name].codes
         return int((np.bincount(codes[codes >= 0]) > 1).sum())

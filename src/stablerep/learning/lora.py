@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from stablerep.config import FREE
 from stablerep.errors import UserError
 from stablerep.generation.folders import DEFAULTS, check_folder, find_teacher, read_defaults, read_index
-from stablerep.learning.method import Batch, Method, StepResult, mean_over_valid, with_margin
+from stablerep.learning.method import (
+    Batch,
+    Method,
+    StepResult,
+    generators,
+    mean_over_valid,
+    noise_like,
+    with_margin,
+)
+from stablerep.models.painter import make_portable
 from stablerep.run import write_atomically
 
 # Pipelines whose text is read by one encoder; the part that is adapted.
@@ -160,6 +169,7 @@ class Lora(Method):
         getattr(pipeline, self.part).load_state_dict(_merged(self.model))
         path = folder / "teacher"
         pipeline.to(torch.float16).save_pretrained(path, safe_serialization=True)
+        make_portable(path)
         if (self.folder / DEFAULTS).exists():
             shutil.copyfile(self.folder / DEFAULTS, path / DEFAULTS)
         return path
@@ -195,15 +205,12 @@ class Lora(Method):
 
     def _draw(self, seeds: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise like the latents, a number in (0, 1) per view, and which of the N captions are dropped."""
-        num_views = len(latents) // len(seeds)
-        noise, draw, dropped = [], [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(int(seed))
-            noise.append(torch.randn((num_views, *latents.shape[1:]), generator=generator))
-            draw.append(torch.rand(num_views, generator=generator))
-            dropped.append(torch.rand((), generator=generator) < self.config.caption_dropout)
-        inside = torch.cat(draw).clamp(1e-6, 1 - 1e-6)
-        return torch.cat(noise).to(latents), inside.to(latents), torch.stack(dropped).to(latents.device)
+        num_views, drawn_by = len(latents) // len(seeds), generators(seeds)
+        noise = noise_like(latents, drawn_by)
+        draw = torch.cat([torch.rand(num_views, generator=one) for one in drawn_by])
+        uniform = torch.stack([torch.rand((), generator=one) for one in drawn_by])
+        dropped = uniform < self.config.caption_dropout
+        return noise, draw.clamp(1e-6, 1 - 1e-6).to(latents), dropped.to(latents.device)
 
 
 def _open(folder: Path) -> Any:

@@ -32,6 +32,17 @@ class StepResult:
     logs: dict[str, Tensor]
 
 
+def generators(seeds: Tensor) -> list[torch.Generator]:
+    """A generator for every caption of a batch."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def noise_like(x: Tensor, drawn_by: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise shaped like ``x (N*V, ...)``, that of a caption's views from its own generator."""
+    shape = (len(x) // len(drawn_by), *x.shape[1:])
+    return torch.cat([torch.randn(shape, generator=generator) for generator in drawn_by]).to(x)
+
+
 class Method(nn.Module, abc.ABC):
     """One page of code that the only training loop drives. It never logs, moves devices or knows the optimiser."""
 

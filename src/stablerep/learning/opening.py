@@ -1,6 +1,5 @@
 """Opening a run: its folder, and what the settings leave open, decided once by the first process that trains there."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,7 +10,7 @@ from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.learning.data import ViewSource
 from stablerep.learning.method import Method
-from stablerep.run import Run
+from stablerep.run import Run, read_json
 
 _NAME = "resolved.json"
 
@@ -79,7 +78,7 @@ def _open_resolved(config: Opening, kind: str, source: ViewSource, method: Metho
             _NAME,
             {"precision": str(dtype).removeprefix("torch."), "attention": attention, "data": data},
         )
-    resolved = json.loads(path.read_text(encoding="utf-8"))
+    resolved = read_json(path)
     if resolved["data"] != data:
         there = resolved["data"]
         if there["digest"].partition(":")[0] != data["digest"].partition(":")[0]:

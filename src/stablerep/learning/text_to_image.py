@@ -20,9 +20,11 @@ from stablerep.learning.method import (
     Batch,
     Method,
     StepResult,
+    generators,
     global_mean,
     load_weights,
     mean_over_valid,
+    noise_like,
     with_margin,
 )
 from stablerep.models.painter import (
@@ -265,16 +267,13 @@ class TextToImage(Method):
 
     def _draw(self, seeds: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise like the latents, noise levels ``(N*V,)`` in (0, 1), and which of the N captions are dropped."""
-        num_views = len(latents) // len(seeds)
-        noise, normal, uniform = [], [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(int(seed))
-            noise.append(torch.randn((num_views, *latents.shape[1:]), generator=generator))
-            normal.append(torch.randn(num_views, generator=generator))
-            uniform.append(torch.rand((), generator=generator))
-        level = torch.sigmoid(self.config.time_mean + self.config.time_std * torch.cat(normal))
-        dropped = torch.stack(uniform) < self.config.caption_dropout
-        return torch.cat(noise).to(latents), level.to(latents), dropped.to(latents.device)
+        num_views, drawn_by = len(latents) // len(seeds), generators(seeds)
+        noise = noise_like(latents, drawn_by)
+        normal = torch.cat([torch.randn(num_views, generator=one) for one in drawn_by])
+        uniform = torch.stack([torch.rand((), generator=one) for one in drawn_by])
+        level = torch.sigmoid(self.config.time_mean + self.config.time_std * normal)
+        dropped = uniform < self.config.caption_dropout
+        return noise, level.to(latents), dropped.to(latents.device)
 
     def empty_like(self, tokens: Tensor) -> Tensor:
         """The tokens of the empty caption, which is the end mark alone, as often as there are captions."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from stablerep.learning.optim import OptimConfig, build_optimizer, lr_at, peak_l
 from stablerep.learning.replay import Taken, save_replay
 from stablerep.learning.speed import flops_per_caption, traced
 from stablerep.learning.step import Encoding, compute_gradients
-from stablerep.run import Run, whole_folder
+from stablerep.run import Run, torn_files, whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +159,6 @@ def _steps_of_epochs(num_epochs: float, steps_per_epoch: int) -> int:
     return max(1, math.ceil(round(num_epochs * steps_per_epoch, 6)))
 
 
-def _remove_torn_files(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote (see ``run.write_atomically``)."""
-    for path in folder.rglob(".*"):
-        if re.fullmatch(r"\..+\.[0-9a-f]{16}", path.name):
-            path.unlink()
-
-
 def _introduce(console: Console, source: ViewSource, method: Method, start: int, num_steps: int) -> None:
     parameters = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     by_table = [
@@ -214,7 +206,8 @@ class _Loop:
     def resume(self) -> int:
         """Load the last checkpoint, if any, and return the number of steps it holds."""
         if runtime.rank() == 0:
-            _remove_torn_files(self.run.path)
+            for torn in torn_files(self.run.path):
+                torn.unlink()
         state = self.run.load_checkpoint()
         step = 0
         if state is not None:

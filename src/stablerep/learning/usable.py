@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from stablerep.errors import UserError
-from stablerep.store import OK, REAL, ImageTable
+from stablerep.store import OK, REAL, ImageTable, literal
 
 Origin = Literal["painted", "real", "any"]
 
@@ -55,14 +55,9 @@ def allowed_positions(
             )
         conditions.append(f"`{keep}` = true")
     for style in exclude_styles:
-        quoted = style.replace("'", "''")
-        conditions.append(f"(style IS NULL OR style != '{quoted}')")
+        conditions.append(f"(style IS NULL OR style != {literal(style)})")
     allowed = table.positions(" AND ".join(conditions))
     if where is None:
         return allowed
-    try:
-        asked = table.positions(where)  # apart: no bracket in it can then undo the conditions
-    except ValueError as error:
-        reason = str(error).split(", /")[0]  # Lance appends the place in its own source
-        raise UserError(f"{table.path}: the filter {where!r} is not valid ({reason})") from error
-    return np.intersect1d(allowed, asked)
+    # Apart: no bracket in it can then undo the conditions.
+    return np.intersect1d(allowed, table.positions(where))

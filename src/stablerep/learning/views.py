@@ -84,6 +84,11 @@ class ViewConfig:
             raise ValueError("brightness, contrast and saturation must be in [0, 1], hue in [0, 0.5]")
         if self.image_size < 1:
             raise ValueError(f"image_size must be positive, got {self.image_size}")
+        if not self.downsample_sizes or min(*self.downsample_sizes, self.upsample_size) < 1:
+            raise ValueError(
+                f"downsample_sizes and upsample_size must be positive, got {self.downsample_sizes} and "
+                f"{self.upsample_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

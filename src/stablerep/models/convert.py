@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
 
 from stablerep.errors import UserError
 from stablerep.models import weights
-from stablerep.models.encoder import Encoder, EncoderConfig
-from stablerep.models.joint import ImageText, NoTextTowerError
-from stablerep.models.text import ClipVocabulary, TextConfig, TextTower
+from stablerep.models.encoder import DESCRIPTION, Encoder, EncoderConfig, empty_encoder
+from stablerep.models.joint import ImageText, NoTextTowerError, empty_image_text
+from stablerep.models.text import ClipVocabulary, TextConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _PATCHES = "patch_embed.proj.weight"
-# In this order: the official files, SynCLR's trainer (its averaged weights first), this program's, a bare timm model.
-_PREFIXES = ("visual.", "teacher.backbone.", "student.backbone.", "backbone.", "")
+# In this order: the official files, SynCLR's trainer (its averaged weights first), a bare timm model.
+_PREFIXES = ("visual.", "teacher.backbone.", "student.backbone.", "")
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 _DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24}
 _HEAD_DIM = 64
@@ -49,8 +48,7 @@ def read_image_text(path: Path) -> ImageText:
         )
     encoder = _encoder(tensors, path)
     config = _text_config(tensors, path)
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
-        model = ImageText(encoder, TextTower(config, ClipVocabulary()))
+    model = empty_image_text(encoder, config, ClipVocabulary())
     named = _text_tensors(tensors, config) | {
         f"encoder.{name}": value for name, value in encoder.state_dict().items()
     }
@@ -80,6 +78,11 @@ def plain_architecture(width: int, patch: int, image_size: int, depth: int) -> d
 
 
 def _encoder(tensors: Mapping[str, Tensor], path: Path) -> Encoder:
+    if "backbone." + _PATCHES in tensors:
+        raise UserError(
+            f"{path} holds weights of this program without the {DESCRIPTION} that says how they are read; give the "
+            "folder that holds both"
+        )
     prefix = next((prefix for prefix in _PREFIXES if prefix + _PATCHES in tensors), None)
     if prefix is None:
         raise UserError(
@@ -92,10 +95,9 @@ def _encoder(tensors: Mapping[str, Tensor], path: Path) -> Encoder:
             name: value for name, value in vision.items() if re.match(r"(patch|pos|cls|blocks|norm)", name)
         }
     vision = {name: value for name, value in vision.items() if not re.match(r"head\.|mask_token", name)}
-    is_synclr = "synclr" in path.name.lower() or "backbone." in prefix
+    is_synclr = "synclr" in path.name.lower() or prefix.endswith("backbone.")
     config = _vision_config(vision, path, is_synclr)
-    with torch.random.fork_rng(devices=[]):
-        encoder = Encoder(config)
+    encoder = empty_encoder(config)
     weights.put(encoder.backbone, vision, path)
     encoder.metadata = {"from": path.name, "normalisation": "CLIP" if is_synclr else "ImageNet"}
     return encoder.eval()

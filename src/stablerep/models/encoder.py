@@ -218,12 +218,17 @@ def load_encoder(
         return foreign.load_encoder(name_or_path, download=download).to(device)
     description = _FILES.read_description(folder)
     config = config_module.build(EncoderConfig, description["config"], origin=str(folder / DESCRIPTION))
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
-        encoder = Encoder(config)
+    encoder = empty_encoder(config)
     encoder.load_state_dict(_FILES.read_weights(folder, encoder.state_dict()))
     _FILES.require_fingerprint(folder, encoder.fingerprint, description["fingerprint"])
     encoder.metadata = dict(description.get("metadata", {}))
     return encoder.to(device).eval()
+
+
+def empty_encoder(config: EncoderConfig) -> Encoder:
+    """An encoder to be filled: initial weights are drawn only to be overwritten, and no other draw is moved by it."""
+    with torch.random.fork_rng(devices=[]):
+        return Encoder(config)
 
 
 def shipped_encoders() -> list[str]:

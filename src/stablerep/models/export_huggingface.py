@@ -15,7 +15,7 @@ from stablerep.models import foreign, tokenizers_out
 from stablerep.models.encoder import Encoder
 from stablerep.models.export_formats import save
 from stablerep.models.joint import ImageText, LinearProjection
-from stablerep.models.text import TextTower
+from stablerep.models.text_huggingface import clip_text_config, clip_text_tensors
 
 _VISION = (
     ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
@@ -27,17 +27,6 @@ _VISION = (
     (".attn.proj.", ".attention.output.dense."),
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
-)
-_TEXT = (
-    ("token_embedding.", "embeddings.token_embedding."),
-    ("positional_embedding", "embeddings.position_embedding.weight"),
-    ("transformer.resblocks.", "encoder.layers."),
-    (".ln_1.", ".layer_norm1."),
-    (".ln_2.", ".layer_norm2."),
-    (".attn.out_proj.", ".self_attn.out_proj."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-    ("ln_final.", "final_layer_norm."),
 )
 
 
@@ -85,7 +74,9 @@ def _write_joint(encoder: Encoder, joint: ImageText, folder: Path) -> None:
     config.architectures = ["VisionTextDualEncoderModel"]
     config.save_pretrained(folder)
     tensors = {f"vision_model.{name}": value for name, value in _vision_tensors(encoder).items()}
-    tensors |= {f"text_model.text_model.{name}": value for name, value in _text_tensors(joint.text).items()}
+    tensors |= {
+        f"text_model.text_model.{name}": value for name, value in clip_text_tensors(joint.text).items()
+    }
     tensors["visual_projection.weight"] = joint.image_projection.weight
     text_projection = joint.text_projection.weight
     assert isinstance(text_projection, Tensor)
@@ -125,23 +116,14 @@ def _vision_config(encoder: Encoder) -> Any:
 
 
 def _text_config(joint: ImageText) -> Any:
-    from transformers import CLIPTextConfig
-
-    text, end = joint.text.config, joint.text.vocabulary.end_id
+    end = joint.text.vocabulary.end_id
     if end == 2:
         raise UserError(
             "transformers takes an end token with the id 2 for something else; export to onnx instead"
         )
-    return CLIPTextConfig(
-        vocab_size=joint.text.vocabulary.num_entries,
-        hidden_size=text.width,
-        intermediate_size=4 * text.width,
-        num_hidden_layers=text.depth,
-        num_attention_heads=text.num_heads,
-        max_position_embeddings=text.num_tokens,
-        hidden_act="quick_gelu" if text.activation is None else "gelu",
-        projection_dim=text.joint_width,
-        eos_token_id=end,
+    return clip_text_config(
+        joint.text,
+        projection_dim=joint.text.config.joint_width,
         pad_token_id=getattr(joint.text.vocabulary, "pad_id", end),
         bos_token_id=end - 1,
     )
@@ -150,7 +132,7 @@ def _text_config(joint: ImageText) -> Any:
 def _vision_tensors(encoder: Encoder) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, value in encoder.backbone.state_dict().items():
-        renamed = _renamed(name, _VISION)
+        renamed = _renamed(name)
         if ".attn.qkv." not in name:
             tensors[renamed.replace("norm.", "layernorm.", 1) if name.startswith("norm.") else renamed] = (
                 value
@@ -163,19 +145,7 @@ def _vision_tensors(encoder: Encoder) -> dict[str, Tensor]:
     return tensors
 
 
-def _text_tensors(text: TextTower) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, value in text.transformer.state_dict().items():
-        renamed = _renamed(name, _TEXT)
-        if ".attn.in_proj_" not in name:
-            tensors[renamed] = value
-            continue
-        for part, place in zip(value.chunk(3), ("q_proj", "k_proj", "v_proj"), strict=True):
-            tensors[renamed.replace(".attn.in_proj_", f".self_attn.{place}.")] = part
-    return tensors
-
-
-def _renamed(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    for old, new in pairs:
+def _renamed(name: str) -> str:
+    for old, new in _VISION:
         name = name.replace(old, new)
     return name

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from stablerep.errors import UserError
 from stablerep.models import convert, weights
-from stablerep.models.encoder import Encoder, EncoderConfig
-from stablerep.models.joint import ImageText, NoTextTowerError
-from stablerep.models.text import ClipVocabulary, LearnedVocabulary, TextConfig, TextTower, Vocabulary
+from stablerep.models.encoder import Encoder, EncoderConfig, empty_encoder
+from stablerep.models.joint import ImageText, NoTextTowerError, empty_image_text
+from stablerep.models.text import ClipVocabulary, LearnedVocabulary, TextConfig, Vocabulary
 from stablerep.run import read_json
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -156,7 +155,7 @@ def _timm_by_name(name: str, file: Path | None, download: bool) -> Encoder:
         settings |= {"image_size": known.input_size[-1], "mean": tuple(known.mean), "std": tuple(known.std)}
     elif file is None:
         raise UserError(f"timm has no weights for {name!r}; give a file: timm:{name}@FILE")
-    encoder = _empty(EncoderConfig(**settings))
+    encoder = empty_encoder(EncoderConfig(**settings))
     if file is None:
         hub_id = known.hf_hub_id if known else None
         if not hub_id:
@@ -178,9 +177,18 @@ def _timm_folder(folder: Path) -> Encoder:
     fields = _sizes(given)
     fields.setdefault("image_size", (shown.get("input_size") or [3, 224, 224])[-1])
     fields |= {name: tuple(shown[name]) for name in ("mean", "std") if name in shown}
-    encoder = _empty(EncoderConfig(architecture=config["architecture"], **fields))
-    _fill(encoder, weights.read_tensors(folder / TIMM_WEIGHTS), folder / TIMM_WEIGHTS)
+    encoder = empty_encoder(EncoderConfig(architecture=config["architecture"], **fields))
+    file = _weights_in(folder, TIMM_WEIGHTS, "pytorch_model.bin")
+    _fill(encoder, weights.read_tensors(file), file)
     return encoder
+
+
+def _weights_in(folder: Path, *names: str) -> Path:
+    """The first of these files that is there; ``UserError`` where none is."""
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} holds no weights ({' or '.join(names)})")
+    return found
 
 
 def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,11 +198,6 @@ def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in given.items()
         if name in _TIMM_FIELDS
     }
-
-
-def _empty(config: EncoderConfig) -> Encoder:
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
-        return Encoder(config)
 
 
 def _fill(encoder: Encoder, tensors: Mapping[str, Tensor], origin: Path) -> None:
@@ -265,7 +268,7 @@ def _open_clip_encoder(source: _OpenClip) -> Encoder:
         backbone = {_timm_name(name): value for name, value in visual.items() if name != "proj"}
         backbone["cls_token"] = backbone["cls_token"].reshape(1, 1, -1)
         backbone["pos_embed"] = backbone["pos_embed"][None]
-    encoder = _empty(config)
+    encoder = empty_encoder(config)
     weights.put(encoder.backbone, backbone, source.origin)
     encoder.metadata = {"from": source.origin}
     return encoder.eval()
@@ -273,6 +276,8 @@ def _open_clip_encoder(source: _OpenClip) -> Encoder:
 
 def _open_clip_vision(source: _OpenClip) -> EncoderConfig:
     vision = source.model["vision_cfg"]
+    if "timm_model_name" in vision:
+        vision = {"timm_pool": "avg"} | vision  # which open_clip means where nothing is said
     _refuse_other(vision, _PLAIN_VISION, f"{source.origin}: the image tower")
     colours: dict[str, Any] = {
         "mean": tuple(source.preprocess.get("mean") or convert.CLIP_MEAN),
@@ -315,8 +320,7 @@ def _open_clip_model(source: _OpenClip) -> ImageText:
         joint_width=source.model["embed_dim"],
         activation=None if source.model.get("quick_gelu") else "gelu",
     )
-    with torch.random.fork_rng(devices=[]):
-        model = ImageText(encoder, TextTower(config, vocabulary))
+    model = empty_image_text(encoder, config, vocabulary)
     tensors = {name.removeprefix("text."): value for name, value in source.tensors.items()}
     named = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     named |= {

@@ -119,12 +119,17 @@ def load_image_text(
     config = config_module.build(TextConfig, description["config"], origin=str(folder / _FILES.description))
     encoder = load_encoder(found)
     vocabulary = _read_vocabulary(folder / TOKENIZER, description.get("tokenizer"))
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn only to be overwritten
-        model = ImageText(encoder, TextTower(config, vocabulary))
+    model = empty_image_text(encoder, config, vocabulary)
     weights = _FILES.read_weights(folder, _all_but_encoder(model))
     model.load_state_dict(weights, strict=False)  # names were compared; the encoder has its own already
     _FILES.require_fingerprint(folder, model.fingerprint, description["fingerprint"])
     return model.to(device).eval()
+
+
+def empty_image_text(encoder: Encoder, config: TextConfig, vocabulary: Vocabulary) -> ImageText:
+    """An image-text model around an encoder, with a text tower to be filled, as ``empty_encoder``."""
+    with torch.random.fork_rng(devices=[]):
+        return ImageText(encoder, TextTower(config, vocabulary))
 
 
 def _projection(config: TextConfig, in_dim: int) -> nn.Module:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from stablerep.errors import UserError
 from stablerep.models.joint import load_image_text
 from stablerep.models.text import END, PAD, UNKNOWN, LearnedVocabulary, TextTower
-from stablerep.run import write_text
+from stablerep.models.text_huggingface import clip_text_config, clip_text_tensors
+from stablerep.run import read_json, write_text
 
 TEXT_HEADS = 4
 # The stock pipeline pads prompts to this length; the mask hides what a painter never read in training.
@@ -45,18 +46,27 @@ def build_t5(vocabulary: int, width: int, depth: int) -> nn.Module:
 def build_transformer(
     latents: Any, *, width: int, depth: int, num_heads: int, patch_size: int, text_width: int
 ) -> nn.Module:
-    """A PixArt transformer with random weights for the latents that an autoencoder's configuration describes."""
+    """A PixArt transformer with random weights for the latents that an autoencoder's configuration describes.
+
+    Raises ``UserError`` where patches do not divide them.
+    """
     from diffusers import PixArtTransformer2DModel
     from diffusers.models.attention_processor import AttnProcessor
 
     channels = latents.latent_channels
+    side = latents.sample_size // 2 ** (len(latents.block_out_channels) - 1)
+    if patch_size < 1 or side % patch_size:
+        raise UserError(
+            f"patch_size {patch_size} must divide the {side} latents on a side of a picture; give another one, or an "
+            "autoencoder with a margin or with fewer channels"
+        )
     transformer = PixArtTransformer2DModel(
         num_attention_heads=num_heads,
         attention_head_dim=width // num_heads,
         num_layers=depth,
         in_channels=channels,
         out_channels=channels,
-        sample_size=latents.sample_size // 2 ** (len(latents.block_out_channels) - 1),
+        sample_size=side,
         patch_size=patch_size,
         cross_attention_dim=width,
         caption_channels=text_width,
@@ -133,9 +143,7 @@ def save_painter(
         scheduler=sampler(defaults.pop("solver_order", 2)),
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # Let the text encoder load in float32 as the other parts do: transformers takes the stored precision otherwise.
-    _amend(folder / "text_encoder" / "config.json", dtype="float32")
-    _amend(folder / "vae" / "config.json")
+    make_portable(folder)
     write_text(folder / "stablerep.json", json.dumps(defaults, indent=2) + "\n")
 
 
@@ -152,11 +160,17 @@ def sampler(solver_order: int) -> Any:
     )
 
 
-def _amend(config_path: Path, **changes: str) -> None:
-    """Change a saved configuration; where its part was loaded from is nobody's business and is left out."""
-    settings = json.loads(config_path.read_text(encoding="utf-8")) | changes
-    settings.pop("_name_or_path", None)
-    write_text(config_path, json.dumps(settings, indent=2) + "\n")
+def make_portable(folder: Path) -> None:
+    """Let a saved pipeline load in one precision, and say nothing of where its parts were loaded from.
+
+    Where nothing is asked, diffusers loads in float32, transformers in the precision that its ``config.json`` names.
+    """
+    for path in (folder / "model_index.json", *sorted(folder.glob("*/config.json"))):
+        settings = read_json(path)
+        settings.pop("_name_or_path", None)
+        if "dtype" in settings:
+            settings["dtype"] = "float32"
+        write_text(path, json.dumps(settings, indent=2) + "\n")
 
 
 # -- open_clip's tower as transformers' ----------------------------------------------------------------
@@ -165,25 +179,14 @@ def _amend(config_path: Path, **changes: str) -> None:
 @torch.no_grad()
 def _as_clip_text_model(tower: TextTower) -> nn.Module:
     """The same states for the same tokens; positions beyond those the tower knows are zero."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
-    config = tower.config
+    num_positions = max(_STOCK_TOKENS, tower.config.num_tokens)
     model = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=tower.vocabulary.num_entries,
-            hidden_size=config.width,
-            intermediate_size=4 * config.width,
-            num_hidden_layers=config.depth,
-            num_attention_heads=config.num_heads,
-            max_position_embeddings=max(_STOCK_TOKENS, config.num_tokens),
-            hidden_act="quick_gelu",
-            eos_token_id=tower.vocabulary.end_id,
-            pad_token_id=0,
-            bos_token_id=None,
-        )
+        clip_text_config(tower, max_position_embeddings=num_positions, pad_token_id=0, bos_token_id=None)
     )
     target = {name.removeprefix("text_model."): value for name, value in model.state_dict().items()}
-    source = _renamed(tower.transformer.state_dict(), config.depth)
+    source = clip_text_tensors(tower)
     for name, value in target.items():
         if name in source:
             value.zero_()
@@ -192,30 +195,3 @@ def _as_clip_text_model(tower: TextTower) -> nn.Module:
     assert not unfilled, unfilled
     text: nn.Module = model
     return text
-
-
-def _renamed(tower: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Weights of open_clip's text transformer under the names of transformers' text model."""
-    named = {
-        "embeddings.token_embedding.weight": tower["token_embedding.weight"],
-        "embeddings.position_embedding.weight": tower["positional_embedding"],
-    }
-    for kind in ("weight", "bias"):
-        named[f"final_layer_norm.{kind}"] = tower[f"ln_final.{kind}"]
-        for block in range(depth):
-            here, there = f"transformer.resblocks.{block}", f"encoder.layers.{block}"
-            joined = tower[f"{here}.attn.in_proj_{kind}"].chunk(3)
-            for name, part in zip("qkv", joined, strict=True):
-                named[f"{there}.self_attn.{name}_proj.{kind}"] = part
-            for old, new in _SAME.items():
-                named[f"{there}.{new}.{kind}"] = tower[f"{here}.{old}.{kind}"]
-    return named
-
-
-_SAME = {
-    "attn.out_proj": "self_attn.out_proj",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}

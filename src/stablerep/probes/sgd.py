@@ -131,12 +131,13 @@ class _Training:
 
     def step(self, features: Tensor, targets: Tensor, rates: Tensor) -> None:
         """One step of all heads on features (N, D), at learning rates (L, 1)."""
-        if self.batch_norm and len(features) > 1:
-            mean, variance = features.mean(0), features.var(0, correction=0)
+        if self.batch_norm:
+            mean, variance = self.mean, self.variance  # a single example has none of its own
+            if len(features) > 1:
+                mean, variance = features.mean(0), features.var(0, correction=0)
+                self.mean.lerp_(mean, _BN_MOMENTUM)
+                self.variance.lerp_(variance * len(targets) / (len(targets) - 1), _BN_MOMENTUM)
             features = (features - mean) / (variance + _EPS).sqrt()
-            unbiased = variance * len(targets) / (len(targets) - 1)
-            self.mean.lerp_(mean, _BN_MOMENTUM)
-            self.variance.lerp_(unbiased, _BN_MOMENTUM)
         logits = (features @ self.weight.flatten(1)).view(len(features), *self.bias.shape) + self.bias
         residual = logits.softmax(2)
         residual[torch.arange(len(targets)), :, targets] -= 1

@@ -122,13 +122,19 @@ def _energy_sentence(costs: Sequence[Cost], power: PowerConfig) -> str:
     )
     gpus = any(cost.gpu_seconds for cost in costs)
     on_gpus = f" and {power.watts_per_gpu:g} watts per GPU as stated" if gpus and power.watts_per_gpu else ""
+    were_read = all(cost.joules is not None for cost in costs if cost.rank == 0)
+    if joules_of(costs, power) is None and were_read:
+        return (
+            f"{spent} Energy is not known: the power of the GPUs was not stated (--power.watts-per-gpu of stablerep "
+            "report)."
+        )
     if joules_of(costs, power) is None:
         missing = "--power.watts-per-core" + (" and --power.watts-per-gpu" if gpus else "")
         return (
             f"{spent} Energy is not known: the processors' counters could not be read when this was made, and no power "
             f"was stated ({missing} of stablerep report)."
         )
-    if all(cost.joules is not None for cost in costs if cost.rank == 0):
+    if were_read:
         return f"{spent} Energy was read from the processors' counters (RAPL), whatever else ran on them{on_gpus}."
     return (
         f"{spent} Energy is an estimate: processor time times {power.watts_per_core:g} watts per core, as stated"

@@ -4,10 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stablerep.evaluation.benchmarks import HELD_OUT_STYLE
-from stablerep.evaluation.scores import Record
+from stablerep.evaluation.scores import UNTRAINED, Record
 from stablerep.report.pictures import Painting
 from stablerep.report.reading import Project, RunFolder
-from stablerep.report.scores import PROTOCOLS, Measured, in_percent, key_of, main_records, percent
+from stablerep.report.scores import (
+    PROTOCOLS,
+    Measured,
+    how_measured,
+    in_percent,
+    key_of,
+    main_records,
+    percent,
+)
 from stablerep.report.settings import grouped
 
 _OWN_METHODS = ("stablerep", "stablerep-plus")
@@ -15,7 +23,7 @@ _UNSEEN = {
     "test captions, held-out style": "On subjects it never saw, drawn by a hand it never saw",
     "seen captions, held-out style": "On known subjects drawn by a hand it never saw",
 }
-_NAMES = {"untrained encoder": "an untrained network"}
+_NAMES = {UNTRAINED: "an untrained network"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ def _never_saw_the_style(run: RunFolder) -> bool:
 def _measure(own: Record) -> str:
     score = own.mean_per_class
     return (
-        f"Measured with a {PROTOCOLS.get(own.protocol, own.protocol)} on frozen features, as the mean over "
+        f"Measured by {how_measured(PROTOCOLS.get(own.protocol, own.protocol))}, as the mean over "
         f"{own.num_classes} classes of {grouped(own.num_pictures)} real pictures; the 95\u00a0% interval "
         f"is {percent(score.low)} to {in_percent(score.high)}. Guessing gives {in_percent(own.chance_mean_per_class)}."
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from stablerep.decoding import open_image
 from stablerep.report.reading import IS_PAINTED, IS_REAL, Project, painted, quoted
@@ -115,7 +115,7 @@ def to_picture(image: bytes | None, description: str, reason: str | None = None)
         return Picture(source=None, description=description, reason=reason or "no picture was stored")
     try:
         return Picture(source=data_uri(image), description=description)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         return Picture(
             source=None, description=description, reason=f"the stored bytes cannot be read: {error}"
         )

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from stablerep.errors import UserError
 from stablerep.run import Run, read_json
-from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable
+from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable, literal
 
 # Below a project's own folder: the runs that `train` writes, and those of the turns of a circle.
 _RUNS = ("runs/*/run.json", "judge/run.json", "turn-*/*/run.json")
@@ -151,7 +151,7 @@ def open_project(
 
 def quoted(values: Iterable[str]) -> str:
     """Strings as the list of a filter: ``caption_id IN ('a', 'b')``."""
-    return "(" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + ")"
+    return "(" + ", ".join(map(literal, values)) + ")"
 
 
 def painted(origin: str) -> str:

@@ -113,6 +113,11 @@ def score_shortcomings(measured: Sequence[Measured]) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
+def how_measured(protocol: str) -> str:
+    """A protocol, as tables name it, for a sentence: all but one leave the encoder as it is."""
+    return "fine-tuning" if protocol == PROTOCOLS["fine-tune"] else f"{protocol} on frozen features"
+
+
 def key_of(entry: Record | Outcome) -> tuple[str, str, str]:
     """Benchmark, test and protocol."""
     return entry.benchmark, entry.test, entry.protocol

@@ -42,7 +42,8 @@ def _about_pictures(project: Project, paintings: Sequence[Painting]) -> list[str
         fewest, most = painting.per_caption
         if fewest < most:
             sentences.append(
-                f"{painting.origin} has between {fewest} and {most} pictures per caption: painting is not complete."
+                f"{painting.origin} has between {fewest} and {most} pictures per caption: painting is not complete, or "
+                "some were painted again after an audit."
             )
     return sentences
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
+from stablerep.evaluation.scores import BASELINES
 from stablerep.report.findings import Findings
 from stablerep.report.reading import Project, RunFolder
-from stablerep.report.scores import MAIN_TEST, PROTOCOLS, Measured, in_percent, percent
+from stablerep.report.scores import MAIN_TEST, PROTOCOLS, Measured, how_measured, in_percent, percent
 from stablerep.report.settings import grouped
-from stablerep.report.trends import BASELINES, Score, Trend, size_trend
+from stablerep.report.trends import Score, Trend, size_trend
 from stablerep.run import read_json
 
 _FILE = "compare.json"
@@ -101,7 +102,7 @@ def find_compared(comparison: Comparison) -> Findings | None:
         headline=f"From {grouped(size)} captions, {best.series} learns to name {in_percent(best.score.value)} correctly"
         f"{f'; {listed}' if listed else ''}.",
         remarks=(
-            f"Measured on {test[0]} ({test[1]}) by {panel} on frozen features, as the mean "
+            f"Measured on {test[0]} ({test[1]}) by {how_measured(panel)}, as the mean "
             f"over classes; {grouped(comparison.num_steps)} steps, {_seeds(comparison)}.",
             *_differences(comparison, learned),
         ),

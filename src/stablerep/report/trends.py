@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stablerep.evaluation.intervals import Interval
+from stablerep.evaluation.scores import BASELINES
 from stablerep.report.drawing import ResponsiveFigure
 from stablerep.report.figures import (
     TrendPanel,
@@ -19,7 +20,6 @@ from stablerep.report.scores import percent
 from stablerep.report.settings import grouped
 
 _TO = "\u2013"
-BASELINES = ("raw pixels", "untrained encoder")
 
 
 @dataclass(frozen=True, kw_only=True)

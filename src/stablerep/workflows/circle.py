@@ -187,6 +187,7 @@ class _Chain:
 
     def _check(self) -> None:
         """Refuse what would show only after hours of painting and training."""
+        world_name(self.world)
         evaluating = self._configure(EvaluateConfig, ("evaluate",), {"run": self.config.out})
         if "linear" not in evaluating.protocols or not any(map(is_benchmark, evaluating.benchmarks)):
             raise UserError(

@@ -187,6 +187,7 @@ class _Matrix:
         config, most = self.config, max(self.config.num_captions)
         if config.world in WORLDS:
             write_world(WorldConfig(name=cast(Any, config.world), out=self.world), console=self.console)
+        world_name(self.world)  # what is no world is refused now, not when the first run is measured
         real = [arm for arm in config.arms if arm.endswith(":real")]
         order = captions_to_paint(self._painting()) if len(real) < len(config.arms) else []
         if order:

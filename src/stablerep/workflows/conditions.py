@@ -8,6 +8,7 @@ from stablerep.errors import UserError
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.wanted import read_captions
 from stablerep.learning.data import DataConfig, ViewSource
+from stablerep.store import literal
 
 _TOLERANCE = 0.05
 """By how much the pictures per step may differ: failed paintings take a few away."""
@@ -57,8 +58,7 @@ def without(data: DataConfig, captions: Sequence[str]) -> DataConfig:
     """The same data, but for these captions."""
     if not captions:
         return data
-    listed = ", ".join("'" + caption.replace("'", "''") + "'" for caption in captions)
-    condition = f"caption_id NOT IN ({listed})"
+    condition = f"caption_id NOT IN ({', '.join(map(literal, captions))})"
     where = condition if data.where is None else f"({data.where}) AND {condition}"
     return dataclasses.replace(data, where=where)
 

@@ -202,13 +202,7 @@ def _texts(config: EditConfig, edits: Sequence[ConceptEdit]) -> _Texts:
     concepts = [one.concept for one in edits]
     texts: list[str] = []
     if config.captions is not None:
-        table = CaptionTable.open(config.captions)
-        try:
-            rows = table.read(["id", "text"], config.where)
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"--where {config.where!r} cannot be used on {config.captions}: {error}"
-            ) from error
+        rows = CaptionTable.open(config.captions).read(["id", "text"], config.where)
         texts = rows.sort_by("id")["text"].to_pylist()
     rng = runtime.numpy_generator("edit captions", config.seed)
     shuffled = [texts[number] for number in rng.permutation(len(texts))]
@@ -224,13 +218,24 @@ def _texts(config: EditConfig, edits: Sequence[ConceptEdit]) -> _Texts:
     return _Texts(contexts, list(dict.fromkeys([*_given(config.preserve), *decided, *drawn])))
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text may be longer than any name
+        return False
+
+
 def _given(preserve: Sequence[str]) -> list[str]:
     """Texts as they are, and the lines of those that are files."""
     texts: list[str] = []
     for one in preserve:
         path = Path(one)
-        if path.is_file():
-            texts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if _is_file(path):
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise UserError(f"--preserve {one}: not UTF-8 text (byte {error.start})") from error
+            texts += [line.strip() for line in lines if line.strip()]
         elif path.suffix in (".txt", ".csv", ".lance"):
             raise UserError(f"--preserve {one}: there is no such text file")
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stablerep.console import Console
+from stablerep.errors import UserError
 from stablerep.evaluation.asked import Paintings
 from stablerep.evaluation.intervals import Accuracies
 from stablerep.evaluation.near_copies import NearCopies, find_near_copies
@@ -37,7 +38,8 @@ _Two = tuple[np.ndarray, np.ndarray]
 def audit_edit(plan: AuditPlan, judge: Judge, console: Console) -> EditAudit:
     """Paint before and after into ``audit/`` of the edited teacher, measure, and draw ``before-after.png``.
 
-    Raises ``UserError`` where nothing is painted that could be compared; all else that can fail, ``plan_audit`` tried.
+    Raises ``UserError`` where nothing is painted of a concept, or of what should stay, that could be compared; all else
+    that can fail, ``plan_audit`` tried.
     """
     request = plan.request
     pairs = paint_pairs(plan, console)
@@ -91,12 +93,24 @@ class _Judged:
 
 def _judged(plan: AuditPlan, pairs: Pairs, judge: Judge) -> _Judged:
     own = _own_class(pairs.texts, plan)
+    _require_pairs(own, plan)
     vectors = judge.vectors(pairs.before), judge.vectors(pairs.after)
     before, after = (Ranks.among(judge.similarities(part, plan.classes), own) for part in vectors)
     controls = np.empty(0, dtype=np.int64)
     if len(pairs.controls):
         controls = judge.similarities(judge.vectors(pairs.controls), plan.classes).argmax(axis=1)
     return _Judged(plan, pairs.texts.astype(str), own, vectors, (before, after), controls, pairs.controlled)
+
+
+def _require_pairs(own: np.ndarray, plan: AuditPlan) -> None:
+    for concept in plan.asked.edited:
+        if not (own == plan.phrases.index(concept)).any():
+            raise UserError(
+                f"no pair of pictures is left of {concept!r}: all failed, or its captions are asked for another edited "
+                "concept; give --verify-captions with others"
+            )
+    if not (own >= len(plan.phrases)).any():
+        raise UserError("no pair of pictures is left of captions that should stay; give more captions")
 
 
 def _own_class(texts: np.ndarray, plan: AuditPlan) -> np.ndarray:
@@ -179,12 +193,13 @@ def _near_copies(plan: AuditPlan, pairs: Pairs, console: Console) -> CopyShares 
     reference, request = plan.reference, plan.request
     if reference is None:
         return None
-    texts = {text: text for text in pairs.texts}
+    texts, sizes = {text: text for text in pairs.texts}, request.sizes
 
     def search(images: Sequence[bytes], origin: str) -> NearCopies:
         paintings = Paintings(origin, images, pairs.texts.astype(str), pairs.texts.astype(str), 0, 0)
+        console.say(sizes.copies.search_of(len(images), len(reference.train)))
         found, _ = find_near_copies(
-            paintings, texts, reference, request.sizes.copies, seed=request.seed, console=console
+            paintings, texts, reference, sizes.copies, num_bootstrap=sizes.num_bootstrap, seed=request.seed
         )
         return found
 

@@ -87,7 +87,8 @@ class Balancer:
         searches = [_Search(edit, self._config.step) for edit in edits]
         try:
             for number in range(self._config.rounds + 1):
-                alphas = {**given, **{search.edit.concept: search.alphas for search in searches}}
+                asked = {search.edit.concept: search.asked(self._config.tolerance) for search in searches}
+                alphas = {**given, **asked}
                 apply(side, self._editor.changes(alphas) if number else {}, original)
                 for search in searches:
                     if not search.is_done(self._config.tolerance):
@@ -163,6 +164,10 @@ class _Search:
 
     def is_done(self, tolerance: float) -> bool:
         return bool(self._tried) and self._tried[-1].error(self.edit.shares) <= tolerance
+
+    def asked(self, tolerance: float) -> Mapping[str, float]:
+        """The strengths to edit with: those that came near enough, else those to try next."""
+        return self._tried[-1].alphas if self.is_done(tolerance) else self.alphas
 
     def learn(self, shares: Mapping[str, float]) -> None:
         """Note what the strengths gave, and choose the next ones.

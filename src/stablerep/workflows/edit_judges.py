@@ -13,10 +13,10 @@ import numpy as np
 from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.features import FrozenEncoder, TableImages, extract
+from stablerep.features import Extraction, FrozenEncoder, TableImages, extract
 from stablerep.generation.concepts import mentions
 from stablerep.generation.settings import PaintConfig
-from stablerep.match import MatchConfig, image_vectors, text_vectors
+from stablerep.match import image_vectors, text_vectors
 from stablerep.models.encoder import load_encoder
 from stablerep.models.joint import ImageText, NoTextTowerError, load_image_text
 from stablerep.store import OK, REAL, CaptionTable, ImageTable
@@ -135,11 +135,11 @@ class WordJudge:
 
     def vectors(self, images: Sequence[bytes]) -> np.ndarray:
         """Unit vectors (M, E)."""
-        return image_vectors(self.model, images, MatchConfig(), console=self.console)
+        return image_vectors(self.model, images, Extraction(), console=self.console)
 
     def captions(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (C, E)."""
-        return text_vectors(self.model, texts, MatchConfig())
+        return text_vectors(self.model, texts, Extraction())
 
     def phrases(self, phrases: Sequence[str]) -> np.ndarray:
         """Unit vectors (C, E) of "a X"."""

@@ -47,6 +47,10 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if min(self.num_images, self.num_edited, self.num_preserved, self.num_bootstrap) < 1:
             raise ValueError("the sizes of an audit must be positive")
+        if self.num_images < 2:
+            raise ValueError(
+                "num_images must be at least 2: how far pictures move is read against another seed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +146,9 @@ def _accuracies(request: AuditRequest, judge: Judge) -> Iterator[tuple[str, floa
 
 def _choose(request: AuditRequest, judge: Judge) -> Asked:
     """Captions at random but for the seed: some that name each concept, and others, each of another concept."""
-    within = _texts(request, request.where, "--where")
-    meant = _texts(request, request.sizes.edited_where, "--audit.edited-where")
-    rows = [row for row in _matching(request, request.sizes.where, "--audit.where") if row["text"] in within]
+    within = _texts(request, request.where)
+    meant = _texts(request, request.sizes.edited_where)
+    rows = [row for row in _matching(request, request.sizes.where) if row["text"] in within]
     rng = runtime.numpy_generator("audit captions", request.seed)
     drawn = [rows[number] for number in rng.permutation(len(rows))]
     # What the edit was solved for says little of what it does elsewhere: it is asked where others run out.
@@ -163,6 +167,14 @@ def _choose(request: AuditRequest, judge: Judge) -> Asked:
                 f"{request.captions}: no caption that can be judged names {edit.concept!r}; "
                 "give --verify-captions with some"
             )
+        # Of two concepts in one caption the first counts.
+        taken = {text for part in edited.values() for text in part}
+        own = [text for text in own if text not in taken]
+        if not own:
+            raise UserError(
+                f"{request.captions}: every caption that names {edit.concept!r} is asked for another edited concept; "
+                "give --verify-captions with others, or a smaller --audit.num-edited"
+            )
         edited[edit.concept] = own[: request.sizes.num_edited]
     avoided = [*edited, *(edit.target for edit in request.edits if edit.kind == "replace")]
     others = _distinct(
@@ -179,17 +191,14 @@ def _choose(request: AuditRequest, judge: Judge) -> Asked:
     return Asked(edited, preserved, others[len(preserved) :], [shuffled[text] for text in chosen])
 
 
-def _texts(request: AuditRequest, where: str | None, option: str) -> set[str]:
-    return {row["text"] for row in _matching(request, where, option)}
+def _texts(request: AuditRequest, where: str | None) -> set[str]:
+    return {row["text"] for row in _matching(request, where)}
 
 
-def _matching(request: AuditRequest, where: str | None, option: str) -> list[dict[str, Any]]:
+def _matching(request: AuditRequest, where: str | None) -> list[dict[str, Any]]:
     table = CaptionTable.open(request.captions)
-    try:
-        there = [name for name in table.schema.names if name in table.dataset.schema.names]
-        rows: list[dict[str, Any]] = table.read(there, where).sort_by("id").to_pylist()
-    except (ValueError, OSError) as error:
-        raise UserError(f"{option} {where!r} cannot be used on {request.captions}: {error}") from error
+    there = [name for name in table.schema.names if name in table.dataset.schema.names]
+    rows: list[dict[str, Any]] = table.read(there, where).sort_by("id").to_pylist()
     return rows
 
 

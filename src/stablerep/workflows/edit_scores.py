@@ -75,12 +75,15 @@ class Preserved:
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """How far pictures moved. A ratio of 0: the same pictures; of 1: as different as with another seed."""
+    """How far pictures moved. A ratio of 0: the same pictures; of 1: as different as with another seed.
+
+    Ratios are None where no caption has two pictures.
+    """
 
     pixels: float
     """Mean absolute difference of pixels, of 1 at most."""
-    pixel_ratio: float
-    feature_ratio: float
+    pixel_ratio: float | None
+    feature_ratio: float | None
     """In the judge's vectors."""
 
 
@@ -135,10 +138,8 @@ class EditAudit:
         known = f"{self.num_edited_known} edited, {self.num_preserved_known} others"
         rows.append([f"captions that the edit was solved for: {known}", "", "", ""])
         for name, moved in (("edited", self.moved_edited), ("others", self.moved_preserved)):
-            rows.append(
-                [f"{name}: pixels moved, % of another seed", "", "", f"{100 * moved.pixel_ratio:.1f}"]
-            )
-            rows.append([f"{name}: features moved, %", "", "", f"{100 * moved.feature_ratio:.1f}"])
+            rows.append([f"{name}: pixels moved, % of another seed", "", "", _in_percent(moved.pixel_ratio)])
+            rows.append([f"{name}: features moved, %", "", "", _in_percent(moved.feature_ratio)])
         if self.near_copies is not None:
             shares = self.near_copies.before.in_percent(), self.near_copies.after.in_percent()
             rows.append(["near-copies, %", *shares, ""])
@@ -221,23 +222,31 @@ def how_far(
 ) -> Moved:
     """Distances between the pictures before and after, beside those between two seeds of one caption before.
 
-    Pictures are decoded pair by pair, however many there are.
+    Ratios are of the pictures that have another seed; a lone one has none. Pictures are decoded pair by pair, however
+    many there are.
     """
     before, after = images
     other = _another_of_the_same(captions)
-    change = _mean_distance(zip(before, after, strict=True))
-    natural = _mean_distance((image, before[row]) for image, row in zip(before, other, strict=True))
-    moved = np.linalg.norm(vectors[0] - vectors[1], axis=1).mean()
-    apart = np.linalg.norm(vectors[0] - vectors[0][other], axis=1).mean()
+    rows = np.flatnonzero(other != np.arange(len(other)))
+    changes = _distances(zip(before, after, strict=True))
+    if not len(rows):
+        return Moved(pixels=float(changes.mean()), pixel_ratio=None, feature_ratio=None)
+    natural = _distances((before[row], before[other[row]]) for row in rows.tolist())
+    moved = np.linalg.norm(vectors[0][rows] - vectors[1][rows], axis=1)
+    apart = np.linalg.norm(vectors[0][rows] - vectors[0][other[rows]], axis=1)
     return Moved(
-        pixels=change,
-        pixel_ratio=change / max(natural, 1e-12),
-        feature_ratio=float(moved / max(apart, 1e-12)),
+        pixels=float(changes.mean()),
+        pixel_ratio=float(changes[rows].mean() / max(natural.mean(), 1e-12)),
+        feature_ratio=float(moved.mean() / max(apart.mean(), 1e-12)),
     )
 
 
-def _mean_distance(pairs: Iterable[tuple[bytes, bytes]]) -> float:
-    return float(np.mean([_pixel_distance(*pair) for pair in pairs]))
+def _in_percent(ratio: float | None) -> str:
+    return "not known" if ratio is None else f"{100 * ratio:.1f}"
+
+
+def _distances(pairs: Iterable[tuple[bytes, bytes]]) -> np.ndarray:
+    return np.array([_pixel_distance(*pair) for pair in pairs])
 
 
 def _pixel_distance(one: bytes, other: bytes) -> float:
