@@ -33,6 +33,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return received
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing() -> None:
     script = (
         "import sys, stablerep; print(stablerep.__version__); print(*sys.modules); "
@@ -118,6 +119,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, configs: list[Any]) -> None:
     assert configs == []
 
 
+@pytest.mark.slow
 def test_train_then_measure_then_use(
     tmp_path: Path, world: tiny_training.World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +147,7 @@ def test_train_then_measure_then_use(
     assert capsys.readouterr() == ("", ""), "functions print nothing"
 
 
+@pytest.mark.slow
 def test_from_a_list_of_captions_to_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stablerep.write_captions(["a red apple", "a  red apple", "two dogs"], "captions.lance", split="train")
@@ -167,4 +170,7 @@ def test_texts_that_are_no_captions_are_named(tmp_path: Path) -> None:
     for texts, message in ((["a", " "], "text 1 cannot be a caption: blank"), ([3], "not text but int")):
         with pytest.raises(UserError, match=message):
             stablerep.write_captions(texts, tmp_path / "c.lance")  # type: ignore[arg-type]
+    for file in ("texts.txt", Path("texts.txt")):  # of a string every letter would become a caption
+        with pytest.raises(UserError, match=r"not 'texts\.txt'; `stablerep captions import` reads files"):
+            stablerep.write_captions(file, tmp_path / "c.lance")  # type: ignore[arg-type]
     assert not (tmp_path / "c.lance").exists()

@@ -112,6 +112,7 @@ def test_without_ray_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
         pass
 
 
+@pytest.mark.slow
 def test_wrong_numbers_of_workers_are_refused() -> None:
     for name in ("num_workers", "cpus_per_worker"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):

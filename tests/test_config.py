@@ -131,6 +131,7 @@ FLOATS = st.floats(allow_nan=False)
 PATHS = st.from_regex(r"[a-z]{1,8}(/[a-z.]{1,8}x)?", fullmatch=True).map(Path)
 
 
+@pytest.mark.slow
 @given(
     settings=st.builds(
         Settings,

@@ -97,6 +97,26 @@ def test_long_work_says_every_minute_how_far_it_is(
     ]
 
 
+def test_work_of_unknown_length_is_counted_without_an_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("stablerep.console.time.monotonic", lambda: now)
+    with Console().progress("reading", None, "images") as progress:
+        now += 100.0
+        progress.advance(1200)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 1,200 images, 12.0/s",
+        "reading: 1,200 images in 100.0 s (12.0/s)",
+    ]
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Console().progress("reading", None, "images") as progress:
+        progress.advance(7)
+    assert "7/?" in terminal.getvalue()
+
+
 def test_a_terminal_gets_a_bar_and_no_closing_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")

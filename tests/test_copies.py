@@ -31,6 +31,7 @@ def icons() -> tuple[list[bytes], list[bytes]]:
     return [encoded(picture) for picture in train], [encoded(picture) for picture in validation]
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_among_real_icons(icons: tuple[list[bytes], list[bytes]]) -> None:
     train, validation = icons
     references = to_side(train, SEARCH.side)
@@ -93,6 +94,7 @@ def test_threshold_flags_at_most_the_rate() -> None:
         alarm_threshold(values, 1.0)
 
 
+@pytest.mark.slow
 def test_distortions_do_what_they_say(icons: tuple[list[bytes], list[bytes]]) -> None:
     image = icons[0][0]
     plain = decode_image(image)

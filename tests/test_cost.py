@@ -75,3 +75,5 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_the_file_of_a_table_carries_its_name() -> None:
     assert beside(Path("a/images.lance")) == Path("a/images.costs.jsonl")
+    assert beside(Path("s3:/bucket/images.lance")) == Path("s3:/bucket/images.costs.jsonl")
+    assert beside(Path()).parent == Path(), "a folder without a name has its costs too"

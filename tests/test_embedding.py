@@ -63,8 +63,9 @@ def test_a_folder_in_the_order_of_its_paths(encoder: tuple[Encoder, Path], tmp_p
     assert summary.fingerprint == model.fingerprint
 
 
-def test_the_rows_of_a_table_that_match(encoder: tuple[Encoder, Path], tmp_path: Path) -> None:
-    model, run = encoder
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Three pictures, two of them for tests, and one that was never painted."""
     rows = [
         {"origin": "real", "caption_id": "c", "image_index": index, "status": "ok", "image": encoded(index)}
         | {"split": "test" if index else "train"}
@@ -72,12 +73,40 @@ def test_the_rows_of_a_table_that_match(encoder: tuple[Encoder, Path], tmp_path:
     ]
     failed = {"origin": "real", "caption_id": "c", "image_index": 3, "status": "failed", "split": "test"}
     ImageTable.open_or_create(tmp_path / "images.lance").append([*rows, failed])
-    config = EmbedConfig(
-        source=tmp_path / "images.lance", encoder=run, out=tmp_path / "f.npy", where="split = 'test'"
-    )
+    return tmp_path / "images.lance"
+
+
+def test_the_rows_of_a_table_that_match(encoder: tuple[Encoder, Path], table: Path, tmp_path: Path) -> None:
+    model, run = encoder
+    config = EmbedConfig(source=table, encoder=run, out=tmp_path / "f.npy", where="split = 'test'")
     embed(config)
     assert (tmp_path / "f.names.txt").read_text().splitlines() == ["real/c/1", "real/c/2"]
     np.testing.assert_allclose(np.load(config.out), expected(model, [encoded(1), encoded(2)]), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", [None, "1=1) OR (1=1", "split = 'train' OR split = 'test'"])
+def test_no_filter_lets_rows_without_a_picture_through(
+    where: str | None, encoder: tuple[Encoder, Path], table: Path, tmp_path: Path
+) -> None:
+    embed(EmbedConfig(source=table, encoder=encoder[1], out=tmp_path / "f.npy", where=where))
+    names = (tmp_path / "f.names.txt").read_text().splitlines()
+    assert names == ["real/c/0", "real/c/1", "real/c/2"]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("colour = 1", "images.lance: the filter 'colour = 1' is not valid"),
+        ("split = 'none'", "images.lance has no picture that matches \"split = 'none'\""),
+        ("status = 'failed'", "has no picture that matches \"status = 'failed'\""),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_named(
+    where: str, message: str, encoder: tuple[Encoder, Path], table: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        embed(EmbedConfig(source=table, encoder=encoder[1], out=tmp_path / "f.npy", where=where))
+    assert not (tmp_path / "f.npy").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Features: order, cache identity, evaluation mode."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -201,6 +202,13 @@ def test_untrained_encoder_is_reproducible_and_leaves_the_generator_alone() -> N
     assert torch.equal(torch.rand(2), expected)
     assert untrained_encoder(TINY).fingerprint == first.fingerprint
     assert untrained_encoder(TINY, seed=1).fingerprint != first.fingerprint
+
+
+def test_an_untrained_encoder_leaves_no_path_out() -> None:
+    encoder = untrained_encoder(dataclasses.replace(TINY, depth=4, drop_path=0.5))
+    images = torch.rand(8, 3, 16, 16)
+    assert not encoder.training
+    assert torch.equal(encoder(images), encoder(images))
 
 
 def test_rows_of_a_table_in_the_order_asked(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_solution_that_is_not_reached_is_said() -> None:
     assert "3 of 3 constants not solved" in fit_logistic(data, overlapping(1, 100), 4, config).note
 
 
+@pytest.mark.slow
 def test_the_choice_is_validations_and_the_refit_uses_both() -> None:
     train, validation = overlapping(0, 200), overlapping(1, 400)
     probe = fit_logistic(train, validation, 4, ProbeConfig(logistic=SHORT))

@@ -10,13 +10,13 @@ from PIL import Image
 
 from stablerep.decoding import decode_image
 from stablerep.errors import UserError
-from stablerep.match import MatchConfig, image_vectors, match_pairs, text_vectors, zero_shot_weights
+from stablerep.match import Extraction, image_vectors, match_pairs, text_vectors, zero_shot_weights
 from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.models.joint import ImageText
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
 
 TEXTS = ["a red square", "a blue sky", "a red square", "snow"]
-CONFIG = MatchConfig(batch_size=2)
+CONFIG = Extraction(batch_size=2)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_pair_needs_both(model: ImageText) -> None:
 
 
 def test_features_behind_vectors_are_cached_by_encoder_and_content(model: ImageText, tmp_path: Path) -> None:
-    config = MatchConfig(cache=tmp_path)
+    config = Extraction(cache=tmp_path)
     first = image_vectors(model, pictures(), config)
     assert np.array_equal(image_vectors(model, pictures(), config), first)
     assert len(list(tmp_path.iterdir())) == 1
@@ -68,7 +68,7 @@ def test_features_behind_vectors_are_cached_by_encoder_and_content(model: ImageT
         model.encoder.get_parameter("backbone.norm.weight")[0] *= 2
     other = image_vectors(model, pictures(), config)
     assert len(list(tmp_path.iterdir())) == 2
-    assert np.array_equal(other, image_vectors(model, pictures(), MatchConfig()))
+    assert np.array_equal(other, image_vectors(model, pictures(), Extraction()))
 
 
 def test_a_class_is_the_mean_direction_of_its_templates(model: ImageText) -> None:

@@ -67,6 +67,7 @@ def test_images_and_their_scores_live_in_an_object_store() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_commands_read_tables_there_and_write_files_here(tmp_path: Path) -> None:
     path = Path("s3://bucket/there/images.lance")
@@ -146,6 +147,7 @@ def test_a_line_that_is_cut_in_the_middle_of_a_commit_loses_and_doubles_nothing(
     assert table.append([image("b"), image("d")]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [500, 503, object_store.CUT])
 def test_a_store_that_stays_broken_is_given_up_and_the_last_version_stays(
     faults: object_store.Faults, answer: int, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +172,7 @@ def test_a_store_that_stays_broken_is_given_up_and_the_last_version_stays(
     assert len(table.reload()) == 2
 
 
+@pytest.mark.slow
 def test_a_slow_store_is_waited_for(faults: object_store.Faults) -> None:
     table = ImageTable.open_or_create("s3://bucket/slow.lance")
 
@@ -181,6 +184,7 @@ def test_a_slow_store_is_waited_for(faults: object_store.Faults) -> None:
     assert table.reload().take_images([0]) == [b"picture"]
 
 
+@pytest.mark.slow
 def test_secrets_are_neither_said_nor_stored(
     server: tuple[str, object_store.Faults], faults: object_store.Faults, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ def copied(table: type[CaptionTable] | type[ImageTable], path: Path, remote: str
     return Path(remote)
 
 
+@pytest.mark.slow
 def test_learners_train_alike_on_tables_there_and_here(tmp_path: Path) -> None:
     here = write_world(tmp_path)
     there = Tiny(
@@ -46,6 +47,7 @@ def test_learners_train_alike_on_tables_there_and_here(tmp_path: Path) -> None:
         assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_benchmarks_lie_there_too(tmp_path: Path) -> None:
     world = write_icons(Path("s3://bucket/icons"), real_rows())
     here = load_benchmark("icons", BenchmarkData(world=write_icons(tmp_path / "icons", real_rows())))
@@ -58,6 +60,7 @@ def test_benchmarks_lie_there_too(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "scores.json").exists()
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_and_marks_a_table_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a file of this machine: say where with --cache"):
         open_small(Path("s3://bucket/refused"))

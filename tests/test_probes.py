@@ -119,6 +119,7 @@ def test_linear_coefficients_equal_scikit_learn() -> None:
     assert probe.note == ""
 
 
+@pytest.mark.slow
 def test_linear_path_reaches_the_accuracies_of_scikit_learn() -> None:
     train, validation = overlapping(0, 600), overlapping(1, 2000)
     mean, std = (statistic(train.features, axis=0, dtype=np.float64) for statistic in (np.mean, np.std))
@@ -134,6 +135,7 @@ def test_linear_path_reaches_the_accuracies_of_scikit_learn() -> None:
     assert whole.validation_accuracy == pytest.approx(max(theirs), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_constant_and_duplicated_features_give_no_nan() -> None:
     train, validation = blobs(0), blobs(1)
 
@@ -207,6 +209,7 @@ def test_refit_trains_on_both_splits() -> None:
     assert not torch.equal(refitted.mean, fit_linear(train, validation, 3, ProbeConfig()).solution.mean)
 
 
+@pytest.mark.slow
 def test_probes_are_deterministic() -> None:
     for fit in PROBES.values():
         first = fit(overlapping(0, 200), overlapping(1, 100), 5, ProbeConfig())

@@ -17,7 +17,7 @@ import torch
 from stablerep import run as run_module
 from stablerep.config import build
 from stablerep.errors import UserError
-from stablerep.run import Run, write_atomically, write_text
+from stablerep.run import Run, torn_files, write_atomically, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,17 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         Run.open_or_create(tmp_path / "file" / "below", Settings(), kind="simclr")
 
 
+@pytest.mark.parametrize("content", ['{"kind": "simc', "[]"])
+def test_a_damaged_description_is_named(tmp_path: Path, content: str) -> None:
+    run = Run.open_or_create(tmp_path / "run", Settings(), kind="simclr")
+    run.description_path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"run/run\.json .*; restore or remove it"):
+        Run.open_or_create(tmp_path / "run", Settings(), kind="simclr")
+    with pytest.raises(UserError, match=r"run/run\.json .*; restore or remove it"):
+        _ = Run.open(tmp_path / "run").kind
+    assert run.description_path.read_text(encoding="utf-8") == content
+
+
 @pytest.mark.parametrize("killed_before", ["run.json", "config.toml", "provenance.json"])
 def test_creation_goes_on_after_a_kill_at_any_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_before: str
@@ -108,6 +119,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert [file.name for file in tmp_path.iterdir()] == ["value.txt"]
 
 
+def test_torn_files_are_what_a_writer_has_not_finished_and_no_others(tmp_path: Path) -> None:
+    for name in ("checkpoint.pt", ".hidden", ".checkpoint.pt.0123", "checkpoint.pt.0123456789abcdef"):
+        (tmp_path / name).touch()
+    seen: list[tuple[Path, list[Path]]] = []
+    write_atomically(
+        tmp_path / "encoder" / "encoder.json", lambda half: seen.append((half, torn_files(tmp_path)))
+    )
+    assert [torn for _, torn in seen] == [[half] for half, _ in seen]
+    assert torn_files(tmp_path) == []
+
+
 def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "atomic", "x")
     (tmp_path / "plain").write_text("x", encoding="utf-8")
@@ -135,6 +157,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_part_even_when_the_writer_is_killed(tmp_path: Path) -> None:
     target = tmp_path / "value.txt"
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)], stdout=subprocess.PIPE)
@@ -189,6 +212,16 @@ def test_resumed_steps_supersede_those_of_the_killed_process(tmp_path: Path) -> 
     assert all(abs(record["time"] - time.time()) < 60 for record in records)
 
 
+def test_steps_of_the_killed_process_go_where_the_resumed_one_logs_at_other_intervals(tmp_path: Path) -> None:
+    run = Run.open_or_create(tmp_path / "run", Settings(), kind="simclr")
+    for step in (2, 4, 6, 8):  # killed, with a checkpoint of step 5
+        run.log({"step": step, "by": "killed"})
+    for step in (6, 9):
+        run.log({"step": step, "by": "resumed"})
+    found = [(record["step"], record["by"]) for record in run.metrics()]
+    assert found == [(2, "killed"), (4, "killed"), (6, "resumed"), (9, "resumed")]
+
+
 def test_records_without_a_step_are_all_kept(tmp_path: Path) -> None:
     run = Run.open_or_create(tmp_path / "run", Settings(), kind="simclr")
     for record in ({"step": 1}, {"note": "a"}, {"note": "b"}, {"step": 2}):
@@ -197,6 +230,8 @@ def test_records_without_a_step_are_all_kept(tmp_path: Path) -> None:
         {key: value for key, value in record.items() if key != "time"} for record in run.metrics()
     ]
     assert without_time == [{"step": 1}, {"note": "a"}, {"note": "b"}, {"step": 2}]
+    run.log({"step": 0})  # begun again
+    assert [record.get("note", record.get("step")) for record in run.metrics()] == ["a", "b", 0]
 
 
 def test_a_torn_last_line_costs_only_itself(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from stablerep import runtime
+from stablerep.errors import UserError
 
 ROWS = 10
 FIRST = 4  # rank 0 holds this many rows, rank 1 the others
@@ -49,6 +50,29 @@ def test_named_devices_and_precisions_are_taken_as_given() -> None:
     assert runtime.pick_precision("float32", cpu) is torch.float32
     assert runtime.pick_precision("bfloat16", cpu) is torch.bfloat16
     assert runtime.pick_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "hpu", "toaster", ""])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_computed(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        runtime.pick_device(name)
+    message = str(caught.value)
+    assert message.startswith(f"device {name!r} cannot be used (")
+    assert message.endswith("); name one such as auto, cpu, cuda:0 or mps")
+    assert "\n" not in message and len(message) < 300, "torch's pages of advice help nobody"
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_of_several_gpus_every_process_takes_its_own(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: asked.append(device))  # there is no GPU to ask
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert runtime.pick_device(name) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert runtime.pick_device(name) == torch.device("cuda", 1)
+    assert runtime.pick_device("cuda:0") == torch.device("cuda", 0), "one that was named is taken as given"
+    assert asked == [torch.device("cuda", number) for number in (0, 1, 0)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -208,10 +232,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_ranks_know_their_place(ranks: list[dict[str, Any]]) -> None:
     assert [rank["place"] for rank in ranks] == [[0, 2], [1, 2]]
 
 
+@pytest.mark.slow
 def test_gather_stacks_in_rank_order_and_sums_the_gradients(ranks: list[dict[str, Any]]) -> None:
     part = torch.arange(6.0).view(3, 2)
     expected = torch.cat([part, part + 10])
@@ -221,12 +247,14 @@ def test_gather_stacks_in_rank_order_and_sums_the_gradients(ranks: list[dict[str
         assert rank["flags"].tolist() == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_all_reduce_sums_values_and_gradients(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert rank["reduced"].tolist() == [3.0, 4.0]
         assert rank["reduced_grad"].tolist() == [6.0, 5.0]
 
 
+@pytest.mark.slow
 def test_gradients_are_summed_and_weights_are_those_of_the_first(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         sizes = [(len(gradient), gradient.unique().tolist()) for gradient in rank["summed"]]
@@ -234,6 +262,7 @@ def test_gradients_are_summed_and_weights_are_those_of_the_first(ranks: list[dic
         assert not rank["copied"].any()
 
 
+@pytest.mark.slow
 def test_batch_norm_of_unequal_parts_equals_one_process(ranks: list[dict[str, Any]]) -> None:
     alone = normalised(all_rows(), slice(0, ROWS))
     for name in ("bn", "bn_grad", "bn_eval"):

@@ -45,6 +45,7 @@ main(["captions", "import", sys.argv[1], "--out", sys.argv[2]])
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_the_middle_of_a_commit_is_a_mistake(tmp_path: Path) -> None:
     few, many, out = tmp_path / "few.txt", tmp_path / "many.txt", tmp_path / "out.lance"
     few.write_text("a cat\n")

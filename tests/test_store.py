@@ -141,6 +141,19 @@ def test_images_are_taken_by_position_in_the_order_asked(tmp_path: Path) -> None
     assert table.positions("split = 'nowhere'").tolist() == []
 
 
+@pytest.mark.parametrize("where", ["colour = 'red'", "split =", "image_index = 'first'", "split"])
+def test_a_filter_that_is_not_valid_is_named_with_its_table(tmp_path: Path, where: str) -> None:
+    table = ImageTable.open_or_create(tmp_path / "images.lance")
+    for attempt in (lambda: table.read(["origin"], where), lambda: table.positions(where)):
+        with pytest.raises(UserError) as caught:
+            attempt()
+        message = str(caught.value)
+        assert message.startswith(f"{table.path}: the filter {where!r} is not valid (")
+        assert "\n" not in message and ".rs" not in message
+    with pytest.raises(ValueError, match="nothing"):
+        table.read(["nothing"])  # no filter: a mistake of this program, which keeps its traceback
+
+
 def test_origins_are_recorded_in_the_table(tmp_path: Path) -> None:
     table = ImageTable.open_or_create(tmp_path / "images.lance")
     table.register_origin("tiny-1", {"steps": 20, "guidance_scale": 3.5})
@@ -153,6 +166,7 @@ def test_origins_are_recorded_in_the_table(tmp_path: Path) -> None:
     assert table.keys("it's") == {("a", 0)}
 
 
+@pytest.mark.slow
 def test_wrong_paths_are_user_errors_and_stay_untouched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text", encoding="utf-8")
     (tmp_path / "folder").mkdir()
@@ -189,6 +203,7 @@ def append_captions(path: str, texts: list[str], batch: int, ready: Any) -> None
         table.append(rows[start : start + batch])
 
 
+@pytest.mark.slow
 def test_two_processes_append_the_same_rows_without_doubles(tmp_path: Path) -> None:
     path = tmp_path / "captions.lance"
     texts = [f"caption {number}" for number in range(200)]
@@ -214,6 +229,7 @@ def append_forever(path: str) -> None:
         table.append([caption(f"caption {number}") for number in range(start, start + 50)])
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_batches(tmp_path: Path) -> None:
     path = tmp_path / "captions.lance"
     worker = multiprocessing.get_context("spawn").Process(target=append_forever, args=(str(path),))

@@ -57,6 +57,7 @@ def fail_with(violations: list[str]) -> None:
         pytest.fail("\n".join(violations), pytrace=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_python_file_keeps_the_rule(
     rule: Callable[[Module], Iterator[str]], texts: list[Module]

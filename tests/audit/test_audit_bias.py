@@ -9,8 +9,10 @@ import pytest
 from painted_table import image_row, write_captions, write_images
 from PIL import Image
 
+from stablerep.audit import attributes
 from stablerep.audit.attributes import read_attributes
 from stablerep.audit.bias import BiasAuditConfig, audit_bias
+from stablerep.audit.everything import AuditAllConfig, audit_all
 from stablerep.audit.shares import (
     Checked,
     ShareBootstrap,
@@ -89,6 +91,7 @@ def asked(folder: Path, **more: object) -> BiasAuditConfig:
     return BiasAuditConfig(**{**settings, **more})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
     result = audit_bias(asked(folder))
     found = json.loads((folder / "bias.json").read_text())["paint"]
@@ -109,6 +112,7 @@ def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
         assert figure.width > 300
 
 
+@pytest.mark.slow
 def test_features_of_all_pictures_that_another_audit_left_are_taken(folder: Path, tmp_path: Path) -> None:
     encoder, table = load_encoder(str(folder / "run")), ImageTable.open(folder / "images.lance")
     extract(encoder, TableImages(table, range(len(table))), cache=tmp_path / "features")
@@ -165,6 +169,7 @@ def test_a_reader_that_was_checked_on_few_subjects_is_less_sure() -> None:
     assert width["subjects"] > 1.5 * width["each picture"]
 
 
+@pytest.mark.slow
 def test_a_group_is_held_against_its_own_real_pictures_and_an_empty_one_is_said_to_be_unread(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -271,12 +276,53 @@ def test_what_is_answered_is_as_accurate_as_was_asked() -> None:
     assert abstention_level(confidence, correct, 0.999) == float("inf")
 
 
+@pytest.mark.parametrize("audit", ["bias", "zero-shot", "all"])
+def test_a_model_of_the_hub_is_fetched_only_where_that_was_asked(
+    audit: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[bool] = []
+
+    def fetch(*_: object, local_files_only: bool) -> str:
+        asked_for.append(not local_files_only)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+
+    def run(download: bool) -> None:
+        name = "timm:vit_tiny_patch16_224.augreg_in21k"
+        model = "open_clip:ViT-B-16/laion2b_s34b_b88k" if audit == "zero-shot" else name
+        config = asked(folder, encoder=model, zero_shot=audit == "zero-shot", download=download)
+        if audit == "all":
+            names = ("images", "captions", "reference", "attributes", "encoder", "download")
+            same = {name: getattr(config, name) for name in names}
+            audit_all(AuditAllConfig(**same, only=("bias",), out=tmp_path / "audit.json"))
+        else:
+            audit_bias(config)
+
+    with pytest.raises(UserError, match="not in the hub's cache; add --download to fetch it"):
+        run(download=False)
+    with pytest.raises(UserError, match="not in the hub's cache; check the connection"):
+        run(download=True)
+    assert asked_for == [False, True]
+
+
 def test_distances_and_amplification_of_known_shares() -> None:
     left, right = np.array([0.8, 0.2]), np.array([0.5, 0.5])
     assert total_variation(left, right) == pytest.approx(0.3)
     assert jensen_shannon(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == pytest.approx(1)
     assert jensen_shannon(left, left) == pytest.approx(0)
     assert amplification(np.array([0.6, 0.4]), left) == pytest.approx(0.2)
+
+
+def test_the_file_that_the_documentation_shows_can_be_read(tmp_path: Path) -> None:
+    shown = [line for line in str(attributes.__doc__).splitlines() if line.startswith("    ")]
+    (tmp_path / "attributes.toml").write_text("\n".join(shown))
+    [(name, gender)] = read_attributes(tmp_path / "attributes.toml").items()
+    assert (name, gender.names) == ("gender", ["man", "woman"])
+    assert gender.target == {"man": 0.5, "woman": 0.5} and "doctors" in gender.groups
+    said = {text: gender.stated(text) for text in ("a man", "a woman", "a mandarin")}
+    assert said == {"a man": 0, "a woman": 1, "a mandarin": -1}
+    assert gender.concerns("a woman") and not gender.concerns("a mandarin")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_and_named(tables: Path) -> None:
     config = CopyAuditConfig(
         images=tables / "images.lance", reference=tables / "real.lance", num_calibration=20
@@ -114,6 +115,7 @@ def test_planted_copies_are_found_and_named(tables: Path) -> None:
         assert sheet.width > 900
 
 
+@pytest.mark.slow
 def test_twins_are_rejected_where_asked(tables: Path, tmp_path: Path) -> None:
     config = CopyAuditConfig(
         images=tables / "images.lance",
@@ -198,6 +200,31 @@ def test_a_named_torchscript_file_looks_too_and_anything_else_is_refused(
     file.write_bytes(b"not a network")
     with pytest.raises(UserError, match="no TorchScript file"):
         audit_copies(config)
+
+
+def test_a_network_of_the_hub_is_fetched_only_where_that_was_asked(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[bool] = []
+
+    def fetch(*_: object, local_files_only: bool) -> str:
+        asked_for.append(not local_files_only)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    for download, remedy in ((False, "add --download to fetch it"), (True, "check the connection")):
+        config = CopyAuditConfig(
+            images=tables / "images.lance",
+            reference=tables / "real.lance",
+            reference_where="image_index < 9",
+            where="image_index < 3",
+            encoder="timm:vit_tiny_patch16_224.augreg_in21k",
+            download=download,
+            out=tmp_path / "audit.json",
+        )
+        with pytest.raises(UserError, match=remedy):
+            audit_copies(config)
+    assert asked_for == [False, True]
 
 
 def test_scores_of_a_network_are_normalised_by_strangers() -> None:

@@ -45,6 +45,7 @@ def config(world: Path, clip: Path, images: Path, **more: object) -> MatchAuditC
 # -- the command -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nine_of_ten_wrong_pictures_are_found_at_five_per_cent_false_alarms(
     world: Path, clip: Path, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ def test_nine_of_ten_wrong_pictures_are_found_at_five_per_cent_false_alarms(
     assert (level[wrong] < threshold).mean() >= 0.9
 
 
+@pytest.mark.slow
 def test_levels_of_shuffled_captions_are_what_they_say(world: Path, clip: Path, painted: Path) -> None:
     result = audit_match(config(world, clip, painted))
     control = result.facts["the same with shuffled captions"]
@@ -179,6 +181,7 @@ def test_pictures_of_the_mean_that_cannot_be_decoded_do_not_keep_others_from_bei
     assert result.num_pictures == len(TEXTS) and result.facts["cannot be decoded"] is None
 
 
+@pytest.mark.slow
 def test_captions_of_the_same_label_are_not_held_against_a_picture_where_asked(
     world: Path, clip: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def moved(pictures: Tensor) -> Tensor:
     return torch.cat([pictures[..., :1].expand(-1, -1, -1, 2), pictures[..., :-2]], 3)
 
 
+@pytest.mark.slow
 def test_what_is_not_moved_would_have_been_no_copy(
     drawings: Tensor, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,7 @@ def test_a_run_trains_on_the_mask_from_end_to_end(project: Path, tmp_path: Path)
     assert np.isfinite(json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
 
 
+@pytest.mark.slow
 def test_audit_and_repaint_in_turn_until_enough_are_kept(tmp_path: Path) -> None:
     """A painter of noise, a verdict against every image 0: the first turn fills up, the second finds nothing to do."""
     teacher = tmp_path / "teacher"

@@ -71,7 +71,7 @@ def test_a_blank_picture_is_no_picture_by_every_measure() -> None:
 
 
 @pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.parametrize("size", [(5, 5), (7, 12), (33, 64), (64, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (40, 2), (3, 3), (5, 5), (7, 12), (33, 64), (64, 33)])
 def test_any_size_gives_finite_numbers_that_do_not_depend_on_the_batch(
     name: str, size: tuple[int, int]
 ) -> None:
@@ -80,6 +80,13 @@ def test_any_size_gives_finite_numbers_that_do_not_depend_on_the_batch(
     assert together.shape == (3,) and together.isfinite().all()
     alone = torch.cat([MEASURES[name].compute(one[None]) for one in batch])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_without_a_pixel_inside_have_no_noise() -> None:
+    batch = torch.randint(0, 256, (2, 3, 3, 3), generator=torch.Generator().manual_seed(1)).float()
+    for narrow in (batch[..., :2], batch[..., :2, :], batch[..., :1, :1]):
+        assert measures.noise(narrow).tolist() == [0, 0]
+    assert (measures.noise(batch) > 0).all()
 
 
 def test_defects_of_one_kind_are_not_taken_for_another() -> None:

@@ -75,6 +75,14 @@ def test_protected_names_are_whole_words_in_any_case_and_punctuation() -> None:
     assert found([], "anything") == [] and found(["!!"], "!!") == []
 
 
+def test_accents_that_are_written_apart_move_no_place() -> None:
+    """Both ways of writing an accent are one name, and what follows it is found where it stands."""
+    apart = "caf\u0065\u0301 cr\u0065\u0300me bru\u0302l\u0065\u0301e at disney's park"
+    assert found(["Disney Park"], apart) == ["disney's park"]
+    assert len(ProtectedNames(["Beyonc\u00e9", "beyonce\u0301", "!"])) == 1
+    assert found(["beyonce\u0301"], "Beyonc\u00e9's song") == ["Beyonc\u00e9"]
+
+
 def test_the_longest_name_wins_and_each_counts_once() -> None:
     names = ["New York", "New York Times", "York"]
     assert found(names, "new york times in New York, New York") == ["new york times", "New York"]

@@ -109,6 +109,27 @@ def test_what_all_pictures_of_a_painter_have_rejects_none(tmp_path: Path, refere
     assert not any("blurred" in (reason or "") for reason in found) and result.num_rejected <= 3
 
 
+def test_a_limit_of_nothing_says_of_no_picture_how_far_beyond_it_lies(tmp_path: Path) -> None:
+    """No real picture is clipped or noisy; all else that is bad here is said to be the painter's."""
+
+    def sign(side: int) -> Image.Image:
+        picture = Image.new("RGB", (64, 64), (90, 110, 130))
+        picture.paste((170, 150, 60), (20, 20, 20 + side, 20 + side))
+        return picture
+
+    real = [image_row(f"real {side}", 0, sign(side), origin=REAL) for side in range(9, 30)]
+    write_images(tmp_path / "real.lance", real)
+    bad = [Image.new("RGB", (64, 64), "grey"), compressed(5)(noisy(9)(sign(20)))]
+    write_images(tmp_path / "images.lance", [image_row("a", number, one) for number, one in enumerate(bad)])
+    rules = QualityRules(reference=tmp_path / "real.lance", most_rejected=0)
+    result = audit_quality(QualityConfig(images=tmp_path / "images.lance", rules=rules))
+    left_out = result.facts["not rejected for, as it is the painter's"]
+    applied = {name: limit for name, limit in result.facts["limits"].items() if name not in left_out}
+    assert applied == {"clipped": 0, "noise": 0}
+    [worst] = result.worst
+    assert (worst.reason, worst.score) == ("blank", None)
+
+
 def test_diversity_is_that_of_the_caption(painted: Path) -> None:
     audit_quality(QualityConfig(images=painted))
     found = columns(painted, "caption_id", "image_index", "quality_diversity", "quality_nearest")

@@ -195,6 +195,7 @@ def check_rules(captions: list[dict[str, Any]], pictures: list[dict[str, Any]], 
     assert Counter(row["split"] for row in pictures)["test"] == num_test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hide_class", [False, True])
 def test_rules_on_made_up_data(tmp_path: Path, hide_class: bool) -> None:
     source = write_files(tmp_path / "data", num_train=3000, num_test=500)
@@ -216,6 +217,7 @@ def test_rules_on_made_up_data(tmp_path: Path, hide_class: bool) -> None:
     assert again.captions == summary.captions
 
 
+@pytest.mark.slow
 def test_captions_say_what_is_measured(tmp_path: Path) -> None:
     source = write_files(tmp_path / "data", num_train=3000)
     material = fashion_material(source)

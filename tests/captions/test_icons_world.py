@@ -103,6 +103,7 @@ def test_one_concept_has_one_caption_and_one_label(rows: list[dict[str, Any]]) -
     assert not [concept for concept, found in said.items() if len(found) > 1]
 
 
+@pytest.mark.slow
 def test_no_pixels_are_in_two_groups(rows: list[dict[str, Any]], on_white: Bytes) -> None:
     groups = defaultdict(set)
     for row, picture in zip(rows, on_white, strict=True):

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from stablerep.captions import synthesis
 from stablerep.captions.language_model import SamplingConfig
 from stablerep.captions.phrases import Mixture, Words, draw_subject, first_line, model_prompt, with_article
 from stablerep.captions.synthesis import SynthesizeConfig, synthesize
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.runtime import seed_for
 from stablerep.store import CAPTION_SCHEMA, CaptionTable
@@ -94,6 +96,22 @@ def test_more_captions_add_to_those_that_are_there(classes: Path, tmp_path: Path
     assert (again.new, again.drawn, again.kinds) == (0, 2500, {})
 
 
+def test_fewer_captions_than_were_drawn_before_draw_none(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c.lance"
+    first = synthesize(SynthesizeConfig(classes=classes, num=2500, out=out))
+    version, notes = CaptionTable.open(out).version, CaptionTable.open(out).notes("synthesis.")
+    for num in (2499, 2100, 1):
+        again = synthesize(SynthesizeConfig(classes=classes, num=num, out=out), console=Console())
+        assert (again.new, again.kinds, again.fewest, again.most) == (0, {}, 0, 0)
+        counts = (again.drawn, again.distinct, again.duplicates, again.empty)
+        assert counts == (first.drawn, first.distinct, first.duplicates, first.empty)
+    assert "-" not in capsys.readouterr().err.replace(str(out), ""), "no number is negative"
+    assert CaptionTable.open(out).version == version, "what was drawn is still known"
+    assert CaptionTable.open(out).notes("synthesis.") == notes
+
+
 class KilledError(Exception):
     """Stands for the end of a process."""
 
@@ -148,6 +166,7 @@ def test_other_settings_are_another_source(classes: Path, tmp_path: Path) -> Non
     assert own and all("on the moon" in text for text in own)
 
 
+@pytest.mark.slow
 def test_a_language_model_writes_from_examples(classes: Path, tmp_path: Path, language_model: Path) -> None:
     sampling = SamplingConfig(batch_size=4, max_tokens=6)
     config = SynthesizeConfig(
@@ -176,7 +195,7 @@ def test_prompts_show_examples_of_the_same_kind() -> None:
     assert (with_article("apple"), with_article("dog")) == ("an apple", "a dog")
 
 
-def test_unusable_lists_and_models_are_mistakes(classes: Path, tmp_path: Path) -> None:
+def test_unusable_lists_and_models_are_mistakes(classes: Path, tmp_path: Path, language_model: Path) -> None:
     out = tmp_path / "c.lance"
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
     empty.write_text("\n \n")
@@ -190,6 +209,14 @@ def test_unusable_lists_and_models_are_mistakes(classes: Path, tmp_path: Path) -
             synthesize(SynthesizeConfig(classes=path, out=out))
     with pytest.raises(UserError, match="no causal language model in safetensors"):
         synthesize(SynthesizeConfig(classes=classes, out=out, model=str(tmp_path)))
+    torn = tmp_path / "torn"
+    shutil.copytree(language_model, torn)
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(
+        UserError, match=r"no causal language model in safetensors could be opened from .*torn"
+    ):
+        synthesize(SynthesizeConfig(classes=classes, out=out, model=str(torn)))
     assert not out.exists()
 
 

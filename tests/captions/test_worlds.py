@@ -182,6 +182,9 @@ def test_a_folder_holds_one_world(tmp_path: Path, icons: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ICONS[:2]), other)
     with pytest.raises(UserError, match=r"holds another world \(data: "):
         write(other, tmp_path / "world")
+    (tmp_path / "world" / "world.json").write_text('{"world": ')
+    with pytest.raises(UserError, match=r"world\.json cannot be read as JSON .* restore or remove it"):
+        write(icons, tmp_path / "world")
     assert len(ImageTable.open(tmp_path / "world" / "images.lance")) == 5
     CaptionTable.open_or_create(tmp_path / "mine" / "captions.lance")
     with pytest.raises(UserError, match=r"already holds captions\.lance of something else"):

@@ -78,6 +78,7 @@ def test_the_package_itself_is_the_command() -> None:
     assert done.stdout == f"stablerep {stablerep.__version__}\n"
 
 
+@pytest.mark.slow
 def test_help_starts_at_once_and_without_torch() -> None:
     script = (
         "import sys; from stablerep import cli; cli.run(['--help']); cli.run(['generat']); "
@@ -112,6 +113,7 @@ def test_help_starts_at_once_and_without_torch() -> None:
 # -- recipes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_over_the_recipe_and_the_recipe_over_the_defaults(
     desk: Path, called: Callable[..., list[Any]]
 ) -> None:
@@ -193,6 +195,7 @@ def test_results_on_stdout_and_the_rest_on_stderr(name: str, capsys: Capture) ->
     assert "NaN" not in document
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("desk")
 def test_a_table_of_scores_names_its_test_and_its_baselines(capsys: Capture) -> None:
     out, _ = succeed(COMMAND_LINES["evaluate"].replace(" --no-baselines", ""), capsys)

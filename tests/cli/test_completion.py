@@ -33,6 +33,7 @@ def offered(script: Path, line: str, folder: Path) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_first_words_are_the_commands(script: Path, tmp_path: Path) -> None:
     assert offered(script, "stablerep ", tmp_path) == {words[0] for words in WORDS} | {
         "help",
@@ -42,6 +43,7 @@ def test_the_first_words_are_the_commands(script: Path, tmp_path: Path) -> None:
     assert offered(script, "stablerep ge", tmp_path) == {"generate"}
 
 
+@pytest.mark.slow
 def test_half_a_command_offers_its_other_halves(script: Path, tmp_path: Path) -> None:
     assert offered(script, "stablerep train stablerep", tmp_path) == {"stablerep", "stablerep-plus"}
     assert "painter" in offered(script, "stablerep evaluate pa", tmp_path)

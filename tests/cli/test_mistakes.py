@@ -31,6 +31,7 @@ MISTAKES = {
     "generate --num-images x": "--num-images: invalid literal for int() with base 10: 'x'",
     "generate --num-images": "missing value for argument '--num-images'",
     "generate --num-images 0": "stablerep generate: num_images must be at least 1, got 0 (",
+    "generate --limit 0": "stablerep generate: limit must be at least 1, got 0 (",
     "generate --format bmp": "invalid choice 'bmp' for argument '--format'. expected one of ('jpeg', 'png', 'webp')",
     "world mars --out x": "invalid choice 'mars' for argument 'name'",
     "world icons": "stablerep world: missing: --out (",
@@ -61,8 +62,8 @@ MISTAKES = {
     "generate absent.lance --out i.lance": "absent.lance: no caption table could be opened there (there is",
     "generate ok.txt --out i.lance": "it is a file, and a table is a folder; `stablerep captions import` makes one",
     "generate images.lance --out i.lance": "images.lance is not a table of captions: it has no column id, text",
-    "generate captions.lance --teacher teacher --where 'split ==== 3' --out i.lance": "'split ==== 3'",
-    "generate captions.lance --teacher teacher --where 'size = 3' --out i.lance": "'size = 3'",
+    "generate captions.lance --teacher teacher --where 'split ==== 3' --out i.lance": "'split ==== 3' is not valid",
+    "generate captions.lance --teacher teacher --where 'size = 3' --out i.lance": "'size = 3' is not valid",
     "generate captions.lance --teacher teacher --where \"split = 'x'\" --out i.lance": "leave the recipe out",
     "generate captions.lance --teacher nobody --out i.lance": "unknown teacher 'nobody'; shipped: ",
     "generate captions.lance --teacher owner/nobody --out i.lance": "teacher 'owner/nobody' is neither shipped",
@@ -75,11 +76,13 @@ MISTAKES = {
     "evaluate run --out s": "nothing to evaluate: benchmark icons: no folder was given; name its world with --world",
     "evaluate run --out s --world run": "run has no images.lance",
     "evaluate painter absent.lance --world run --judge raw-pixels": "run has no images.lance",
+    "evaluate painter absent.lance --world run --judge raw-pixels --download": "run has no images.lance",
     "report absent": "absent is neither a run (no run.json in it) nor a project",
     # outputs that hold something else
     "captions import ok.txt --out images.lance": "images.lance is not a table of captions",
     "captions import ok.txt --out run": "run exists and is not a table of captions",
     "generate captions.lance --teacher teacher --out run": "run exists and is not a table of images",
+    "generate captions.lance --teacher teacher --out .": ". exists and is not a table of images; give another path",
     "generate captions.lance --teacher teacher --out captions.lance": "captions.lance is not a table of images",
     f"train stablerep --data.images images.lance --out teacher {shlex.join(TINY_TRAINING)}": "is not a run folder",
     "world icons --out .": ". already holds captions.lance and images.lance of something else",
@@ -149,6 +152,7 @@ def test_a_pickle_among_a_teachers_weights_is_refused(desk: Path, capsys: Captur
     assert "diffusion_pytorch_model.bin may be a pickle" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

@@ -16,9 +16,11 @@ import tyro
 SIZES: Mapping[str, tuple[str, ...]] = {
     "bench/caching.py": ("--image-size", "16", "--rounds", "1"),
     "bench/loss.py": ("--rows", "2000", "--dim", "8", "--plain-at", "500", "1000"),
-    "bench/painting.py": ("--num-captions", "1", "--num-images", "1", "--num-rounds", "1"),
+    "bench/painting.py": (
+        "--num-captions", "1", "--num-images", "1", "--num-rounds", "1", "--teacher", "runs/painter/teacher",
+    ),
     "experiments/claims.py": ("--num-captions", "8", "--seeds", "0"),
-}
+}  # fmt: skip
 """What follows the words of the page; the last of two equal options counts."""
 
 

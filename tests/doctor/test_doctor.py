@@ -83,11 +83,21 @@ def test_rows_that_cannot_be_trusted_are_named(project: Path) -> None:
         ("note", f"pictures of 1 captions that {project / 'captions.lance'} does not hold"),
     ]
     assert summary.num_broken == 1
+    assert summary.findings[2].remedy.endswith("none is missing where --repaint added some")
     ImageTable.open(project / "images.lance").register_origin(ORIGIN, {"steps": 3})
     assert any(
         "are not those that its name was made from" in what
         for _, what in found(doctor(DoctorConfig(paths=(project,))))
     )
+
+
+@pytest.mark.parametrize("origin", ["official-ddim_2.0", "theirs"])
+def test_a_set_of_the_official_code_is_not_broken_for_want_of_settings(tmp_path: Path, origin: str) -> None:
+    """Its folders are all that is known of how it was painted, so that no name can be made from it."""
+    table = ImageTable.open_or_create(tmp_path / "images.lance")
+    table.register_origin(origin, {"folders": ["ddim_2.0_seed_0"]})
+    table.append([row("a cat", origin=origin)])
+    assert found(doctor(DoctorConfig(paths=(tmp_path,)))) == []
 
 
 def test_unreadable_and_repeated_rows_are_removed_on_request(project: Path) -> None:
@@ -152,6 +162,7 @@ def test_files_of_older_versions_are_no_orphans(project: Path) -> None:
     assert found(doctor(DoctorConfig(paths=(path,)))) == []
 
 
+@pytest.mark.slow
 def test_compaction_keeps_rows_columns_and_origins(project: Path) -> None:
     path = project / "images.lance"
     table = ImageTable.open(path)
@@ -211,18 +222,35 @@ def test_runs_without_their_end_are_named(tmp_path: Path) -> None:
     broken = write_run(tmp_path / "runs" / "e-torn", 10, product=True)
     (broken / "checkpoint.pt").write_bytes((broken / "checkpoint.pt").read_bytes()[:200])
     (write_run(tmp_path / "runs" / "f-no-json", 10, product=True) / "run.json").write_text("{")
+    (write_run(tmp_path / "runs" / "f-no-object", 10, product=True) / "run.json").write_text("[]")
     torn = write_run(tmp_path / "runs" / "g-left", 10, product=True) / ".checkpoint.pt.0123456789abcdef"
     torn.write_bytes(b"half")
     os.utime(torn, (0, 0))
     summary = doctor(DoctorConfig(paths=(tmp_path,), repair=True))
     by_run: dict[str, str] = {Path(finding.path).name: finding.what for finding in summary.findings}
-    assert by_run.keys() == {"b-begun", "c-stopped", "d-not-exported", "e-torn", "f-no-json", "g-left"}
+    assert by_run.keys() == {
+        "b-begun", "c-stopped", "d-not-exported", "e-torn", "f-no-json", "f-no-object", "g-left",
+    }  # fmt: skip
     assert by_run["b-begun"] == "it has no checkpoint (step 7 was logged)"
     assert by_run["c-stopped"] == "it stopped at step 4 of 10"
     assert by_run["d-not-exported"].startswith("it exported nothing")
     assert by_run["e-torn"].startswith("its checkpoint cannot be read")
     assert by_run["f-no-json"].startswith("its description cannot be read")
+    assert "where an object was expected" in by_run["f-no-object"]
     assert not torn.exists() and len(summary.done) == 1
+
+
+def test_pictures_that_cannot_be_asked_for_are_a_note(tmp_path: Path) -> None:
+    """Of a place that is refused, as of a store that does not answer, a sentence says so, and the next is looked at."""
+    run = write_run(tmp_path / "run", 10, product=True)
+    images = ["s3://me:secret@bucket/images.lance", str(tmp_path / "gone.lance")]
+    config = {"num_steps": 10, "data": {"images": images}}
+    (run / "run.json").write_text(json.dumps({"kind": "simclr", "config": config}))
+    first, second = found(doctor(DoctorConfig(paths=(run,))))
+    assert first[0] == second[0] == "note"
+    assert first[1].startswith("nobody can tell whether its pictures are still there (")
+    assert "secret" not in first[1]
+    assert "are not at" in second[1] and "gone.lance" in second[1]
 
 
 def test_what_is_no_table_is_a_mistake(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_one_style_alone_says_nothing_of_styles(tmp_path: Path) -> None:
     assert {"effective rank", "alignment", "uniformity"} == set(found.numbers)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_value_and_narrow_with_more_pictures(tmp_path: Path) -> None:
     widths = []
     for num in (90, 1800):

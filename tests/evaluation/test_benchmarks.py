@@ -1,5 +1,6 @@
 """Benchmarks: which pictures go where, and what is said when there are none."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -113,3 +114,15 @@ def test_digits() -> None:
         )
         np.testing.assert_allclose(counts, share, atol=0.01)
     assert decode_image(benchmark.train.images[0]).shape == (3, 32, 32)
+
+
+def test_some_rows_of_a_split_keep_all_that_is_known_of_them(world: Path) -> None:
+    whole = dataclasses.replace(load_benchmark("icons", BenchmarkData(world=world)).train, num_left_out=4)
+    rows = np.array([7, 0, 50])
+    some = whole.some(rows)
+    assert list(some.images) == [whole.images[row] for row in rows]
+    assert some.labels.tolist() == whole.labels[rows].tolist()
+    assert some.groups == [whole.groups[row] for row in rows]
+    assert some.attributes["style"].tolist() == whole.attributes["style"][rows].tolist()
+    assert (len(some), some.num_left_out) == (3, 4)
+    assert len(whole.some(np.array([], dtype=np.int64))) == 0

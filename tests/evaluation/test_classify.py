@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stablerep.console import Console
+from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import Benchmark, Split
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.contract import NotMeasurableError, Subject, Tools
@@ -52,6 +53,7 @@ def scored(world: Path, make_run: Callable[[str, int], Path]) -> tuple[Path, Sco
     return run, evaluate(config)
 
 
+@pytest.mark.slow
 def test_every_record_says_its_settings_its_choice_and_its_split(scored: tuple[Path, Scores]) -> None:
     for record in scored[1].records:
         assert record.metric == "mean_per_class"
@@ -81,6 +83,18 @@ def test_crops_are_a_function_of_seed_epoch_and_place(tmp_path: Path) -> None:
         MeanColour(), images, 1, SgdConfig(), dataclasses.replace(tools(tmp_path), batch_size=2)
     )
     np.testing.assert_allclose(first, alone, atol=1e-6)
+
+
+def test_a_damaged_training_picture_is_named(tmp_path: Path) -> None:
+    data = Benchmark("six", tuple("rgb"), *(several(6, seed) for seed in (0, 1)), {"test": several(6, 2)})
+    labels = np.arange(6) % 3
+    parts = [dataclasses.replace(part, labels=labels) for part in (data.train, data.validation)]
+    damaged = dataclasses.replace(parts[0], images=[*parts[0].images[:4], b"torn", parts[0].images[5]])
+    data = dataclasses.replace(data, train=damaged, validation=parts[1])
+    with pytest.raises(
+        UserError, match=r"^training picture 4 cannot be decoded \(no known picture format\);"
+    ):
+        ProbeProtocol("sgd", QUICK).measure(SUBJECT, data, dataclasses.replace(tools(tmp_path), batch_size=3))
 
 
 def test_rectangles_lie_inside_and_have_the_area_asked_for() -> None:

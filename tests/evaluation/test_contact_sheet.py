@@ -1,5 +1,6 @@
 """Contact sheets: which captions and pictures they show, and that they show them."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -66,3 +67,12 @@ def test_text_stays_under_its_block(text: str) -> None:
     sheet = np.asarray(draw_sheet([Block((plain((9, 9, 9)),) * 2, text)], columns=3))
     dark = np.argwhere(sheet.min(2) < 128)
     assert dark.size and dark.min() >= 14 and (dark.max(0) < np.array(sheet.shape[:2]) - 12).all()
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    torn = image_row(captions()[1], 9, plain((1, 7, 0))[:40], origin="other")
+    ImageTable.open(config.images).append([{**torn, "image_index": 0}, {**torn, "image_index": 1}])
+    with pytest.raises(UserError, match=r"^picture 0 of 'apple number 1' cannot be decoded \("):
+        write_sheet(dataclasses.replace(config, origin="other"))
+    assert not config.out.exists()

@@ -34,6 +34,7 @@ def found(scores: Scores) -> list[tuple[str, str]]:
     return list(dict.fromkeys((entry.encoder, entry.protocol) for entry in entries))
 
 
+@pytest.mark.slow
 def test_what_is_not_measured_again_stays(world: Path, make_run: MakeRun) -> None:
     run = make_run("mine", 3)
     first = measure(run, world, "knn", "retrieval", baselines=True)
@@ -50,6 +51,7 @@ def test_what_is_not_measured_again_stays(world: Path, make_run: MakeRun) -> Non
     assert ((run / "scores.json").read_bytes(), (run / "predictions.parquet").read_bytes()) == content
 
 
+@pytest.mark.slow
 def test_results_of_other_weights_go(world: Path, make_run: MakeRun) -> None:
     run, rival = make_run("epoch_last", 3), make_run("rival", 5)
     measure(run, world, "knn", "linear", also=(rival,))

@@ -128,7 +128,7 @@ def test_groups_as_counted_by_hand() -> None:
     part = split(6, 0)
     values = np.array(["x", "x", "y", "y", "z", "z"])
     correct = np.array([True, True, True, False, False, False])
-    metrics, worst = group_metrics(correct, values, np.array(["x", "y"]), part, (20, 0))
+    metrics, worst = group_metrics(correct, values, np.array(["x", "y"]), part, num=20, seed=0)
     assert (metrics["worst group"].value, metrics["gap"].value) == (0.5, 0.5)
     assert metrics["top1"].value == 0.75  # z is left out
     assert worst == "y (50.0 %)"

@@ -10,7 +10,8 @@ import torch
 from tiny_icons import TINY
 
 from stablerep.console import Console
-from stablerep.evaluation.benchmarks import BenchmarkData, load_benchmark
+from stablerep.errors import UserError
+from stablerep.evaluation.benchmarks import BenchmarkData, Split, load_benchmark
 from stablerep.evaluation.contract import Classified, NotMeasurableError, Subject, Tools
 from stablerep.evaluation.finetune import Classifier, FineTune, FineTuneConfig, layer_groups
 from stablerep.features import RawPixels, untrained_encoder
@@ -37,6 +38,7 @@ def tuned(world: Path, folder: Path, config: FineTuneConfig) -> Classified:
     return found
 
 
+@pytest.mark.slow
 def test_colours_are_learned_and_the_choice_is_stated(world: Path, tmp_path: Path) -> None:
     state = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state().clone())
     found = tuned(world, tmp_path, QUICK)
@@ -78,3 +80,19 @@ def test_what_has_no_weights_is_not_measured(world: Path, tmp_path: Path) -> Non
         FineTune(QUICK).measure(Subject("raw pixels", "baseline", RawPixels()), benchmark, tools(tmp_path))
     with pytest.raises(ValueError, match="layer_decay"):
         FineTuneConfig(layer_decay=0)
+
+
+def test_a_damaged_picture_is_named(world: Path, tmp_path: Path) -> None:
+    benchmark = load_benchmark("icons", BenchmarkData(world=world))
+    subject = Subject("mine", "run", untrained_encoder(TINY, 3))
+    quick = dataclasses.replace(QUICK, num_epochs=1)
+
+    def torn(split: Split, row: int) -> Split:
+        return dataclasses.replace(split, images=[*split.images[:row], b"torn", *split.images[row + 1 :]])
+
+    for changes, which in (
+        ({"train": torn(benchmark.train, 30)}, "training picture 30"),
+        ({"validation": torn(benchmark.validation, 7)}, "picture 7"),
+    ):
+        with pytest.raises(UserError, match=f"^{which} cannot be decoded"):
+            FineTune(quick).measure(subject, dataclasses.replace(benchmark, **changes), tools(tmp_path))

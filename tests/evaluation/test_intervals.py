@@ -41,6 +41,7 @@ def test_replicates_equal_a_plain_loop_over_the_drawn_pictures() -> None:
         )
 
 
+@pytest.mark.slow
 def test_groups_cover_the_truth_where_single_pictures_do_not() -> None:
     rng = np.random.default_rng(0)
     by_group = by_picture = 0
@@ -131,6 +132,7 @@ def test_three_seeds_cover_more_than_plain_draws_of_them() -> None:
     assert covered_plainly / num + 0.03 < covered / num < 0.95
 
 
+@pytest.mark.slow
 def test_the_variance_between_seeds_is_not_understated() -> None:
     """Over many sets of S seeds, replicates vary as the mean of S seeds does: by the variance of a seed over S."""
     rng = np.random.default_rng(1)

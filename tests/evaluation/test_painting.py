@@ -52,6 +52,7 @@ def settings(images: Path, world: Path, **more: object) -> PainterConfig:
     return PainterConfig(images=images, world=world, **(few | more))
 
 
+@pytest.mark.slow
 def test_a_painter_that_reads_reaches_the_judge(world: Path, tmp_path: Path) -> None:
     scores = evaluate_painter(settings(paint(tmp_path, READS), world))
     assert scores.fidelity.num_captions == 36
@@ -64,6 +65,7 @@ def test_a_painter_that_reads_reaches_the_judge(world: Path, tmp_path: Path) -> 
     assert scores.judge_fingerprint == "raw-pixels-16"
 
 
+@pytest.mark.slow
 def test_fewer_real_pictures_may_train_the_judge(world: Path, tmp_path: Path) -> None:
     """Near-copies are searched among all of them all the same."""
     images = paint(tmp_path, READS)
@@ -75,12 +77,14 @@ def test_fewer_real_pictures_may_train_the_judge(world: Path, tmp_path: Path) ->
         evaluate_painter(settings(images, world, num_train=0))
 
 
+@pytest.mark.slow
 def test_a_painter_that_confuses_every_subject_scores_zero(world: Path, tmp_path: Path) -> None:
     scores = evaluate_painter(settings(paint(tmp_path, CONFUSES), world))
     assert scores.fidelity.mean_per_class.value < 0.1
     assert scores.judge_validation > 0.9  # the judge never saw these pictures
 
 
+@pytest.mark.slow
 def test_a_painter_that_paints_one_subject_scores_chance(world: Path, tmp_path: Path) -> None:
     always = dict.fromkeys(COLOURS, "plum")
     fidelity = evaluate_painter(settings(paint(tmp_path, always), world)).fidelity
@@ -89,6 +93,7 @@ def test_a_painter_that_paints_one_subject_scores_chance(world: Path, tmp_path: 
     assert fidelity.per_class["plum"] > 0.9
 
 
+@pytest.mark.slow
 def test_scores_are_written_and_repeatable(world: Path, tmp_path: Path) -> None:
     images = paint(tmp_path, READS)
     first = evaluate_painter(settings(images, world))
@@ -98,6 +103,7 @@ def test_scores_are_written_and_repeatable(world: Path, tmp_path: Path) -> None:
     assert all(len(row) == len(first.HEADER) for row in first.rows())
 
 
+@pytest.mark.slow
 def test_what_the_judge_named_every_picture_is_kept(world: Path, tmp_path: Path) -> None:
     scores = evaluate_painter(settings(paint(tmp_path, READS), world))
     named = pq.read_table(tmp_path / "painter-scores-named.parquet").to_pylist()
@@ -107,6 +113,7 @@ def test_what_the_judge_named_every_picture_is_kept(world: Path, tmp_path: Path)
     assert right == pytest.approx(scores.fidelity.top1.value)
 
 
+@pytest.mark.slow
 def test_split_and_failures_are_counted(world: Path, tmp_path: Path) -> None:
     paint(tmp_path, READS)
     images = ImageTable.open(tmp_path / "images.lance")
@@ -119,6 +126,7 @@ def test_split_and_failures_are_counted(world: Path, tmp_path: Path) -> None:
     assert scores.num_failed == 1
 
 
+@pytest.mark.slow
 def test_several_painters_need_a_choice(world: Path, tmp_path: Path) -> None:
     images = paint(tmp_path, READS, origin="reads")
     paint(tmp_path, CONFUSES, origin="confuses")
@@ -142,6 +150,7 @@ def test_near_copies_may_be_left_out(world: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "painter-scores-nearest.png").exists()
 
 
+@pytest.mark.slow
 def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_path: Path) -> None:
     """One painter draws anew, the other hands out its training pictures."""
     more = {"copies": NearCopyConfig(num_planted=10, num_shown=3), "second": "raw-pixels"}
@@ -170,6 +179,22 @@ def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_p
         assert sheet.format == "PNG" and sheet.width > 6 * 64
 
 
+def test_every_interval_has_as_many_replicates_as_asked_for(world: Path, tmp_path: Path) -> None:
+    """Of a painter that repeats some pictures of training; one replicate is no interval."""
+    images = paint(tmp_path, READS)
+    real = ImageTable.open(world / "images.lance").read(["image"], "split = 'train' AND style = 'noto'")
+    ImageTable.open(images).append(
+        image_row(caption, 4, image, origin="painter")
+        for caption, image in zip(captions(), real["image"].to_pylist(), strict=False)
+    )
+    copies = NearCopyConfig(num_pictures=20, num_planted=1)
+    scores = evaluate_painter(settings(images, world, num_bootstrap=1, copies=copies))
+    assert scores.near_copies is not None and 0 < scores.near_copies.share.value < 1
+    for share in (scores.near_copies.share, scores.judge_test, scores.fidelity.top1):
+        assert share.low == share.high
+
+
+@pytest.mark.slow
 def test_seen_words_are_counted(world: Path, tmp_path: Path) -> None:
     """Training captions are numbered 0 to 6, validation captions 7 and 8: each has a number not seen."""
     images = paint(tmp_path, READS)
@@ -210,6 +235,7 @@ def test_filter_and_mask_choose_the_pictures_that_are_judged(world: Path, tmp_pa
         evaluate_painter(settings(images, world, where="rank =", **quick))
 
 
+@pytest.mark.slow
 def test_the_world_says_which_benchmark(world: Path, tmp_path: Path) -> None:
     """Pictures of four styles train as fashion, of three as icons, which leaves one out."""
     other = shutil.copytree(world, tmp_path / "world")

@@ -31,6 +31,7 @@ def scored(world: Path, make_run: MakeRun) -> tuple[Path, Scores]:
     return run, evaluate(settings(run, world))
 
 
+@pytest.mark.slow
 def test_every_encoder_test_and_protocol_has_a_record(scored: tuple[Path, Scores]) -> None:
     run, scores = scored
     found = [(record.test, record.protocol, record.encoder) for record in scores.records]
@@ -85,6 +86,7 @@ def test_scores_follow_from_the_stored_predictions(scored: tuple[Path, Scores]) 
         assert record.top1.value == pytest.approx(outcome.correct.mean())
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_reads_the_cache_and_gives_the_same_numbers(
     scored: tuple[Path, Scores], world: Path
 ) -> None:
@@ -135,6 +137,13 @@ def test_missing_data_are_skipped_with_a_sentence(world: Path, make_run: MakeRun
         evaluate(settings(run, world, benchmarks=("fashion",)))
 
 
+def test_a_benchmark_named_twice_is_measured_once(world: Path, make_run: MakeRun) -> None:
+    twice = settings(
+        make_run("twice", 3), world, benchmarks=("icons", "icons"), protocols=("knn",), baselines=False
+    )
+    assert [record.test for record in evaluate(twice).records] == list(TESTS)
+
+
 @pytest.mark.parametrize("protocol", PROBES)
 def test_random_labels_score_at_chance(protocol: str) -> None:
     rng = np.random.default_rng(0)
@@ -161,6 +170,10 @@ def test_wrong_settings_and_paths_are_refused(tmp_path: Path, world: Path) -> No
         EvaluateConfig(run=tmp_path, benchmarks=("imagenet",))
     with pytest.raises(ValueError, match="protocols"):
         EvaluateConfig(run=tmp_path, protocols=())
+    with pytest.raises(ValueError, match=r"protocols must be among knn, .*, got  linear$"):
+        EvaluateConfig(run=tmp_path, protocols=("knn", " linear"))
+    with pytest.raises(ValueError, match=r"protocols must be among knn, .*, got torchvision:CIFAR10$"):
+        EvaluateConfig(run=tmp_path, protocols=("torchvision:CIFAR10",))
     with pytest.raises(UserError, match=r"no run or encoder at .*nowhere"):
         evaluate(settings(tmp_path / "nowhere", world))
     with pytest.raises(UserError, match="give --out"):

@@ -1,5 +1,6 @@
 """Scenes and masks, and what a head on frozen patch features makes of them."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sklearn.metrics import jaccard_score
 from tiny_icons import TINY
 
 from stablerep.console import Console
+from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BenchmarkData, MissingDataError
 from stablerep.evaluation.contract import Subject, Tools
 from stablerep.evaluation.scenes import IGNORED, Scenes, Segmented, ade20k, icon_scenes, scenes_of
@@ -90,6 +92,15 @@ def test_an_encoder_is_measured_through_its_patches(tmp_path: Path) -> None:
     found = Segmentation(config).measure(subject, tiny(), tools(tmp_path))
     assert found[0].sizes["num_train"] == 10
     assert 0 <= found[0].metrics["miou"].low <= found[0].metrics["miou"].high <= 1
+
+
+def test_a_damaged_scene_is_named(tmp_path: Path) -> None:
+    whole = tiny()
+    images = [*whole.train.images[:20], b"torn", *whole.train.images[21:]]
+    data = dataclasses.replace(whole, train=Scenes(images, whole.train.mask))
+    subject = Subject("raw pixels", "baseline", RawPixels())
+    with pytest.raises(UserError, match=r"^scene 20 cannot be decoded \(no known picture format\)"):
+        Segmentation(SegmentationConfig(num_epochs=1)).measure(subject, data, tools(tmp_path))
 
 
 def test_intersection_over_union_equals_scikit_learn() -> None:

@@ -78,6 +78,7 @@ def test_ranks_as_counted_by_hand() -> None:
     assert tied.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_recall_equals_torchmetrics() -> None:
     retrieval = pytest.importorskip("torchmetrics.retrieval")
     torch = pytest.importorskip("torch")

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from stablerep.store import ImageTable
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,7 +25,7 @@ def bench(name: str) -> Any:
     return module
 
 
-caching, loader, loss = bench("caching"), bench("loader"), bench("loss")
+caching, large_batch, loader, loss = map(bench, ("caching", "large_batch", "loader", "loss"))
 
 
 def measured(seconds: float, megabytes: float) -> Any:
@@ -133,3 +135,24 @@ def test_make_help_lists_every_target() -> None:
     targets = {line.split()[1] for line in listed.splitlines()}
     assert "claims-painter" in targets
     assert targets == {name for name in documented if name.replace("-", "").isalpha()}
+
+
+@pytest.mark.slow
+def test_the_large_batch_goes_on_where_it_is_kept_and_is_judged_by_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"--captions": "2", "--micro-batch": "1", "--num-steps": "1", "--image-size": "16"}
+    asked = [word for pair in sizes.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["large_batch.py", *asked, "--no-compile", "--out", str(tmp_path)])
+    assert large_batch.main() == 0
+    first = capsys.readouterr().out
+    assert "2 captions of 6 images, 1 captions at a time: 1 steps, of these here" in first
+    assert "PASSED: peak of memory" in first
+    version = ImageTable.open(tmp_path / "images.lance").version
+    weights = (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns
+    monkeypatch.setattr(large_batch, "MOST_GIGABYTES", 0)
+    assert large_batch.main() == 1
+    again = capsys.readouterr().out
+    assert "FAILED: peak of memory" in again and again.split("loss ")[1][:6] == first.split("loss ")[1][:6]
+    assert ImageTable.open(tmp_path / "images.lance").version == version, "nothing is painted again"
+    assert (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns == weights, "nothing is trained again"

@@ -1,4 +1,4 @@
-"""painter_claims.py and painter_curves.py: equal captions, what is measured once, and what is decided."""
+"""painter_claims.py, painter_curves.py and edit_icons.py: equal captions, measured once, decided, and refused."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
+import edit_icons
 import painter_claims
 import painter_curves
 from learning.tiny_training import SIZE, image_row, write_images
@@ -63,6 +64,7 @@ def curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pai
     return lambda **changes: painter_curves.Curves(**(places | sizes | changes))
 
 
+@pytest.mark.slow
 def test_points_are_not_mixed_with_those_of_other_captions(
     curves: Callable[..., painter_curves.Curves], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,3 +205,13 @@ def test_how_many_real_pictures_equal_both_kinds(tmp_path: Path) -> None:
     assert [one["pictures"] for one in found] == [pytest.approx(200), None]
     assert found[1]["said"] == "not reached with the most that were tried, 400"
     assert real_needed({100: {"real": curves[100]["real"]}}) == []
+
+
+# -- edit_icons --------------------------------------------------------------------------------------
+
+
+def test_an_unknown_edit_is_named_before_any_work(tmp_path: Path) -> None:
+    places = {"world": tmp_path / "world", "judge": tmp_path / "judge", "out": tmp_path / "out"}
+    with pytest.raises(UserError, match=r"^unknown edit 'remove-star'; there are: remove-heart, .*--edits"):
+        edit_icons.main(edit_icons.Config(**places, edits=("remove-heart", "remove-star")))
+    assert not (tmp_path / "out").exists()

@@ -3,11 +3,17 @@
 import asyncio
 import base64
 import builtins
+import io
+import os
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from small_gallery import ATTACK, EDITED, PAINTER, TEXTS, picture
 
 from stablerep.console import Console
@@ -16,7 +22,7 @@ from stablerep.gallery import GalleryConfig, render, serve_gallery
 from stablerep.gallery.guard import Guard, is_loopback
 from stablerep.gallery.painting import Painting
 from stablerep.gallery.pairs import Lane
-from stablerep.gallery.pictures import for_browser
+from stablerep.gallery.pictures import for_browser, open_picture
 from stablerep.gallery.serve import PASSWORD, checked_password, guarded
 from stablerep.gallery.session import Gallery, Wish
 
@@ -192,6 +198,32 @@ def test_pictures_are_sent_as_what_they_are_or_not_at_all() -> None:
     for content in (svg, b"<html><script>alert(1)</script>", b""):
         with pytest.raises(UserError, match="no picture that can be read"):
             for_browser(content)
+
+
+def test_an_old_format_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL reads EPS by Ghostscript, where that is installed, and a table may hold anything."""
+    program, was_run = tmp_path / "gs", tmp_path / "was-run"
+    program.write_text(f"#!/bin/sh\ntouch {was_run}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # not looked for yet
+    encoded = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(encoded, "EPS")
+    with pytest.raises(UserError, match="no picture that can be read"):
+        for_browser(encoded.getvalue())
+    assert open_picture(encoded.getvalue()) is None
+    assert not was_run.exists()
+
+
+def test_a_damaged_png_is_no_picture() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(noise).save(encoded, "PNG")
+    whole, short = encoded.getvalue(), struct.pack(">I4sBI", 1, b"gAMA", 1, zlib.crc32(b"gAMA\1"))
+    damaged = whole[:-12] + short + whole[-12:]  # a gamma of one byte in place of four
+    assert open_picture(whole) is not None and open_picture(damaged) is None
+    with pytest.raises(UserError, match="no picture that can be read"):
+        for_browser(damaged, 256)
 
 
 def test_the_real_page_gives_nothing_but_the_tables(gallery: Gallery) -> None:

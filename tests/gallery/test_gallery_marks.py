@@ -137,6 +137,7 @@ def test_a_map_needs_pictures(gallery: Gallery) -> None:
     np.testing.assert_array_equal(chosen, projection.sample(rows, 100))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_cut_says_so(tmp_path: Path) -> None:
     tiny_pipelines.pixart(tmp_path / "teacher")
     painter = Painter(str(tmp_path / "teacher"))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -119,6 +120,27 @@ def test_vectors_are_computed_once_and_found_again(tmp_path: Path, monkeypatch: 
     scores = gallery.vectors.scores(gallery.looker.picture_vector(picture((220, 30, 30))), "picture")
     assert np.isneginf(scores[20]), "what cannot be decoded is near to nothing"
     np.testing.assert_array_equal(scores[:20], before)
+
+
+def test_vectors_follow_their_pictures_where_a_row_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (vectors_module, blocks):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    gallery = open_small(tmp_path)
+    gallery.vectors.compute()
+    wanted = gallery.looker.picture_vector(picture((220, 30, 30)))
+    before, token = gallery.vectors.scores(wanted, "picture"), gallery.main.token
+    key = gallery.main.key(2)
+    lance.dataset(gallery.main.table.path).delete(
+        f"origin = '{key.origin}' AND caption_id = '{key.caption_id}' AND image_index = {key.image_index}"
+    )
+    assert gallery.refresh() and gallery.main.token != token
+    gallery.vectors.stop()
+    gallery.vectors = Vectors(gallery.main, gallery.looker, tmp_path / ".images.gallery")
+    gallery.vectors.compute()
+    found = gallery.vectors.scores(wanted, "picture")
+    np.testing.assert_allclose(found, np.delete(before, 2), atol=1e-6)  # other blocks round otherwise
 
 
 def test_a_search_says_what_it_has_not_seen(tmp_path: Path) -> None:

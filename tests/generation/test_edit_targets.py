@@ -49,6 +49,7 @@ def inputs_while_painting(side: TextSide) -> dict[str, Tensor]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_vectors_are_those_that_reach_the_layers(name: str, side: Callable[[str], TextSide]) -> None:
     text = side(name)

@@ -41,6 +41,7 @@ def painted(folder: Path, prompts: list[str]) -> Tensor:
     return teacher.paint(teacher.encode(prompts), list(range(len(prompts)))).pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_edited_folder_is_stock_and_still_paints(
     name: str, pipeline_folder: Callable[[str], Path], tmp_path: Path
@@ -65,6 +66,7 @@ def test_the_edited_folder_is_stock_and_still_paints(
     assert not torch.equal(pictures, painted(parent, ["a red cat", "the small dog"]))
 
 
+@pytest.mark.slow
 def test_the_folder_paints_what_the_edit_in_memory_paints(
     pipeline_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -119,6 +121,7 @@ def test_words_that_read_alike_cannot_be_exchanged(pipeline_folder: Callable[[st
         Editor(side, read_edits([], ["zebra=yak"], []), {}, (), EditSettings())
 
 
+@pytest.mark.slow
 def test_the_fingerprint_names_parent_and_edit_but_not_the_audit(
     pipeline_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -188,7 +191,7 @@ def test_the_card_says_that_it_describes_the_parent(
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "edit.json").write_text("[]")
-    with pytest.raises(UserError, match=r"edit\.json must hold one JSON object, got list"):
+    with pytest.raises(UserError, match=r"edit\.json holds a list where an object was expected"):
         read_edit(tmp_path)
     (tmp_path / "edit.json").write_text("{")
     with pytest.raises(UserError, match=r"edit\.json cannot be read as JSON"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from some_captions import TEXTS, add_captions
 from stablerep.errors import UserError
 from stablerep.generation import execute
 from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.generation.shared_table import Tally
 from stablerep.generation.teacher import load_teacher
+from stablerep.generation.work import Outcome
 from stablerep.runtime import seed_for
 from stablerep.store import OK, REAL, ImageTable, caption_id
 
@@ -34,6 +37,7 @@ def _rows(path: Path) -> pa.Table:
     return table.read(table.schema.names).sort_by([(key, "ascending") for key in keys])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny_pipelines.BUILDERS)
 def test_stored_pictures_equal_the_stock_call(name: str, config: Make, pipeline_folder: Builder) -> None:
     """Every family, from the caption table to the decoded bytes."""
@@ -81,6 +85,7 @@ def test_rows_say_where_they_come_from(config: Make) -> None:
     assert len({row["image"] for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 def test_styles_are_asked_for_in_turn_and_named_in_the_rows(config: Make) -> None:
     """The third picture is that of the first style again, and equals what its whole prompt gives on its own."""
     styled = config(styles=("in ink", "in oil"), num_images=3)
@@ -107,6 +112,7 @@ def test_second_run_paints_nothing(config: Make) -> None:
     assert ImageTable.open(config().out).version == before.version
 
 
+@pytest.mark.slow
 def test_more_images_and_captions_paint_what_is_missing(config: Make, tmp_path: Path) -> None:
     generate(config(where="split = 'train'", num_images=1))
     add_captions(config().captions, ("a round leaf",))
@@ -118,6 +124,7 @@ def test_more_images_and_captions_paint_what_is_missing(config: Make, tmp_path: 
     assert _rows(config().out).equals(_rows(at_once.out))
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_by_name(config: Make) -> None:
     generate(config())
     changes: dict[str, Any] = {"seed": 1, "guidance_scale": 3.0, "format": "webp", "batch_size": 3, "size": 8}
@@ -142,6 +149,7 @@ def test_same_teacher_under_another_path_goes_on(config: Make, tmp_path: Path) -
     assert second.origin == first.origin and second.already_there == len(TEXTS)
 
 
+@pytest.mark.slow
 def test_dry_run_counts_and_writes_nothing(config: Make) -> None:
     foreseen = generate(config(dry_run=True))
     assert not config().out.exists()
@@ -160,6 +168,7 @@ def test_dry_run_counts_and_writes_nothing(config: Make) -> None:
     assert sorted(config().out.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_failures_are_rows_and_are_not_tried_again(
     config: Make, pipeline_folder: Builder, tmp_path: Path
 ) -> None:
@@ -179,7 +188,7 @@ def test_failures_are_rows_and_are_not_tried_again(
 def test_where_and_limit_choose_captions(config: Make) -> None:
     assert generate(config(where="split = 'test'", num_images=1)).painted == 1
     assert generate(config(limit=3, num_images=1)).painted == 3
-    with pytest.raises(UserError, match="--where 'splt = 1'"):
+    with pytest.raises(UserError, match="the filter 'splt = 1' is not valid"):
         generate(config(where="splt = 1"))
     with pytest.raises(UserError, match="nothing to paint"):
         generate(config(where="split = 'validation'"))
@@ -190,10 +199,19 @@ def test_missing_captions_are_an_error_of_one_sentence(config: Make, tmp_path: P
         generate(config(captions=tmp_path / "nowhere.lance"))
 
 
-@pytest.mark.parametrize("options", [{"num_images": 0}, {"quality": 101}, {"size": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "options", [{"num_images": 0}, {"quality": 101}, {"size": 0}, {"batch_size": 0}, {"limit": 0}]
+)
 def test_impossible_values_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         GenerateConfig(**options)
+
+
+def test_work_of_no_time_has_a_speed(config: Make) -> None:
+    """The clock of some systems moves in steps of 16 ms."""
+    outcome = Outcome("pixart-1", 1, 0, Tally(painted=2), 0.0, 0, None)
+    summary = execute._summary(config(), [outcome])
+    assert (summary.painted, summary.seconds) == (2, 0.0) and math.isfinite(summary.images_per_second)
 
 
 @pytest.mark.slow

@@ -66,6 +66,7 @@ def painted(folder: Path, **changes: Any) -> tuple[Tensor, list[int]]:
     return teacher.paint(teacher.encode(PROMPTS), SEEDS).pictures, rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_the_ends_of_the_interval_are_full_guidance_and_none(folders: dict[str, Path], kind: str) -> None:
     guided, rows = painted(folders[kind])

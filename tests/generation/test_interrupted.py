@@ -20,6 +20,7 @@ def kill_generate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_gives_the_same_table(kill_generate: ModuleType, tmp_path: Path) -> None:
     verdict = kill_generate.kill_and_compare(kill_generate.prepare(tmp_path), num_kills=3, seed=0)
     assert len(verdict.rows_at_kill) >= 3

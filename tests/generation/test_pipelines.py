@@ -63,6 +63,7 @@ def test_pictures_equal_the_stock_call(name: str, pipeline_folder: Builder) -> N
     assert torch.equal(_paint(_teacher(folder, name), PROMPTS, SEEDS), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stable_diffusion", "pixart"])
 def test_negative_prompt_equals_the_stock_call(name: str, pipeline_folder: Builder) -> None:
     folder = pipeline_folder(name)
@@ -86,6 +87,7 @@ def test_pipeline_without_listed_conditioning_is_given_text(
     assert torch.equal(_paint(teacher, PROMPTS, SEEDS), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, "float32") for name in BUILDERS), ("pixart", "bfloat16")]
 )
@@ -140,6 +142,7 @@ def test_every_sampler_paints(scheduler: Any, pipeline_folder: Builder) -> None:
     assert _paint(teacher, PROMPTS, SEEDS).float().std() > 1
 
 
+@pytest.mark.slow
 def test_published_sampler_is_the_default_only_where_it_fits(
     pipeline_folder: Builder, tmp_path: Path
 ) -> None:
@@ -197,6 +200,7 @@ def test_blank_pictures_are_failures(pipeline_folder: Builder, tmp_path: Path) -
     assert all(reason is not None and "blank" in reason for reason in result.reasons)
 
 
+@pytest.mark.slow
 def test_settings_name_what_moves_pixels(pipeline_folder: Builder) -> None:
     base = _teacher(pipeline_folder("pixart"), "pixart")
     assert base.settings == _teacher(pipeline_folder("pixart"), "pixart").settings
@@ -246,4 +250,16 @@ def test_damaged_folder_is_an_error_of_one_sentence(pipeline_folder: Builder, tm
     folder = Path(shutil.copytree(pipeline_folder("pixart"), tmp_path / "damaged"))
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot be loaded"):
+        _teacher(folder, "pixart")
+
+
+@pytest.mark.parametrize("part", ["transformer/diffusion_pytorch_model", "text_encoder/model"])
+def test_weights_of_which_a_part_was_copied_are_an_error_of_one_sentence(
+    part: str, pipeline_folder: Builder, tmp_path: Path
+) -> None:
+    """Diffusers reads the painter, and transformers, which complains in its own way, the text encoder."""
+    folder = Path(shutil.copytree(pipeline_folder("pixart"), tmp_path / "torn"))
+    weights = folder / f"{part}.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"teacher .*torn cannot be loaded: "):
         _teacher(folder, "pixart")

@@ -75,12 +75,26 @@ def test_the_table_is_that_of_the_local_engine_though_a_worker_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
+def test_a_folder_named_like_a_shipped_teacher_does_not_take_its_place(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without Ray; the folder may well be the tables that the teacher painted."""
+    monkeypatch.chdir(tmp_path)
+    Path("icons").mkdir()
+    asked = config(teacher="icons", engine="ray", num_workers=1, num_images=1, limit=1, batch_size=1)
+    summary = generate(asked)
+    assert (summary.painted, summary.failed) == (1, 0) and summary.origin.startswith("icons-")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_mistakes_come_back_from_the_workers(config: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown teacher"):
         generate(config(out=tmp_path / "x.lance", engine="ray", num_workers=1, teacher="nobody"))
     assert not (tmp_path / "x.lance").exists()
 
 
+@pytest.mark.slow
 def test_without_ray_the_remedy_is_said(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'stablerep\[ray\]'"):

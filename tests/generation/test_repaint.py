@@ -49,6 +49,7 @@ def test_indices_are_the_good_ones_and_the_smallest_unused(
     assert new == unused[: max(0, wanted - len(good))]
 
 
+@pytest.mark.slow
 def test_rejected_pictures_are_replaced_under_new_indices(config: Make) -> None:
     generate(config())
     before = painted(config().out)
@@ -66,6 +67,7 @@ def test_rejected_pictures_are_replaced_under_new_indices(config: Make) -> None:
         assert row["seed"] == seed_for(0, caption, index)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_paints_nothing_until_there_are_new_verdicts(config: Make) -> None:
     generate(config())
     judge(config().out, {(CAT, 0): False})
@@ -78,6 +80,7 @@ def test_the_same_command_again_paints_nothing_until_there_are_new_verdicts(conf
     assert {index for caption, index in painted(config().out) if caption == CAT} == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_budget_of_indices_ends_it(config: Make) -> None:
     generate(config(num_images=1))
     judge(config().out, {(CAT, 0): False})
@@ -91,6 +94,7 @@ def test_the_budget_of_indices_ends_it(config: Make) -> None:
         GenerateConfig(num_images=3, max_images=2)
 
 
+@pytest.mark.slow
 def test_a_repainted_picture_is_the_one_that_a_larger_number_would_have_given(
     config: Make, tmp_path: Path
 ) -> None:
@@ -104,6 +108,7 @@ def test_a_repainted_picture_is_the_one_that_a_larger_number_would_have_given(
     assert painted(config().out) == theirs, "and what is painted later fits in"
 
 
+@pytest.mark.slow
 def test_failures_do_not_count_and_are_repainted_up_to_the_budget(
     config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +138,7 @@ def test_failures_do_not_count_and_are_repainted_up_to_the_budget(
     assert generate(again).painted == 0
 
 
+@pytest.mark.slow
 def test_without_a_mask_there_is_nothing_to_repaint(config: Make) -> None:
     with pytest.raises(UserError, match="no image table"):
         generate(config(repaint=True))

@@ -71,6 +71,7 @@ def _keys(path: Path) -> Counter[tuple[str, str, int]]:
     return Counter((row["origin"], row["caption_id"], row["image_index"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_prompt_is_encoded_once_for_all_its_images(paint: Any) -> None:
     teacher = NoiseTeacher()
     paint(teacher, num_images=5)
@@ -78,6 +79,7 @@ def test_prompt_is_encoded_once_for_all_its_images(paint: Any) -> None:
     assert len(teacher.seeds) == len(set(teacher.seeds)) == 5 * len(TEXTS)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_work(paint: Any, captions: Path, tmp_path: Path) -> None:
     """Each picture is stored once, and few are painted twice: only what the other had not committed yet."""
     add_captions(captions, tuple(f"thing {index}" for index in range(53)))
@@ -172,6 +174,16 @@ def test_done_keys_follow_the_table(tmp_path: Path) -> None:
     add("mine", 3)
     done.refresh()
     assert len(done) == 4 and ("c", 3) in done and ("c", 7) in done
+
+
+def test_done_keys_of_a_damaged_table_are_a_mistake_that_names_it(tmp_path: Path) -> None:
+    table = ImageTable.open_or_create(tmp_path / "images.lance")
+    table.append([{"origin": "it's mine", "caption_id": "c", "image_index": 0, "status": "ok"}])
+    assert ("c", 0) in DoneKeys(table.reload(), "it's mine")
+    for path in (tmp_path / "images.lance" / "data").iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"images\.lance could not be read"):
+        DoneKeys(table.reload(), "it's mine")
 
 
 def test_of_two_first_workers_with_different_settings_one_stands(tmp_path: Path) -> None:

@@ -170,11 +170,11 @@ def flux(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-def pixart(folder: Path) -> None:
+def pixart(folder: Path, num_layers: int = 2) -> None:
     """The family of the embedded teacher: T5, a word-level tokenizer, velocity prediction."""
     torch.manual_seed(5)
     transformer = diffusers.PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=2,
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=num_layers,
         cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=16,
     )  # fmt: skip
     diffusers.PixArtAlphaPipeline(

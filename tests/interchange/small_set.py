@@ -21,7 +21,12 @@ TEXTS = [
     "nobody painted this",
 ]
 ORIGIN = "icons-0123abcd"
-SETTINGS = {"teacher": "icons", "guidance_scale": 2.0, "scheduler": "ddim", "num_inference_steps": 50}
+SETTINGS = {
+    "pipeline": "PixArtAlphaPipeline",
+    "guidance_scale": 2.0,
+    "scheduler": {"class": "DDIMScheduler", "steps_offset": 1},
+    "num_inference_steps": 50,
+}
 
 
 def picture(seed: int, kind: str = "JPEG", size: int = 24, mode: str = "RGB", **options: Any) -> bytes:

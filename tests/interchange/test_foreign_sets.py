@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from interchange import small_set
 from interchange.small_set import picture
@@ -76,6 +77,49 @@ def test_the_official_layout(tmp_path: Path) -> None:
     assert cat[3]["reason"] == "ddim_2.0_seed_10/000000/000000/00002.png is not there"
     origins = ImageTable.open(tmp_path / "out" / "images.lance").origins()
     assert origins == {"official-ddim_2.0": {"folders": ["ddim_2.0_seed_2", "ddim_2.0_seed_10"]}}
+
+
+def official(folder: Path, samplers: tuple[str, ...]) -> Path:
+    """Two pictures of one caption by each sampler, the second of a seed of its own."""
+    for place, sampler in enumerate(samplers):
+        for seed in range(2):
+            path = folder / f"{sampler}_seed_{seed}" / "00000.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(picture(10 * place + seed, "PNG"))
+    (folder / "cc12m.csv").write_text("path,caption\n00000.png,a dog\n")
+    return folder
+
+
+def test_every_sampler_of_an_official_set_counts_its_own_images(tmp_path: Path) -> None:
+    images, captions = come_in(official(tmp_path / "in", ("ddim_2.0", "plms_7.5")), tmp_path / "out")
+    assert [row["text"] for row in captions] == ["a dog"]
+    assert {(row["origin"], row["image_index"]): row["image"] for row in images} == {
+        (f"official-{sampler}", seed): picture(10 * place + seed, "PNG")
+        for place, sampler in enumerate(("ddim_2.0", "plms_7.5"))
+        for seed in range(2)
+    }
+
+
+def test_an_official_set_under_an_origin_of_ones_own_says_its_folders(tmp_path: Path) -> None:
+    source = official(tmp_path / "in", ("ddim_2.0", "plms_7.5"))
+    images, _ = come_in(source, tmp_path / "out", origin="theirs")
+    assert [(row["origin"], row["image_index"]) for row in images] == [("theirs", n) for n in range(4)]
+    origins = ImageTable.open(tmp_path / "out" / "images.lance").origins()
+    folders = ["ddim_2.0_seed_0", "ddim_2.0_seed_1", "plms_7.5_seed_0", "plms_7.5_seed_1"]
+    assert origins == {"theirs": {"folders": folders}}
+
+
+def test_pictures_that_would_not_be_decoded_come_in_as_failures(tmp_path: Path) -> None:
+    """One of more pixels than are decoded, one of a format whose decoders are never run."""
+    folder = tmp_path / "in" / "cat"
+    folder.mkdir(parents=True)
+    Image.new("1", (8193, 8193)).save(folder / "huge.png")
+    Image.new("RGB", (8, 8)).save(folder / "odd.bmp", "PCX")
+    assert Image.open(folder / "odd.bmp").size == (8, 8), "PIL alone would take it"
+    images, _ = come_in(tmp_path / "in", tmp_path / "out")
+    assert [(row["status"], row["image"], row["width"]) for row in images] == [("failed", None, None)] * 2
+    assert images[0]["reason"] == "the picture cannot be read (8193 x 8193 pixels are more than 67,108,864)"
+    assert images[1]["reason"].startswith("the picture cannot be read (cannot identify image file")
 
 
 def test_a_webdataset_of_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import lance
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,7 @@ from stablerep.errors import UserError
 from stablerep.interchange import convert as module
 from stablerep.interchange.convert import LAYOUTS, ConvertConfig, convert
 from stablerep.interchange.mark import DIGITAL_SOURCE_TYPE
-from stablerep.store import CaptionTable, ImageTable, caption_id
+from stablerep.store import CAPTION_SCHEMA, OK, CaptionTable, ImageTable, caption_id
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +148,30 @@ def test_the_official_code_could_read_its_layout(world: Path, tmp_path: Path) ->
     assert captions
 
 
+def test_folders_are_named_after_the_sampler(tmp_path: Path) -> None:
+    """The official script calls PNDM plms."""
+    table = ImageTable.open_or_create(tmp_path / "images.lance")
+    CaptionTable.open_or_create(tmp_path / "captions.lance").append(
+        [{"id": caption_id("a cat"), "text": "a cat", "source": "test", "group": "cat"}]
+    )
+    for sampler, scale in (("PNDM", 2.0), ("PNDM", 7.5), ("DDIM", 2.0)):
+        origin = f"{sampler}-{scale}"
+        settings = {"scheduler": {"class": f"{sampler}Scheduler", "skip_prk_steps": True}}
+        table.register_origin(origin, settings | {"guidance_scale": scale})
+        picture = {"image": small_set.picture(0, "PNG"), "status": OK}
+        table.append([{"origin": origin, "caption_id": caption_id("a cat"), "image_index": 0, **picture}])
+    go(tmp_path, tmp_path / "set", "official")
+    folders = {path.name for path in (tmp_path / "set").iterdir() if path.is_dir()}
+    assert folders == {"plms_2.0_seed_0", "plms_7.5_seed_0", "ddim_2.0_seed_0"}
+
+
 def test_the_card_says_who_painted_and_who_audited(world: Path, tmp_path: Path) -> None:
     go(world, tmp_path / "set", "webdataset")
     card = (tmp_path / "set" / "README.md").read_text()
     for said in (
         "13 pictures of 5 captions and 1 rows without one",
-        '`icons-0123abcd`: 12 painted pictures. teacher "icons"; scheduler "ddim"; num_inference_steps 50',
-        "guidance_scale 2.0",
+        '`icons-0123abcd`: 12 painted pictures. pipeline "PixArtAlphaPipeline"; scheduler {"class": "DDIMScheduler", ',
+        "num_inference_steps 50; guidance_scale 2.0",
         "`real`: 2 pictures that no model painted",
         "11 painted pictures carry IPTC's digital source type",
         "CC0-1.0 2",
@@ -176,6 +194,29 @@ def test_captions_may_lie_elsewhere_or_be_missing(world: Path, tmp_path: Path) -
         assert len(ImageTable.open(go(tmp_path / "b", tmp_path / "d") / "images.lance")) == 14
     finally:
         alone.rename(world / "images.lance")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_captions_that_were_left_behind_are_missed(layout: str, world: Path, tmp_path: Path) -> None:
+    go(world, tmp_path / "set", layout)
+    LAYOUTS[layout].caption_file(tmp_path / "set").unlink()
+    said = r"set holds 0 captions, its stablerep\.json says 5; copy the whole folder"
+    with pytest.raises(UserError, match=said):
+        go(tmp_path / "set", tmp_path / "back")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"], "nothing half-written"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_captions_of_a_table_from_before_seeds_were_kept_come_back(
+    layout: str, world: Path, tmp_path: Path
+) -> None:
+    schema = CAPTION_SCHEMA.remove(CAPTION_SCHEMA.get_field_index("seed"))
+    rows = CaptionTable.open(world / "captions.lance").read(schema.names).cast(schema)
+    lance.write_dataset(rows, str(tmp_path / "old.lance"))
+    go(world / "images.lance", tmp_path / "set", layout, captions=tmp_path / "old.lance")
+    back = CaptionTable.open(go(tmp_path / "set", tmp_path / "back") / "captions.lance")
+    assert back.dataset.schema.names == schema.names
+    assert back.read(schema.names).sort_by("id").equals(rows.sort_by("id"))
 
 
 def test_captions_of_other_pictures_are_refused_and_missing_ones_are_counted(

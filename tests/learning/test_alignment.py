@@ -98,6 +98,7 @@ def test_alignment_teaches_the_blocks_before_it_and_leaves_the_encoder(
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_aligned_tokens_become_like_the_patches(world: World, encoder_folder: Path) -> None:
     learner = painter(world, width=32, alignment={"encoder": encoder_folder, "block": 1, "weight": 1.0})
     data = batch(learner)
@@ -112,6 +113,7 @@ def test_aligned_tokens_become_like_the_patches(world: World, encoder_folder: Pa
     assert cosines[-1] > cosines[0] + 0.3, cosines
 
 
+@pytest.mark.slow
 def test_an_aligned_painter_trains_resumes_and_exports_as_any_other(
     world: World, encoder_folder: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_an_aligned_painter_trains_resumes_and_exports_as_any_other(
     assert str(encoder_folder) not in card and str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_the_same_when_compiled(world: World, encoder_folder: Path) -> None:
     """The hook writes from within a compiled graph."""
     pytest.importorskip("torch._dynamo")

@@ -103,6 +103,7 @@ def test_every_weight_learns() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in learner.parameters())
 
 
+@pytest.mark.slow
 def test_the_exported_folder_is_a_stock_autoencoder_with_latents_of_unit_size(
     world: World, tmp_path: Path
 ) -> None:

@@ -200,6 +200,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return as_torchrun_would(use_the_group, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(TEMPERATURES)))
 def test_two_ranks_equal_one_process_block_by_block(ranks: list[dict[str, Any]], number: int) -> None:
     alone = blocks_step(TEMPERATURES[number])
@@ -209,6 +210,8 @@ def test_two_ranks_equal_one_process_block_by_block(ranks: list[dict[str, Any]],
     torch.testing.assert_close(torch.cat([part["gradient"] for part in parts]), alone["gradient"], **exact)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "positives", "ragged"),
     [("full", "caption", False), ("ragged", "caption", True), ("simclr", "image", False)],

@@ -321,6 +321,7 @@ def shares(images: Path, captions: Path) -> dict[str, Any]:
         return {"batches": [views.batch(step) for step in range(4)], "error": str(caught.value)}
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_batch_of_one(tmp_path: Path, world: World) -> None:
     first, second = as_torchrun_would(partial(shares, world.images, world.captions), tmp_path)
     config = data_config(world.images, captions=world.captions)

@@ -168,6 +168,7 @@ def test_weights_that_are_all_zero_are_refused(tmp_path: Path) -> None:
         ViewSource(data_config(images, weight="score"), seed=0)
 
 
+@pytest.mark.slow
 def test_what_counts_is_counted_by_style_where_the_text_names_it(tmp_path: Path, world: World) -> None:
     """Of three images in three styles a draw holds one, of two and one it holds 5/3 on average."""
     rows = [image_row(number, index, style=f"style {index}") for number in range(4) for index in range(3)]

@@ -65,6 +65,7 @@ def stock_step(
     return latents
 
 
+@pytest.mark.slow
 def test_the_student_is_asked_to_arrive_where_the_guided_teacher_does(world: World) -> None:
     """Against the stock transformer, driven step by step in the plain way."""
     learner = student(world, num_inference_steps=2, substeps=3, guidance_scale=2.5)
@@ -117,6 +118,7 @@ def test_the_exported_sampler_takes_the_steps_that_were_learned(world: World, tm
         torch.testing.assert_close(sample, euler, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_student_learns_and_it_does(world: World) -> None:
     learner = student(world, guidance_scale=4.0)
     data = batch(learner)

@@ -168,6 +168,7 @@ def test_what_is_logged_says_what_happened() -> None:
     assert -1 <= float(logs["positive_similarity"]) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [clip, plus, mlp_plus])
 def test_a_few_steps_bring_images_to_their_texts(build: Any) -> None:
     learner, data = build(), batch()
@@ -321,6 +322,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return as_torchrun_would(use_the_group, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "build", "ragged"), [("clip", clip, False), ("plus", plus, False), ("ragged", mlp_plus, True)]
 )

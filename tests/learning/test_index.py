@@ -66,7 +66,7 @@ def test_it_is_the_dict_of_lists(
     assert [index.images_of(row) for row in range(len(expected))] == list(expected.values())
     assert index.counts.tolist() == [len(refs) for refs in expected.values()]
     labels = [ref.label for refs in expected.values() for ref in refs]
-    assert index.num_of_several("label") == sum(labels.count(label) > 1 for label in set(labels))
+    assert index.num_values_with_several("label") == sum(labels.count(label) > 1 for label in set(labels))
     some = index.first(4)
     assert [some.images_of(row) for row in range(4)] == list(expected.values())[:4]
     assert len(some.captions) == 4 and len(some.table) == some.starts[-1] < len(index.table)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from tiny_training import NUM_CAPTIONS, SIZE, World, decode_png, text, train_config
+from torch import nn
 
 from generation import tiny_pipelines
 from stablerep.errors import UserError
@@ -64,6 +65,7 @@ def moved(method: Lora) -> Lora:
     return method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_adapters_train_and_a_checkpoint_holds_nothing_else(folders: dict[str, Path], kind: str) -> None:
     method = learner(folders[kind])
@@ -88,6 +90,7 @@ def test_only_adapters_train_and_a_checkpoint_holds_nothing_else(folders: dict[s
         again.load_state_dict(dict(list(state.items())[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stable-diffusion", "pixart"])
 def test_noise_and_target_are_those_of_the_stock_scheduler(folders: dict[str, Path], kind: str) -> None:
     method = learner(folders[kind])
@@ -127,6 +130,19 @@ def test_what_is_exported_paints_as_the_adapted_model_does(
     assert not list(tmp_path.rglob("*.bin"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_exported_loads_in_one_precision_and_names_no_place(
+    folders: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    """Where nothing is asked; half of a pipeline in half precision cannot paint."""
+    exported = learner(folders[kind]).export(tmp_path)
+    parts = DiffusionPipeline.from_pretrained(exported).components.values()
+    assert {part.dtype for part in parts if isinstance(part, nn.Module)} == {torch.float32}
+    for path in exported.rglob("*.json"):
+        assert str(folders[kind].parent) not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.slow
 def test_the_adapters_alone_load_into_the_stock_pipeline(folders: dict[str, Path], tmp_path: Path) -> None:
     method = moved(learner(folders["stable-diffusion"])).eval()
     method.export(tmp_path)
@@ -146,6 +162,7 @@ def test_dropped_captions_are_the_empty_one(folders: dict[str, Path]) -> None:
     torch.testing.assert_close(always.encode(data)["predicted"], never.encode(empty)["predicted"])
 
 
+@pytest.mark.slow
 def test_stable_diffusion_learns_at_any_multiple_and_at_nothing_else(
     world: World, folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_autoencoder_learns_pictures_within_their_margin() -> None:
         AutoencoderConfig(margin=-1)
 
 
+@pytest.mark.slow
 def test_what_is_painted_has_no_margin(world: World, tmp_path: Path) -> None:
     learner = painter(world)
     pictures = learner.pictures(batch())
@@ -95,6 +96,7 @@ def test_what_is_painted_has_no_margin(world: World, tmp_path: Path) -> None:
     assert teacher.settings["margin"] == MARGIN
 
 
+@pytest.mark.slow
 def test_an_asked_margin_goes_before_the_teachers(world: World) -> None:
     settings = {"num_inference_steps": 2, "guidance_scale": 1.0, "dtype": "float32", "batch_size": 1}
     plain = load_teacher(str(world.painter), PaintConfig(**settings))

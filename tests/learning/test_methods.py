@@ -114,10 +114,38 @@ def test_a_view_without_positives_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("positives", "data", "what"),
+    [
+        ("image", {"images_per_caption": 2}, "data.crops_per_image is 1: give at least 2"),
+        ("caption", {"images_per_caption": 1}, "data.images_per_caption is 1: give at least 2"),
+    ],
+)
+def test_what_attracts_is_looked_at_and_not_the_name_of_the_method(
+    positives: str, data: dict[str, int], what: str
+) -> None:
+    asked = {"data": data, "method": {"positives": positives}}
+    for config in (StableRepConfig, SimCLRConfig, SupervisedConfig, StableRepPlusTrainConfig):
+        with pytest.raises(UserError, match=what):
+            build(config, IMAGES, asked, origin="test")
+        labelled = build(config, IMAGES, asked, {"method": {"positives": "label"}}, origin="test")
+        assert labelled.method.positives == "label", "captions of one image share labels"
+
+
+@pytest.mark.parametrize("patch_size", [3, 0])
+def test_patches_that_do_not_fill_the_latents_are_refused(
+    world: World, tmp_path: Path, patch_size: int
+) -> None:
+    config = train_config("text-to-image", world, tmp_path / "run", method={"patch_size": patch_size})
+    with pytest.raises(UserError, match=f"patch_size {patch_size} must divide the 8 latents on a side"):
+        train("text-to-image", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("where", "what"),
     [
         ("split = 'nowhere'", "no caption matches \"split = 'nowhere'\""),
-        ("colour = 'red'", "the filter \"colour = 'red'\" \\(vocabulary_from\\) is not valid"),
+        ("colour = 'red'", "the filter \"colour = 'red'\" is not valid"),
     ],
 )
 @pytest.mark.parametrize("method", ["clip", "text-to-image"])

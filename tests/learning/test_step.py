@@ -103,11 +103,13 @@ COMPILED = pytest.param(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, COMPILED])
 def test_both_passes_draw_the_same(compiled: bool, uneven: World) -> None:
     """Cached gradients are those of one graph over all micro-batches, stochastic depth and all."""
     method, batch = prepare("stablerep", uneven, drop_path=0.5)
     if compiled:  # apart for passes with and without gradient
+        del method.encoder().backbone.blocks[:-1]  # each takes long to compile; the last drops most
         method.encoder().compile(dynamic=False)
     torch.manual_seed(123)  # what was drawn before must not matter
     _, found = gradients(method, batch, 1)
@@ -118,6 +120,8 @@ def test_both_passes_draw_the_same(compiled: bool, uneven: World) -> None:
         parts.append(method.encode(as_read({name: part[index : index + 1] for name, part in batch.items()})))
     method.loss(torch.cat(parts), batch).loss.backward()
     assert_close(found, {name: parameter.grad for name, parameter in method.named_parameters()})
+    if compiled:  # for each size of a micro-batch anew
+        return
     _, other = gradients(method, batch, 2)
     name = "backbone.backbone.cls_token"
     assert (other[name] - found[name]).norm() > 0.01 * found[name].norm(), "nothing was dropped"
@@ -197,6 +201,7 @@ def ranks(uneven: World, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return as_torchrun_would(TwoRanks(uneven), tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "micro_batch"), MODES)
 def test_two_ranks_update_as_one_process(
     name: str, micro_batch: int | None, uneven: World, ranks: list[dict[str, Any]]

@@ -80,6 +80,7 @@ def save_tokenizer(path: Path) -> None:
     write_text(path, train_tokenizer(TEXTS, 64).to_str())
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process(tmp_path: Path) -> None:
     """Resume builds it anew; hash tables of the tokenizer library are seeded per process."""
     paths = [tmp_path / f"{number}.json" for number in range(2)]
@@ -213,6 +214,7 @@ def test_the_average_moves_as_published(world: World) -> None:
             torch.testing.assert_close(parameter, mean.float())
 
 
+@pytest.mark.slow
 def test_a_few_steps_on_a_few_pictures_lower_the_loss(world: World) -> None:
     learner = painter(world, caption_dropout=0.0, width=32)
     data = batch(learner)

@@ -40,6 +40,7 @@ KILL_TRAIN = Path(__file__).parents[2] / "bench" / "kill_train.py"
 # -- resume ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(
     method: str, world: World, whole: Any, tmp_path: Path
@@ -54,6 +55,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(
     assert summary.loss == log(whole(method))[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_in_micro_batches_that_was_stopped_ends_with_the_same_bits(
     world: World, tmp_path: Path
 ) -> None:
@@ -73,6 +75,7 @@ def train_here(method: str, world: World, out: Path) -> None:
     train(method, train_config(method, world, out, num_steps=12, save_every=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_was_killed_three_times_ends_with_the_same_bits(
     method: str, world: World, tmp_path: Path
@@ -125,14 +128,14 @@ def test_the_kill_benchmark_sees_a_single_bit(whole: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["stablerep", "text-to-image"])  # `make bench` has the others
-def test_the_kill_benchmark_passes(method: str) -> None:
-    command = [sys.executable, str(KILL_TRAIN), method, "--num-kills", "8"]
+def test_the_kill_benchmark_passes() -> None:  # the script itself kills more often, and other methods
+    command = [sys.executable, str(KILL_TRAIN), "stablerep", "--num-kills", "3"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.startswith(f"PASSED: {method}, 8 kills")
+    assert result.stdout.startswith("PASSED: stablerep, 3 kills")
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_no_further_and_exports_the_same(
     world: World, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +167,9 @@ def test_a_run_folder_holds_exactly_these_files(method: str, whole: Any) -> None
 def test_a_compiled_run_that_was_stopped_ends_with_the_same_bits(world: World, tmp_path: Path) -> None:
     runs = tmp_path / "run", tmp_path / "whole"
     for run in runs:
-        config = train_config("stablerep", world, run, compile=True, precision="bfloat16")
+        config = train_config(
+            "stablerep", world, run, compile=True, precision="bfloat16", method={"encoder": {"depth": 1}}
+        )
         if run.name == "run":
             with killed_at(5):
                 train("stablerep", config)
@@ -249,6 +254,7 @@ def test_new_captions_that_change_the_vocabulary_are_refused(world: World, tmp_p
         train("text-to-image", config)
 
 
+@pytest.mark.slow
 def test_a_timing_chooses_the_precision_once(
     world: World, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

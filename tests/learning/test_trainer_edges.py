@@ -118,6 +118,7 @@ def three_steps(method: str, world: World, out: Path, micro_batch: int | None = 
     return {"loss": summary.loss, "product": str(summary.product)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "micro_batch"), [*((method, None) for method in METHODS), ("stablerep", 1)]
 )

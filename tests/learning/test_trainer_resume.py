@@ -19,6 +19,7 @@ from stablerep.learning.replay import Taken, save_replay, take_again
 from stablerep.learning.step import Encoding, compute_gradients
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_threads_paths_and_intervals(
     world: World, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -35,6 +36,7 @@ def test_a_run_goes_on_with_other_threads_paths_and_intervals(
     assert 'images = [\n    "' in (tmp_path / "run" / "config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_a_kill_between_export_and_checkpoint_loses_no_export(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +85,17 @@ def test_a_machine_that_does_not_see_the_folder_says_so(
     ):
         opening.open_run(config, "simclr", source, method)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "resolved.json"])
+def test_what_a_run_says_of_itself_is_named_where_it_is_damaged(
+    world: World, tmp_path: Path, name: str
+) -> None:
+    config = train_config("simclr", world, tmp_path / "run", num_steps=1)
+    train("simclr", config)
+    (tmp_path / "run" / name).write_text('{"kind": "sim', encoding="utf-8")
+    with pytest.raises(UserError, match=rf"run/{name} cannot be read as JSON .* restore or remove it"):
+        train("simclr", config)
 
 
 @pytest.mark.parametrize("has_pixels", [True, False])

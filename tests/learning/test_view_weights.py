@@ -75,6 +75,7 @@ def test_a_picture_of_weight_zero_is_left_out(name: str, uneven: World) -> None:
     assert_close(found, without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAINTERS)
 def test_equal_weights_are_none_and_others_are_not(name: str, uneven: World) -> None:
     loss, found, logs = update(name, uneven, None)
@@ -122,6 +123,7 @@ def ranks(uneven: World, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
     return as_torchrun_would(TwoRanks(uneven), Path(tmp_path_factory.mktemp("ranks")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAINTERS)
 def test_two_ranks_weigh_and_log_as_one_process(
     name: str, uneven: World, ranks: list[dict[str, Any]]

@@ -301,6 +301,9 @@ def test_images_are_not_changed_and_no_image_is_no_view() -> None:
         {"crop_scale": (1.0, 0.5)},
         {"hue": 0.6},
         {"image_size": 0},
+        {"downsample_sizes": ()},
+        {"downsample_sizes": (64, 0)},
+        {"upsample_size": 0},
     ],
 )
 def test_values_out_of_range_are_refused(change: dict[str, Any]) -> None:

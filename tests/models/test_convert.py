@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch.nn.functional as F
 
 from models import official_files
 from stablerep.errors import UserError
-from stablerep.models.convert import CLIP_MEAN, CLIP_STD, plain_architecture
-from stablerep.models.encoder import load_encoder
+from stablerep.models.convert import CLIP_MEAN, CLIP_STD, plain_architecture, read_encoder
+from stablerep.models.encoder import Encoder, EncoderConfig, load_encoder, save_encoder
 from stablerep.models.joint import load_image_text
 
 TEXTS = ["a red apple", "two dogs on a beach, watercolour", "a " + "very " * 100 + "long text"]
@@ -76,6 +77,7 @@ def test_of_the_synclr_trainer_the_averaged_weights_are_taken(tmp_path: Path) ->
     torch.testing.assert_close(encoder(images()), reference)
 
 
+@pytest.mark.slow
 def test_both_towers_of_stablerep_plus(tmp_path: Path) -> None:
     text = official_files.text_tower()
     tensors = official_files.visual() | text | official_files.mlp("image_mlp", 64)
@@ -170,6 +172,20 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str, tmp_pa
         load_encoder(official_files.checkpoint(tmp_path / "m.pth", tensors))
 
 
+def test_weights_of_ours_without_their_description_are_refused(tmp_path: Path) -> None:
+    """They would be read with SynCLR's colours, whatever they were trained with."""
+    config = EncoderConfig(
+        architecture="vit_base_patch16_224", image_size=32, patch_size=8, width=64, depth=1, num_heads=1
+    )
+    save_encoder(Encoder(config), tmp_path / "encoder")
+    whole = load_encoder(tmp_path / "encoder" / "encoder.safetensors")
+    assert whole.config == config, "with the description beside it the file is as good as its folder"
+    shutil.copy(tmp_path / "encoder" / "encoder.safetensors", tmp_path)
+    for read in (load_encoder, read_encoder):
+        with pytest.raises(UserError, match=r"without the encoder\.json .* give the folder that holds both"):
+            read(tmp_path / "encoder.safetensors")
+
+
 def test_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:
     path = official_files.checkpoint(tmp_path / "m.pth", official_files.visual())
     path.write_bytes(path.read_bytes()[:5000])
@@ -185,6 +201,7 @@ def test_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:
         load_encoder(tmp_path / "l.pth")
 
 
+@pytest.mark.slow
 def test_a_file_without_or_with_half_a_text_tower(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no text tower; only StableRep"):
         load_image_text(official_files.checkpoint(tmp_path / "v.pth", official_files.visual()))

@@ -101,6 +101,7 @@ def test_names_that_lead_nowhere(name: str, message: str) -> None:
         load_encoder(name)
 
 
+@pytest.mark.slow
 def test_a_download_happens_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
     torch.save(model.state_dict(), tmp_path / "fetched.bin")
@@ -139,6 +140,19 @@ def test_a_folder_of_timm(tmp_path: Path) -> None:
         load_image_text(tmp_path)
 
 
+def test_a_folder_of_timm_may_hold_its_weights_in_the_old_format(tmp_path: Path) -> None:
+    model = official_files.backbone()
+    colours = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
+    _hub.save_for_hf(model, str(tmp_path), safe_serialization=False, data_config=colours)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "pytorch_model.bin"]
+    encoder = load_encoder(tmp_path)
+    torch.testing.assert_close(encoder(images()), model(normalised(images(), *colours.values())))
+    assert encoder.metadata == {"from": "pytorch_model.bin"}
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=r"holds no weights \(model\.safetensors or pytorch_model\.bin\)"):
+        load_encoder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("tower", "change", "message"),
     [
@@ -147,6 +161,11 @@ def test_a_folder_of_timm(tmp_path: Path) -> None:
             "vision_cfg",
             {"mlp_ratio": 4.3},
             r"image tower is not one that this program builds \(mlp_ratio=4.3",
+        ),
+        (
+            "vision_cfg",
+            {"timm_model_name": "vit_tiny_patch16_224"},  # open_clip pools by the mean where nothing is said
+            r"image tower is not one that this program builds \(timm_pool='avg'\)",
         ),
         ("text_cfg", {"hf_model_name": "roberta"}, "text tower is not one .*roberta"),
         ("text_cfg", {"hf_tokenizer_name": "bert"}, "tokenizer.json|reads texts with 'bert'"),

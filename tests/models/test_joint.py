@@ -12,6 +12,7 @@ from test_text import SMALL, TEXTS, learned
 from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder, EncoderConfig, ProjectionHead, load_encoder, save_encoder
 from stablerep.models.joint import ImageText, LinearProjection, load_image_text, save_image_text
+from stablerep.models.painter import read_text_tower
 from stablerep.models.text import ClipVocabulary, TextConfig, TextTower
 
 ENCODER = EncoderConfig(
@@ -42,6 +43,28 @@ def test_images_and_texts_are_unit_vectors(config: TextConfig) -> None:
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(num))
 
 
+def test_a_painter_reads_texts_as_the_tower_does(tmp_path: Path) -> None:
+    """Whichever activation the tower was trained with: at the end of each text stands the tower's feature."""
+    found = []
+    for activation in (None, "gelu"):
+        joint = model(dataclasses.replace(SMALL, activation=activation))
+        with torch.no_grad():
+            for weight in joint.text.parameters():  # so large that the two activations differ
+                if weight.ndim > 1:
+                    weight.normal_(std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
+        save_image_text(joint, tmp_path / str(activation))
+        reader, tokenizer = read_text_tower(tmp_path / str(activation), SMALL.num_tokens)
+        assert tokenizer.get_vocab_size() == joint.text.vocabulary.num_entries
+        tokens = joint.text.tokenize(TEXTS)
+        with torch.no_grad():
+            states = reader.eval()(input_ids=tokens)[0]
+            features = joint.text(tokens)
+        ends = (tokens == joint.text.vocabulary.end_id).int().argmax(1)
+        torch.testing.assert_close(states[torch.arange(len(TEXTS)), ends], features, atol=1e-5, rtol=1e-4)
+        found.append(features)
+    assert (found[0] - found[1]).abs().mean() > 1e-3, "the two activations are told apart"
+
+
 def test_linear_projections_are_matrices_without_bias() -> None:
     joint = model()
     weight = joint.image_projection.weight
@@ -67,6 +90,7 @@ def test_mlp_projections_have_the_layers_of_the_head() -> None:
 # -- files ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SMALL, MLP, WITH_CLIP])
 def test_saved_and_loaded_it_is_the_same_model(config: TextConfig, tmp_path: Path) -> None:
     joint = model(config)

@@ -41,6 +41,7 @@ def test_it_is_what_its_description_says(encoder: Encoder) -> None:
     assert f"{encoder.dim} features" in (FOLDER / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_it_knows_more_than_an_untrained_one(encoder: Encoder) -> None:
     trained, untrained = (
         validation_accuracy(one, (900, 300)) for one in (encoder, untrained_encoder(encoder.config))

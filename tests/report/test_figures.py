@@ -39,6 +39,7 @@ def test_a_figure_takes_colours_and_fonts_from_the_page(width: str) -> None:
         assert "http" not in svg and "<style" not in svg and "metadata" not in svg
 
 
+@pytest.mark.slow
 def test_references_within_a_figure_resolve_and_stay_apart() -> None:
     figures = [
         training_figure(CURVES, "t"),
@@ -75,6 +76,7 @@ def test_dots_stand_at_their_values() -> None:
     assert np.allclose([(dot - ticks["0"]) / per_cent for dot in dots], [40, 40, 50, 50], atol=0.5)
 
 
+@pytest.mark.slow
 def test_long_curves_are_thinned_and_short_ones_are_not() -> None:
     def longest(svg: str) -> int:
         return max(

@@ -1,5 +1,6 @@
 """The headline claims no more than the intervals carry."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def test_never_saw_is_said_only_of_runs_that_left_the_style_out(
     tmp_path: Path, data: dict[str, object], beginning: str
 ) -> None:
     assert findings(tmp_path, (0.2, 0.1, 0.3), {"data": data}).headline.startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "how"),
+    [
+        ("linear", "Measured by linear probe on frozen features, as the mean over 3 classes"),
+        ("fine-tune", "Measured by fine-tuning, as the mean over 3 classes"),
+    ],
+)
+def test_only_what_leaves_the_encoder_alone_is_on_frozen_features(
+    tmp_path: Path, protocol: str, how: str
+) -> None:
+    run = write_run(tmp_path / "run-a", finished=False)
+    write_scores(run, {"run-a": 0.7})
+    scores = json.loads((run / "scores.json").read_text())
+    scores["records"] = [
+        record | {"protocol": protocol} for record in scores["records"] if record["protocol"] == "linear"
+    ]
+    (run / "scores.json").write_text(json.dumps(scores))
+    (run / "predictions.parquet").unlink()
+    project = open_project((run,), None, None, None)
+    assert find(project, [], read_scores(project)).remarks[0].startswith(how)
 
 
 def test_the_headline_is_about_stablerep_and_mentions_the_others(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def page_of(folder: Path) -> ParsedPage:
     return ParsedPage(write_report(config).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_audits_found(audited: Path) -> None:
     stored = json.loads((audited / "audit.json").read_text())
     rejected = stored["audits"]["quality"]["num_rejected"]
@@ -61,6 +62,7 @@ def test_the_page_says_what_the_audits_found(audited: Path) -> None:
     assert sum(text.startswith("painted picture") for text in shown) >= rejected
 
 
+@pytest.mark.slow
 def test_copies_are_shown_with_both_captions(audited: Path) -> None:
     """One painting repeats a real picture to the pixel; what it repeats is named as a reader would name it."""
     table = ImageTable.open(audited / "images.lance")
@@ -76,6 +78,7 @@ def test_copies_are_shown_with_both_captions(audited: Path) -> None:
     assert f"real/{caption_id(of)}/7" not in page.visible
 
 
+@pytest.mark.slow
 def test_captions_from_outside_stay_text(audited: Path) -> None:
     content = json.loads((audited / "audit.json").read_text())
     content["audits"]["captions"]["worst"] = [

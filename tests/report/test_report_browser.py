@@ -40,6 +40,7 @@ def opened(
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opened",
     [(width, "light", which) for width in WIDTHS for which in ("project", "comparison")],
@@ -57,6 +58,7 @@ def test_the_page_fits_its_window(opened: Any) -> None:
     assert opened.evaluate(OVERFLOW) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [(360, "light", "project")], indirect=True, ids=str)
 def test_the_measurement_sees_an_overflow(opened: Any) -> None:
     opened.evaluate(
@@ -77,6 +79,7 @@ def test_axe_finds_no_serious_fault(opened: Any) -> None:
     assert serious_faults(opened) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [(1440, "dark", "project")], indirect=True, ids=str)
 def test_paper_is_white_whole_and_without_navigation(opened: Any) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"

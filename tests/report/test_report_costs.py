@@ -1,5 +1,6 @@
 """What the page says of cost: sums by step, and energy only where it was read or a power was stated."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_gpus_need_a_power_of_their_own(tmp_path: Path) -> None:
     found = costs_of(tmp_path, line, watts_per_gpu=300)
     assert found.rows[0].energy == "601 Wh"
     assert "300 watts per GPU as stated" in found.sentence
+
+
+def test_what_is_missing_is_the_power_of_the_gpus_where_counters_were_read(tmp_path: Path) -> None:
+    read = Cost(step="generate", seconds=3600, cpu_seconds=3600, gpu_seconds=7200, joules=3600)
+    sentence = costs_of(tmp_path / "read", read).sentence
+    assert "the power of the GPUs was not stated (--power.watts-per-gpu of stablerep report)" in sentence
+    assert "could not be read" not in sentence and "watts-per-core" not in sentence
+    sentence = costs_of(tmp_path / "unread", dataclasses.replace(read, joules=None)).sentence
+    assert "could not be read" in sentence
+    assert "(--power.watts-per-core and --power.watts-per-gpu of stablerep report)" in sentence
 
 
 @pytest.mark.parametrize(

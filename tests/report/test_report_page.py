@@ -25,6 +25,7 @@ from report_project import (
 from stablerep.errors import UserError
 from stablerep.report import ReportConfig, write_report
 from stablerep.report.neighbours import NeighbourConfig
+from stablerep.store import ImageTable
 
 SECTIONS = [
     "asked",
@@ -158,6 +159,18 @@ def test_what_was_not_good_is_said(page: ParsedPage) -> None:
     assert "Where stablerep-a is weakest on icons: test captions, held-out style: " in text
 
 
+def test_pictures_that_were_painted_again_are_no_incomplete_painting(tmp_path: Path) -> None:
+    write_paintings(tmp_path / "images.lance")
+    table = ImageTable.open(tmp_path / "images.lance")
+    row = table.read(table.schema.names, "image_index = 1").to_pylist()[0]
+    table.append([{**row, "image_index": PER_CAPTION}])
+    said = (
+        "teacher-a1b2c3 has between 3 and 4 pictures per caption: painting is not complete, or some were painted again "
+        "after an audit."
+    )
+    assert said in report_on(tmp_path, tmp_path / "page.html").visible
+
+
 def test_more_runs_than_colours_are_drawn_alike(tmp_path: Path) -> None:
     for number in range(7):
         write_run(tmp_path / "runs" / f"a-{number}", finished=False)
@@ -166,11 +179,13 @@ def test_more_runs_than_colours_are_drawn_alike(tmp_path: Path) -> None:
     assert "a-3 ended at a loss" not in page.visible
 
 
+@pytest.mark.slow
 def test_licences_of_icons_name_their_owners(page: ParsedPage) -> None:
     assert "Noto Emoji, Copyright Google LLC (Apache-2.0): 5 real pictures." in page.visible
     assert "Fluent Emoji, Copyright Microsoft Corporation (MIT): 5 real pictures." in page.visible
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_page(project: Path, written: Path, tmp_path: Path) -> None:
     again = write_report(ReportConfig(folders=(project,), out=tmp_path / "again.html"))
     assert again.read_bytes() == written.read_bytes()

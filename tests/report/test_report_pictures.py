@@ -2,6 +2,8 @@
 
 import base64
 import io
+import struct
+import zlib
 from pathlib import Path
 
 from PIL import Image
@@ -47,6 +49,18 @@ def test_broken_bytes_become_a_reason() -> None:
         picture = to_picture(image, "a description")
         assert picture.source is None
         assert picture.reason
+
+
+def test_a_png_that_breaks_between_its_parts_becomes_a_reason() -> None:
+    """Its header is whole, and what follows the first half of its pixels is no part of a PNG."""
+    whole = png("red", size=64)
+    begin, end = whole.index(b"IDAT") - 4, whole.index(b"IEND") - 4
+    pixels = whole[begin + 8 : end - 4]
+    half = pixels[: len(pixels) // 2]
+    first = struct.pack(">I", len(half)) + b"IDAT" + half + struct.pack(">I", zlib.crc32(b"IDAT" + half))
+    picture = to_picture(whole[:begin] + first + b"\0" * 24, "a description")
+    assert picture.source is None
+    assert picture.reason is not None and "the stored bytes cannot be read: broken PNG file" in picture.reason
 
 
 def test_the_choice_depends_on_identities_alone() -> None:

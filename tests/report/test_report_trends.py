@@ -27,6 +27,7 @@ def compared(compared_and_turned: Path) -> ParsedPage:
     return ParsedPage(compared_and_turned.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_every_number_of_a_comparison_is_in_a_table(compared: ParsedPage) -> None:
     tables = [table for table in compared.tables if table[0][0] == "captions"]
     assert len(tables) == len(TESTS) * 2
@@ -57,6 +58,19 @@ def test_a_difference_within_its_interval_is_not_claimed(tmp_path: Path) -> None
     assert not any(cell.is_shown for _, _, cells in trend.tables[0].rows for cell in cells if cell)
 
 
+def test_a_comparison_by_fine_tuning_is_not_on_frozen_features(tmp_path: Path) -> None:
+    folder = _with_runs(write_comparison(tmp_path / "compare", sizes=(250,)))
+    stored = json.loads((folder / "compare.json").read_text())
+    stored["rows"] = [row for row in stored["rows"] if row["summary"]["protocol"] == "linear"]
+    for protocol, how in (("linear", "linear probe on frozen features"), ("fine-tune", "fine-tuning")):
+        for row in stored["rows"]:
+            row["summary"]["protocol"] = protocol
+        (folder / "compare.json").write_text(json.dumps(stored))
+        (comparison,) = read_comparisons(open_project((folder,), None, None, None))
+        found = find_compared(comparison)
+        assert found is not None and f") by {how}, as the mean over classes" in found.remarks[0]
+
+
 def test_a_baseline_that_scores_higher_is_said(tmp_path: Path) -> None:
     folder = _with_runs(write_comparison(tmp_path / "compare", sizes=(250,)))
     found = baselines_ahead(read_comparisons(open_project((folder,), None, None, None)))
@@ -84,6 +98,7 @@ def test_many_runs_stand_below_one_another(compared: ParsedPage) -> None:
     assert "Training: 9 runs" in compared.visible
 
 
+@pytest.mark.slow
 def test_runs_of_several_sizes_make_the_same_figure(tmp_path: Path) -> None:
     for size, rate in ((100, 0.4), (1000, 0.6)):
         run = write_run(
@@ -105,6 +120,7 @@ def test_runs_of_one_size_make_no_figure(tmp_path: Path) -> None:
     assert run_trends(project, read_scores(project)) == []
 
 
+@pytest.mark.slow
 def test_a_circle_shows_its_turns_runs_and_pictures(tmp_path: Path) -> None:
     folder = write_circle(tmp_path / "circle")
     project = open_project((folder,), None, None, None)

@@ -1,6 +1,7 @@
 """The circle at its smallest: every turn's painter comes from the pictures of the one before."""
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,7 @@ def first(small: Callable[..., CircleConfig]) -> Circle:
     return circle(small())
 
 
+@pytest.mark.slow
 def test_every_turn_is_measured_and_drawn(first: Circle, small: Callable[..., CircleConfig]) -> None:
     stored = json.loads(first.path.read_text())
     assert [turn["number"] for turn in stored["turns"]] == [0, 1]
@@ -126,6 +128,7 @@ def test_a_painter_learns_from_the_pictures_and_the_encoder_of_the_turn_before(
     )
 
 
+@pytest.mark.slow
 def test_again_nothing_is_done_twice_and_a_turn_may_be_added(
     first: Circle, small: Callable[..., CircleConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +263,17 @@ def test_what_would_fail_late_is_refused_before_anything_is_painted(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_world_that_does_not_say_which_it_is_is_refused_before_anything_is_painted(
+    small: Callable[..., CircleConfig], tmp_path: Path
+) -> None:
+    world = shutil.copytree(small().world, tmp_path / "world")
+    (world / "world.json").unlink()
+    with pytest.raises(UserError, match=r"world holds no world \(world\.json\)"):
+        circle(small(world=str(world), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_a_painter_may_begin_anew_and_learn_from_both(
     small: Callable[..., CircleConfig], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompareConf
     return make
 
 
+@pytest.mark.slow
 def test_arms_sizes_and_seeds_make_one_table_and_one_figure(small: Callable[..., CompareConfig]) -> None:
     config = small()
     found = compare(config)
@@ -100,6 +102,7 @@ def test_arms_sizes_and_seeds_make_one_table_and_one_figure(small: Callable[...,
     }
 
 
+@pytest.mark.slow
 def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) -> None:
     config = small(num_captions=(6,), seeds=(0,))
     first = compare(config)
@@ -111,6 +114,7 @@ def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) ->
     assert ImageTable.open(config.out / "images.lance").version == version
 
 
+@pytest.mark.slow
 def test_every_arm_has_as_many_tries_at_its_learning_rate(small: Callable[..., CompareConfig]) -> None:
     config = small(num_captions=(NUM_CAPTIONS,), seeds=(0,), learning_rates=(1e-4, 1e-2))
     found = compare(config)
@@ -137,6 +141,7 @@ def test_every_arm_has_as_many_tries_at_its_learning_rate(small: Callable[..., C
         assert linear[found.learning_rates[f"{arm} {NUM_CAPTIONS}"]] == max(linear.values())
 
 
+@pytest.mark.slow
 def test_a_learning_rate_at_which_the_loss_is_not_finite_loses(
     small: Callable[..., CompareConfig], changed: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -164,6 +169,7 @@ def test_a_learning_rate_at_which_the_loss_is_not_finite_loses(
         compare(small(**{**vars(config), "learning_rates": (1e30,)}))
 
 
+@pytest.mark.slow
 def test_a_protocol_that_the_first_arm_lacks_has_rows_without_a_difference(
     small: Callable[..., CompareConfig], changed: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -216,3 +222,13 @@ def test_impossible_settings_are_refused(changes: dict[str, Any], what: str) -> 
 def test_a_folder_that_is_no_world_is_named(small: Callable[..., CompareConfig], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         compare(small(world=str(tmp_path), out=tmp_path / "out"))
+
+
+def test_a_world_that_does_not_say_which_it_is_is_refused_before_anything_is_painted(
+    small: Callable[..., CompareConfig], tmp_path: Path
+) -> None:
+    world = shutil.copytree(small().world, tmp_path / "world")
+    (world / "world.json").unlink()
+    with pytest.raises(UserError, match=r"world holds no world \(world\.json\)"):
+        compare(small(world=str(world), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

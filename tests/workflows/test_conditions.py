@@ -210,6 +210,7 @@ def test_a_few_pictures_less_are_tolerated() -> None:
         refuse_unequal({"simclr:real": Views(256, 1.0), "stablerep:painted": Views(256, 0.93)}, "icons")
 
 
+@pytest.mark.slow
 def test_as_many_paintings_are_learned_from_as_are_asked_for(
     small: Callable[..., CompareConfig], painting: Callable[..., list[int]], tmp_path: Path
 ) -> None:

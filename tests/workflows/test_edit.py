@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
 import pytest
 
 from generation import tiny_pipelines
@@ -90,6 +91,7 @@ def audited(project: Path) -> tuple[EditConfig, EditSummary]:
     return config, edit(config)
 
 
+@pytest.mark.slow
 def test_parent_and_child_paint_the_same_captions_with_the_same_seeds(
     audited: tuple[EditConfig, EditSummary],
 ) -> None:
@@ -159,9 +161,34 @@ def test_what_was_measured_is_in_the_folder(audited: tuple[EditConfig, EditSumma
     ]
     assert [row[0].split(": ")[1] for row in known] == ["4 edited, 4 others"]
     assert summary.audit.moved_edited.pixels > 0
+    lone = dataclasses.replace(summary.audit.moved_preserved, pixel_ratio=None, feature_ratio=None)
+    unknown = dataclasses.replace(summary.audit, moved_preserved=lone).rows()
+    assert [row[0].split(":")[0] for row in unknown if row[3] == "not known"] == ["others"] * 2
     assert summary.audit.near_copies is not None
     assert 0 <= summary.audit.near_copies.after.value <= 1
     assert any("named as its target" in row[0] for row in summary.audit.rows())
+
+
+@pytest.mark.parametrize(
+    ("are_cats", "what"),
+    [(True, "no pair of pictures is left of 'cat'"), (False, "captions that should stay")],
+)
+def test_an_audit_without_a_pair_of_a_concept_or_of_others_says_so(
+    audited: tuple[EditConfig, EditSummary], tmp_path: Path, are_cats: bool, what: str
+) -> None:
+    config, summary = audited
+    assert summary.audit is not None
+    out = shutil.copytree(config.out, tmp_path / config.out.name)
+    named = {caption: one.concept for one in summary.audit.edited for caption in one.captions}
+    ids = [
+        row["id"]
+        for row in tiny_drawings.captions()
+        if named.get(row["text"]) == ("cat" if are_cats else None)
+    ]
+    painted = lance.dataset(out / "audit" / "after.lance")
+    painted.update({"status": "'failed'"}, where=f"caption_id IN ({str(ids)[1:-1]})")
+    with pytest.raises(UserError, match=what):
+        edit(dataclasses.replace(config, out=out))
 
 
 def test_captions_that_name_an_edited_concept_are_not_among_those_that_stay(
@@ -174,6 +201,7 @@ def test_captions_that_name_an_edited_concept_are_not_among_those_that_stay(
     assert {"cat", "dog"} < set(named) and "boat" not in named
 
 
+@pytest.mark.slow
 def test_the_same_command_again_paints_and_changes_nothing(
     audited: tuple[EditConfig, EditSummary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +240,19 @@ def test_an_edit_without_an_audit_needs_no_judge_and_says_so(
     assert "nothing has verified this edit: the same command with --judge RUN" in capsys.readouterr().err
 
 
+def test_texts_to_preserve_may_be_long_and_their_files_must_be_text(
+    config: Callable[..., EditConfig], tmp_path: Path
+) -> None:
+    (tmp_path / "kept.txt").write_bytes("the caf\xe9\n".encode("latin-1"))
+    asked = config(remove=("cat",), captions=None, preserve=(str(tmp_path / "kept.txt"),))
+    with pytest.raises(UserError, match=r"^--preserve .*kept\.txt: not UTF-8 text \(byte 7\)$"):
+        edit(asked)
+    assert not asked.out.exists()
+    longer_than_a_file_name = "a red house and " * 30
+    assert edit(dataclasses.replace(asked, preserve=(longer_than_a_file_name,))).num_preserved == 1
+
+
+@pytest.mark.slow
 def test_an_edit_is_a_function_of_its_record(config: Callable[..., EditConfig], tmp_path: Path) -> None:
     weights = [
         (edit(config(remove=("cat",), out=tmp_path / name)).path / "transformer").glob("*.safetensors")
@@ -220,6 +261,7 @@ def test_an_edit_is_a_function_of_its_record(config: Callable[..., EditConfig], 
     assert len({path.read_bytes() for part in weights for path in part}) == 1
 
 
+@pytest.mark.slow
 def test_edits_of_an_edited_teacher_name_both(config: Callable[..., EditConfig], tmp_path: Path) -> None:
     edit(config(remove=("cat",), out=tmp_path / "first"))
     second = edit(config(teacher=str(tmp_path / "first"), remove=("dog",), out=tmp_path / "second"))
@@ -228,6 +270,7 @@ def test_edits_of_an_edited_teacher_name_both(config: Callable[..., EditConfig],
     assert record["parent"]["edit"]["edits"][0]["concept"] == "cat"
 
 
+@pytest.mark.slow
 def test_a_rebalance_paints_and_keeps_the_best_strengths(
     config: Callable[..., EditConfig], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,7 +328,7 @@ def test_known_strengths_need_no_judge(config: Callable[..., EditConfig]) -> Non
         ({"remove": ("cat",), "alphas": ("sun: red=1,blue=-1",)}, "'sun', which is not rebalanced"),
         ({"rebalance": ("sun: red=0.5,blue=0.5",), "alphas": ("sun: red=1,green=-1",)}, "'green'"),
         ({"remove": ("cat",), "preserve": ("nowhere.txt",)}, "there is no such text file"),
-        ({"remove": ("cat",), "where": "nonsense = 1"}, "cannot be used on"),
+        ({"remove": ("cat",), "where": "nonsense = 1"}, "the filter 'nonsense = 1' is not valid"),
         ({"remove": ("zebra",), "neutral": "yak"}, "as the same tokens"),
         ({"remove": ("cat",), "teacher": "nowhere"}, "unknown teacher 'nowhere'"),
     ],
@@ -313,7 +356,7 @@ def test_an_audit_without_fitting_captions_says_so(config: Callable[..., EditCon
     for sizes, reason in (
         ({"where": "label = 'sun'"}, "no caption that can be judged names 'cat'"),
         ({"edited_where": "label != 'cat'"}, "no caption that can be judged names 'cat'"),
-        ({"edited_where": "label is"}, r"--audit\.edited-where 'label is' cannot be used"),
+        ({"edited_where": "label is"}, "the filter 'label is' is not valid"),
         ({"where": "label = 'cat'"}, "no caption is left that should stay"),
     ):
         asked = config(audit=dataclasses.replace(SIZES, **sizes), **there)

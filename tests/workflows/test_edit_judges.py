@@ -3,6 +3,7 @@
 import io
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,17 @@ from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import RawPixels, untrained_encoder
 from stablerep.generation.concepts import read_edits
+from stablerep.generation.editor import Editor
 from stablerep.generation.settings import PaintConfig
 from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
 from stablerep.models.joint import ImageText, save_image_text
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
-from stablerep.workflows.edit_balance import _Search
+from stablerep.workflows.edit import EditConfig, edit
+from stablerep.workflows.edit_balance import BalanceConfig, _Search
 from stablerep.workflows.edit_judges import PictureJudge, RealPictures, WordJudge, open_judge
 from stablerep.workflows.edit_scores import Ranks, fall, fall_above, how_far, paired
 from workflows import tiny_drawings
+from workflows.test_edit import PAINT, write_project
 
 TINY = EncoderConfig(
     architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=24, depth=1, num_heads=3
@@ -138,6 +142,33 @@ def test_the_best_try_is_kept() -> None:
     assert best.alphas == {"woman": pytest.approx(0.4), "man": pytest.approx(-0.4)}
 
 
+def test_accepted_strengths_stay_while_another_concept_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One picture a round: whatever it shows, it is as near as asked to halves, and not to thirds."""
+    project, asked = write_project(tmp_path), list[dict[str, dict[str, float]]]()
+    changes = Editor.changes
+
+    def noted(editor: Editor, alphas: Any = None) -> dict[str, torch.Tensor]:
+        asked.append({name: dict(strengths) for name, strengths in alphas.items()})
+        return changes(editor, alphas)
+
+    monkeypatch.setattr(Editor, "changes", noted)
+    config = EditConfig(
+        teacher=str(project / "teacher"),
+        out=tmp_path / "edited",
+        rebalance=("sun: red=0.5,blue=0.5", "cat: red=0.4,blue=0.3,small=0.3"),
+        judge=project / "judge",
+        world=project / "world",
+        verify=False,
+        balance=BalanceConfig(num_images=1, rounds=2, tolerance=0.5),
+        paint=PAINT,
+    )
+    found = edit(config).alphas
+    assert [one["sun"] for one in asked] == [{"red": 0.0, "blue": 0.0}] * 3, "two rounds, and the edit itself"
+    assert all(asked[0]["cat"].values()) and found["sun"] == asked[-1]["sun"]
+
+
 def test_ranks_count_the_classes_that_fit_better() -> None:
     similarities = np.array([[0.9, 0.1, 0.5], [0.2, 0.3, 0.4]])
     ranks = Ranks.among(similarities, np.array([0, 0]))
@@ -177,6 +208,18 @@ def test_how_far_is_measured_in_other_seeds() -> None:
     assert moved.pixels == pytest.approx(25 / 255)
     assert moved.pixel_ratio == pytest.approx(0.25)
     assert moved.feature_ratio == pytest.approx(0.25)
+
+
+def test_a_lone_picture_says_not_how_far_others_moved() -> None:
+    before, after = [solid(0), solid(100), solid(0)], [solid(50), solid(100), solid(250)]
+    vectors = np.array([[0.0], [2.0], [0.0]]), np.array([[1.0], [2.0], [9.0]])
+    moved = how_far((before, after), vectors, np.array(["a", "a", "b"]))
+    assert moved.pixels == pytest.approx(100 / 255)
+    assert moved.pixel_ratio == pytest.approx(0.25)
+    assert moved.feature_ratio == pytest.approx(0.25)
+    alone = how_far((before, after), vectors, np.array(["a", "b", "c"]))
+    assert alone.pixels == pytest.approx(100 / 255)
+    assert alone.pixel_ratio is None and alone.feature_ratio is None
 
 
 def test_distances_hold_two_pictures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Which captions an audit of an edit asks: those that the edit was not solved for first."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from stablerep.errors import UserError
 from stablerep.workflows.edit import EditConfig, edit
 from stablerep.workflows.edit_judges import Judge
-from stablerep.workflows.edit_plan import AuditPlan, AuditRequest, plan_audit
+from stablerep.workflows.edit_plan import AuditConfig, AuditPlan, AuditRequest, plan_audit
 from workflows.test_edit import PAINT, SIZES, write_project
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,3 +70,34 @@ def test_what_the_edit_is_restricted_to_its_audit_is_restricted_to(
 def test_a_prompt_of_a_template_is_known_to_the_edit(planned: Callable[..., AuditPlan]) -> None:
     plan = planned()
     assert plan.num_known(["cat", "a cat", "a green cat"]) == 2
+
+
+def test_of_two_concepts_in_one_caption_the_first_counts(
+    planned: Callable[..., AuditPlan], project: Path, tmp_path: Path
+) -> None:
+    many = dataclasses.replace(SIZES, num_edited=9)
+    asked = planned(remove=("cat", "red"), audit=many).asked.edited
+    assert set(asked["cat"]) == {"a red cat", "a blue cat", "a small cat"}
+    assert len(asked["red"]) == 5 and "a red cat" not in asked["red"]
+    world = project / "world"
+    both = EditConfig(
+        teacher=str(project / "teacher"),
+        out=tmp_path / "both",
+        remove=("cat", "red"),
+        captions=world / "captions.lance",
+        where="label = 'cat' OR text = 'a blue dog'",
+        judge=project / "judge",
+        world=world,
+        paint=PAINT,
+        audit=many,
+    )
+    with pytest.raises(UserError, match="every caption that names 'red' is asked for another edited concept"):
+        edit(both)
+    assert not both.out.exists()
+
+
+def test_another_seed_is_needed_to_say_how_far_pictures_move() -> None:
+    with pytest.raises(ValueError, match="num_images must be at least 2"):
+        AuditConfig(num_images=1)
+    with pytest.raises(ValueError, match="sizes of an audit must be positive"):
+        AuditConfig(num_images=0)

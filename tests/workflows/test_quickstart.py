@@ -95,6 +95,7 @@ def data_of(run_folder: Path) -> DataConfig:
     return data
 
 
+@pytest.mark.slow
 def test_the_chain_runs_from_captions_to_the_report(
     first: QuickstartSummary, small: Callable[..., Any]
 ) -> None:
@@ -134,6 +135,7 @@ def test_both_learners_see_the_same_captions_and_as_many_views(
         assert data.captions_per_batch * data.images_per_caption * data.crops_per_image == 2 * NUM_CAPTIONS
 
 
+@pytest.mark.slow
 def test_a_second_run_paints_and_trains_nothing_and_finds_the_same(
     first: QuickstartSummary, small: Callable[..., QuickstartConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_second_run_paints_and_trains_nothing_and_finds_the_same(
     assert capsys.readouterr() == ("", ""), "without a console nothing is said"
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_table_and_the_page(
     first: QuickstartSummary, small: Callable[..., QuickstartConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
