@@ -1,6 +1,7 @@
 """A batch of 256 images in micro-batches of 32, beside the whole at once and beside a batch of 32.
 
-    python bench/caching.py [--image-size 64] [--threads 1] [--rounds 3]
+    python bench/caching.py                               # at 224 px, as published: 16 GB, 8 minutes of a core
+    python bench/caching.py --image-size 64 --rounds 3
 
 ViT-S/16 under StableRep's loss. Each way runs in a process of its own, so that its peak memory is its own. Printed are
 the best CPU time of a step and the peak of resident memory; gradient caching should cost at most 1.4 times the time of
@@ -93,9 +94,9 @@ def _peak_megabytes() -> float:
 def main() -> int:
     """Measure all ways and compare; 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description="gradient caching beside a plain step")
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     found = {}
     for name, way in WAYS.items():
