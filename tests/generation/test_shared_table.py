@@ -83,7 +83,8 @@ def test_prompt_is_encoded_once_for_all_its_images(paint: Any) -> None:
 def test_two_workers_share_the_work(paint: Any, captions: Path, tmp_path: Path) -> None:
     """Each picture is stored once, and few are painted twice: only what the other had not committed yet."""
     add_captions(captions, tuple(f"thing {index}" for index in range(53)))
-    teachers = [NoiseTeacher(seconds=0.05), NoiseTeacher(seconds=0.05)]
+    # Long enough for a commit to end meanwhile, on a busy machine too.
+    teachers = [NoiseTeacher(seconds=0.2), NoiseTeacher(seconds=0.2)]
     outcomes: list[work.Outcome] = []
     threads = [threading.Thread(target=lambda one=one: outcomes.append(paint(one))) for one in teachers]
     for thread in threads:
