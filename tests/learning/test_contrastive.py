@@ -232,6 +232,7 @@ def test_two_ranks_equal_one_process(
         torch.testing.assert_close(rank["buffers"], alone["buffers"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_image_and_text_on_two_ranks_equal_one_process(ranks: list[dict[str, Any]]) -> None:
     alone = image_text_step()
     first, second = (rank["image-text"] for rank in ranks)

@@ -15,6 +15,8 @@ PLOTS = """[...new Set([...document.querySelectorAll(".plot .wide, .plot .narrow
   .filter(e => e.getClientRects().length).map(e => e.className))]"""
 BROKEN = "[...document.images].filter(image => !image.naturalWidth).length"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

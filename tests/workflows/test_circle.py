@@ -114,6 +114,7 @@ def test_every_turn_is_measured_and_drawn(first: Circle, small: Callable[..., Ci
     assert small().out == first.path.parent
 
 
+@pytest.mark.slow
 def test_a_painter_learns_from_the_pictures_and_the_encoder_of_the_turn_before(
     first: Circle, small: Callable[..., CircleConfig]
 ) -> None:

@@ -114,6 +114,7 @@ def test_the_chain_runs_from_captions_to_the_report(
     assert len(painted["split"]) == 3 * NUM_CAPTIONS
 
 
+@pytest.mark.slow
 def test_both_learners_see_the_same_captions_and_as_many_views(
     first: QuickstartSummary, small: Callable[..., QuickstartConfig]
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_command_shows_the_table_and_the_page(
     assert len(result["scores"]["records"]) == 24
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(
     first: QuickstartSummary, small: Callable[..., QuickstartConfig]
 ) -> None:
@@ -182,6 +184,7 @@ def test_other_settings_in_the_same_folder_are_refused(
         quickstart(small(seed=1))
 
 
+@pytest.mark.slow
 def test_more_captions_than_there_are_is_refused_before_anything_is_painted(
     small: Callable[..., QuickstartConfig], tmp_path: Path
 ) -> None:
