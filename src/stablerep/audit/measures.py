@@ -50,9 +50,9 @@ def noise(pictures: Tensor) -> Tensor:
 
     The mask of Immerkaer 1996, "Fast noise variance estimation", which straight edges and gradients do not excite; the
     median in place of the mean, as lines of a drawing do excite it, and only where nothing is clipped, as clipping
-    takes noise away. 0 where fewer than a hundredth of the pixels are left.
+    takes noise away. 0 where fewer than a hundredth of the pixels are left, or no pixel has neighbours on all sides.
     """
-    if min(pictures.shape[2:]) < 3:  # no pixel has neighbours on all sides
+    if min(pictures.shape[2:]) < 3:
         return torch.zeros(len(pictures), device=pictures.device)
     brightness = luminance(pictures)
     response = brightness.diff(n=2, dim=1).diff(n=2, dim=2).abs().flatten(1)  # [1, -2, 1] along both axes

@@ -58,7 +58,9 @@ class ProtectedNames:
     """A list of names that must not occur; found as whole words, whatever their case and the signs between them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = {tuple(word for word, *_ in _words(name)) for name in names} - {()}
+        self._names = {
+            tuple(word for word, *_ in _words(unicodedata.normalize("NFC", name))) for name in names
+        } - {()}
         self._lengths = sorted({len(words) for words in self._names}, reverse=True)
 
     def __len__(self) -> int:
@@ -83,8 +85,7 @@ class ProtectedNames:
 
 
 def _words(text: str) -> Iterator[tuple[str, int, int]]:
-    """The words of a text, case folded and without a possessive s, and where they begin and end."""
-    text = unicodedata.normalize("NFC", text)
+    """The words of a text in NFC, case folded and without a possessive s, and where they begin and end."""
     for match in _WORD.finditer(text):
         if match[0] == "s" and text[: match.start()].endswith(("'", "\u2019")):
             continue  # Disney's

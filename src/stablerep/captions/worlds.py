@@ -96,7 +96,7 @@ def world_name(folder: Path) -> str:
     """The name of the world that a folder holds; ``UserError`` where it holds none."""
     try:
         return str(json.loads((folder / "world.json").read_text(encoding="utf-8"))["world"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} holds no world (world.json); write one with `stablerep world`, or name one of "
             f"{', '.join(WORLDS)}"

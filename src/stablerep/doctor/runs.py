@@ -30,23 +30,14 @@ def examine_run(path: Path, hours: float) -> Iterator[Finding]:
         return
     yield from _end(run, config.get("num_steps"), last)
     for table in config.get("data", {}).get("images", []):
+        what = f"the pictures that it was trained on are not at {location(table)} any more"
         try:
-            is_there = ImageTable.exists(table)
+            if ImageTable.exists(table):
+                continue
         except UserError as error:
-            yield Finding(
-                path=str(path),
-                severity="note",
-                what=f"nobody can tell whether its pictures are still there ({error})",
-                remedy="nothing, unless it is to be continued",
-            )
-            continue
-        if not is_there:
-            yield Finding(
-                path=str(path),
-                severity="note",
-                what=f"the pictures that it was trained on are not at {location(table)} any more",
-                remedy="nothing, unless it is to be continued",
-            )
+            what = f"nobody can tell whether its pictures are still there ({error})"
+        remedy = "nothing, unless it is to be continued"
+        yield Finding(path=str(path), severity="note", what=what, remedy=remedy)
     yield from _torn_files(path, hours)
 
 

@@ -22,7 +22,7 @@ from stablerep.evaluation.few_shot import FewShot, FewShotConfig
 from stablerep.evaluation.finetune import FineTune, FineTuneConfig
 from stablerep.evaluation.measuring import Found, Measuring
 from stablerep.evaluation.retrieval import Retrieval, RetrievalConfig
-from stablerep.evaluation.scores import RAW_PIXELS, UNTRAINED, Scores, in_order
+from stablerep.evaluation.scores import RAW, UNTRAINED, Scores, in_order
 from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
 from stablerep.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from stablerep.features import RawPixels, untrained_encoder
@@ -244,7 +244,7 @@ def _subjects(config: EvaluateConfig) -> list[Subject]:
     ]
     if config.baselines:
         untrained = untrained_encoder(own.config, config.seed).to(device)
-        subjects.append(Subject(RAW_PIXELS, "baseline", RawPixels()))
+        subjects.append(Subject(RAW, "baseline", RawPixels()))
         subjects.append(Subject(UNTRAINED, "baseline", untrained))
     if len({subject.name for subject in subjects}) < len(subjects):
         raise UserError(

@@ -33,7 +33,9 @@ from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, 
 from stablerep.run import write_atomically, write_text
 
 Kind = Literal["run", "further run", "baseline"]
-BASELINES = RAW_PIXELS, UNTRAINED = "raw pixels", "untrained encoder"
+RAW, UNTRAINED = "raw pixels", "untrained encoder"
+BASELINES = (RAW, UNTRAINED)
+"""Names of what is measured beside whatever was learned."""
 _LISTS = ("records", "measurements")
 
 

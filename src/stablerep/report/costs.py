@@ -123,12 +123,12 @@ def _energy_sentence(costs: Sequence[Cost], power: PowerConfig) -> str:
     gpus = any(cost.gpu_seconds for cost in costs)
     on_gpus = f" and {power.watts_per_gpu:g} watts per GPU as stated" if gpus and power.watts_per_gpu else ""
     were_read = all(cost.joules is not None for cost in costs if cost.rank == 0)
-    if joules_of(costs, power) is None and were_read:
-        return (
-            f"{spent} Energy is not known: the power of the GPUs was not stated (--power.watts-per-gpu of stablerep "
-            "report)."
-        )
     if joules_of(costs, power) is None:
+        if were_read:
+            return (
+                f"{spent} Energy is not known: the power of the GPUs was not stated (--power.watts-per-gpu of "
+                "stablerep report)."
+            )
         missing = "--power.watts-per-core" + (" and --power.watts-per-gpu" if gpus else "")
         return (
             f"{spent} Energy is not known: the processors' counters could not be read when this was made, and no power "
