@@ -108,7 +108,7 @@ def test_what_the_work_raises_and_workers_that_differ(tmp_path: Path) -> None:
 
 def test_without_ray_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'stablerep\[ray\]'"), crew(tmp_path):
+    with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"), crew(tmp_path):
         pass
 
 

@@ -72,7 +72,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
         Run.open_or_create(tmp_path / "file" / "below", Settings(), kind="simclr")
 
 
-@pytest.mark.parametrize("content", ['{"kind": "simc', "[]"])
+@pytest.mark.parametrize("content", ['{"kind": "simc', "[]", '{"kind": "simclr"}'])
 def test_a_damaged_description_is_named(tmp_path: Path, content: str) -> None:
     run = Run.open_or_create(tmp_path / "run", Settings(), kind="simclr")
     run.description_path.write_text(content, encoding="utf-8")

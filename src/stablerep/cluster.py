@@ -38,7 +38,7 @@ class EngineConfig:
     """Where the heavy work is done."""
 
     engine: EngineName = "local"
-    """Work on this machine, or on the workers of a Ray cluster (pip install 'stablerep[ray]')."""
+    """Work on this machine, or on the workers of a Ray cluster (pip install '.[ray]' in the clone)."""
     address: str | None = None
     """Ray: address of a running cluster, such as auto or ray://host:10001; unset: one is started on this machine."""
     num_workers: int | None = None
@@ -147,7 +147,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("the engine ray needs Ray: pip install 'stablerep[ray]'") from error
+        raise UserError("the engine ray needs Ray: pip install '.[ray]' in the clone of stablerep") from error
     return ray
 
 

@@ -144,7 +144,7 @@ class Run:
         run = cls(path)
         asked = json.loads(json.dumps({"kind": kind, "config": config_module.to_dict(config)}))
         if run.description_path.exists():
-            there = read_json(run.description_path)
+            there = run.description
             differences = config_module.differing_fields(
                 *(
                     {**one, "config": config_module.without_free(config, one["config"])}
@@ -190,7 +190,11 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """``kind`` and ``config`` as they were resolved when the run was created."""
-        return read_json(self.description_path)
+        there = read_json(self.description_path)
+        for name in ("kind", "config"):
+            if name not in there:
+                raise UserError(f"{self.description_path} holds no {name}; restore or remove it")
+        return there
 
     @property
     def checkpoint_path(self) -> Path:

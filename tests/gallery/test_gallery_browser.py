@@ -16,7 +16,7 @@ from stablerep.gallery.serve import guarded
 from stablerep.gallery.session import Gallery
 from stablerep.store import ImageTable
 
-pytest.importorskip("gradio", reason="gradio is not installed; pip install 'stablerep[gallery]'")
+pytest.importorskip("gradio", reason="gradio is not installed; pip install '.[gallery]'")
 pytestmark = pytest.mark.slow
 TABS = ("Browse", "Compare", "Copies", "Map", "Paint")
 TILE = "#sg-results-part .sg-tile"

@@ -163,7 +163,7 @@ def test_without_gradio_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyP
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"pip install 'stablerep\[gallery\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[gallery\]'"):
         serve_gallery(GalleryConfig(images=tmp_path), console=Console(quiet=True))
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_png_is_no_picture() -> None:
 
 
 def test_the_real_page_gives_nothing_but_the_tables(gallery: Gallery) -> None:
-    pytest.importorskip("gradio", reason="gradio is not installed; pip install 'stablerep[gallery]'")
+    pytest.importorskip("gradio", reason="gradio is not installed; pip install '.[gallery]'")
     page = guarded(gallery, host="127.0.0.1", password=None)
     status, headers, body = ask(page, "/")
     assert status == 200 and b"stablerep" in body

@@ -20,7 +20,7 @@ from stablerep.store import ImageTable
 
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="gradio is not installed; pip install 'stablerep[gallery]'")
+    pytest.importorskip("gradio", reason="gradio is not installed; pip install '.[gallery]'")
     images, _ = write_tables(tmp_path)
     code = "from stablerep.cli import main; main()"
     command = [sys.executable, "-c", code, "gallery", str(images), "--port", "0", "--json"]

@@ -17,7 +17,7 @@ from stablerep.learning.lora import Lora, LoraConfig
 from stablerep.learning.method import Batch
 from stablerep.learning.methods import METHODS
 
-pytest.importorskip("peft", reason="adapters need peft: pip install 'stablerep[lora]'")
+pytest.importorskip("peft", reason="adapters need peft: pip install '.[lora]'")
 
 N, V = 3, 2
 TEXTS = [text(number) for number in range(NUM_CAPTIONS)]

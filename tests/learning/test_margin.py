@@ -135,7 +135,7 @@ def test_a_faster_student_keeps_its_teachers_margin(world: World, tmp_path: Path
 
 
 def test_adapters_learn_pictures_within_their_pipelines_margin(world: World, tmp_path: Path) -> None:
-    pytest.importorskip("peft", reason="adapters need peft: pip install 'stablerep[lora]'")
+    pytest.importorskip("peft", reason="adapters need peft: pip install '.[lora]'")
     folder = painter(world).export(tmp_path)
 
     def built(size: int) -> Any:

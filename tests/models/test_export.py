@@ -58,7 +58,10 @@ def pair(folder: Path, text: TextConfig, config: EncoderConfig = SMALL) -> Image
 
 
 def published(size: str) -> EncoderConfig:
-    """A published size but for its depth: its blocks are alike, and twelve take long to export."""
+    """A published size but for its depth: its blocks are alike, and twelve take long to export.
+
+    To ONNX, whose graph is that of a small encoder, nothing is exported at these sizes.
+    """
     return EncoderConfig(architecture=f"vit_{size}_patch16_224", depth=1)
 
 
@@ -138,7 +141,7 @@ def test_an_encoder_in_its_target_library(to: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "base"])
-@pytest.mark.parametrize("to", CHECKS)
+@pytest.mark.parametrize("to", sorted(CHECKS.keys() - {"onnx"}))
 @torch.inference_mode()
 def test_the_published_sizes_in_their_target_library(to: str, size: str, tmp_path: Path) -> None:
     reference = encoder(tmp_path / "run", published(size))
@@ -207,8 +210,14 @@ PAIR_CHECKS = {"open_clip": check_open_clip, "huggingface": check_dual_encoder, 
 TEXT_TOWERS = {"learned": SMALL_TEXT, "clip": CLIP_TEXT}
 
 
-@pytest.mark.parametrize("vocabulary", TEXT_TOWERS)
-@pytest.mark.parametrize("to", ["open_clip", "huggingface", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("to", "vocabulary"),
+    [
+        *((to, vocabulary) for to in ("open_clip", "huggingface") for vocabulary in TEXT_TOWERS),
+        # One of a learned vocabulary goes to ONNX below.
+        pytest.param("onnx", "clip", marks=pytest.mark.slow),
+    ],
+)
 def test_both_towers_in_their_target_library(
     to: str, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +228,7 @@ def test_both_towers_in_their_target_library(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "base"])
-@pytest.mark.parametrize("to", PAIR_CHECKS)
+@pytest.mark.parametrize("to", sorted(PAIR_CHECKS.keys() - {"onnx"}))
 def test_published_sizes_of_both_towers_in_their_target_library(
     to: str, size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +300,7 @@ def test_without_onnx_one_sentence_says_what_to_install(
 ) -> None:
     encoder(tmp_path / "run")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'stablerep\[onnx\]'"):
+    with pytest.raises(UserError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         write(tmp_path / "run", "onnx", tmp_path / "out")
 
 

@@ -63,7 +63,9 @@ def project(rows: np.ndarray, vectors: np.ndarray, how: Projection, num_chosen: 
         raise UserError("a map needs at least two pictures that can be read; choose more of them")
     how = how if len(rows) >= _FEWEST else "pca"
     if how not in projections():
-        raise UserError("UMAP needs umap-learn; pip install 'stablerep[map]', or choose t-SNE or PCA")
+        raise UserError(
+            "UMAP needs umap-learn; pip install '.[map]' in the clone of stablerep, or choose t-SNE or PCA"
+        )
     places = {"umap": _umap, "t-sne": _tsne, "pca": _pca}[how](vectors)
     low, high = np.percentile(places, [0.5, 99.5], axis=0)
     scaled = np.clip((places - low) / np.maximum(high - low, 1e-12), 0, 1)

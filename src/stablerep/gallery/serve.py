@@ -132,7 +132,9 @@ def _require_gradio() -> None:
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise UserError("the gallery needs gradio; pip install 'stablerep[gallery]'") from error
+        raise UserError(
+            "the gallery needs gradio; pip install '.[gallery]' in the clone of stablerep"
+        ) from error
 
 
 def _listen(application: Any, config: GalleryConfig, console: Console) -> None:

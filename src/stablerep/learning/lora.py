@@ -37,7 +37,7 @@ ADAPTED: dict[str, str] = {
 }
 ADAPTERS = "pytorch_lora_weights.safetensors"  # the name by which stock pipelines look for it
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-_INSTALL = "pip install 'stablerep[lora]'"
+_INSTALL = "pip install '.[lora]' in the clone of stablerep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class LoraConfig:
     time_mean: float = 0.0
     """For pipelines trained by flow matching: mean of the logit-normal distribution of noise levels."""
     time_std: float = 1.0
+    """For the same: its standard deviation; larger means more of very low and very high levels."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0:

@@ -77,7 +77,9 @@ def _require() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"export to onnx needs {error.name}: pip install 'stablerep[onnx]'") from error
+        raise UserError(
+            f"export to onnx needs {error.name}: pip install '.[onnx]' in the clone of stablerep"
+        ) from error
 
 
 def _write(model: nn.Module, example: Tensor, path: Path, names: dict[str, list[str]]) -> None:

@@ -243,7 +243,10 @@ def _draw_histograms(panels: Sequence[Panel], width: int) -> Figure:
         low, high = np.quantile(values, [0.005, 0.995])
         edges = np.linspace(low, high if high > low else low + 1, 25)
         parts = [np.clip(part, edges[0], edges[-1]) for part in (panel.fine, panel.rejected)]
-        axes.hist(parts, edges, stacked=True, color=[_series_colour(0), _series_colour(1)])
+        # Outlines: as bars, each of 24 would be a shape of its own.
+        axes.hist(
+            parts, edges, stacked=True, histtype="stepfilled", color=[_series_colour(0), _series_colour(1)]
+        )
         axes.set_title(panel.name, color=MUTED)
         axes.set_yticks([])
         axes.locator_params(axis="x", nbins=4)
