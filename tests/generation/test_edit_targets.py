@@ -23,7 +23,13 @@ PROMPT = "a red cat"
 def side(pipeline_folder: Callable[[str], Path]) -> Callable[[str], TextSide]:
     def make(name: str) -> TextSide:
         exact = PaintConfig(
-            device="cpu", dtype="float32", num_inference_steps=1, batch_size=1, guidance_scale=1.0
+            device="cpu",
+            dtype="float32",
+            num_inference_steps=1,
+            batch_size=1,
+            guidance_scale=1.0,
+            height=32,
+            width=32,
         )
         return TextSide(load_teacher(str(pipeline_folder(name)), exact))
 

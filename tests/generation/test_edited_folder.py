@@ -27,7 +27,15 @@ RECORD: dict[str, Any] = {
     "parent": {"name": "p", "weights": {}},
     "edits": [{"kind": "remove", "concept": "cat"}],
 }
-EXACT = PaintConfig(device="cpu", dtype="float32", num_inference_steps=2, batch_size=2, scheduler="teacher")
+EXACT = PaintConfig(
+    device="cpu",
+    dtype="float32",
+    num_inference_steps=2,
+    batch_size=2,
+    scheduler="teacher",
+    height=32,
+    width=32,
+)
 KEPT = ("the small dog", "a house with the blue boat", "leaf of the sun")
 
 

@@ -110,6 +110,7 @@ def texts_of(captions: Path, world: World, **changes: object) -> set[int]:
     return {int(token) for step in range(60) for token in views.batch(step)["tokens"]}
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("other", [{"split": "test"}, {"group": "test/group"}, {"label": "another"}])
 def test_wordings_of_another_split_group_or_label_are_not_read(
     other: dict[str, str], tmp_path: Path, world: World
@@ -169,6 +170,7 @@ def test_weights_that_are_all_zero_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank")
 def test_what_counts_is_counted_by_style_where_the_text_names_it(tmp_path: Path, world: World) -> None:
     """Of three images in three styles a draw holds one, of two and one it holds 5/3 on average."""
     rows = [image_row(number, index, style=f"style {index}") for number in range(4) for index in range(3)]

@@ -68,6 +68,7 @@ def shares_of_real(views: ViewSource, num_steps: int) -> dict[int, float]:
     return {caption: num_real[caption] / count for caption, count in num_views.items()}
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize(("mix", "expected"), [(None, 1 / 3), ((1, 1), 0.5), ((1, 4), 0.8)])
 def test_captions_that_have_real_pictures_show_them_in_the_ratio_of_the_mix(
     both: tuple[Path, Path], mix: tuple[float, float] | None, expected: float

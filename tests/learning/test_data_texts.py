@@ -47,6 +47,7 @@ def test_a_caption_without_concept_has_its_own_text_only(tmp_path: Path, world: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank")
 def test_the_style_of_the_first_image_joins_the_text_as_often_as_asked(world: World) -> None:
     plain = {identity_of(text(number, variant)) for number in range(NUM_CAPTIONS) for variant in (0, 1)}
     styled = {

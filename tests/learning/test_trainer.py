@@ -1,12 +1,12 @@
 """The loop: exact resume after any kill, one step at a time in the log, and what makes a run another one."""
 
 import contextlib
+import importlib
 import json
 import random
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -47,7 +47,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(
 ) -> None:
     """Before any checkpoint; twice after one in the middle of an epoch; and before the export."""
     config = train_config(method, world, tmp_path / "run")
-    for moment in (1, 5, 5, "export"):
+    for moment in (1, 5, 5, "export") if method == "stablerep" else (5, "export"):
         with killed_at(moment):
             train(method, config)
     summary = train(method, config)
@@ -76,10 +76,9 @@ def train_here(method: str, world: World, out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_that_was_killed_three_times_ends_with_the_same_bits(
-    method: str, world: World, tmp_path: Path
-) -> None:
+def test_a_run_that_was_killed_three_times_ends_with_the_same_bits(world: World, tmp_path: Path) -> None:
+    """That of the method that leaves the most files; how each goes on is tested above, without processes."""
+    method = "text-to-image"
     train_here(method, world, tmp_path / "whole")
     run = tmp_path / "run"
     draw = random.Random(method)
@@ -128,11 +127,15 @@ def test_the_kill_benchmark_sees_a_single_bit(whole: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_kill_benchmark_passes() -> None:  # the script itself kills more often, and other methods
-    command = [sys.executable, str(KILL_TRAIN), "stablerep", "--num-kills", "3"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.startswith("PASSED: stablerep, 3 kills")
+def test_the_kill_benchmark_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # the script itself kills more often, and other methods
+    monkeypatch.syspath_prepend(str(KILL_TRAIN.parent))
+    monkeypatch.setattr(sys, "argv", [KILL_TRAIN.name, "stablerep", "--num-kills", "3"])
+    code = importlib.import_module(KILL_TRAIN.stem).main()
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert printed.startswith("PASSED: stablerep, 3 kills")
 
 
 @pytest.mark.slow
