@@ -4,13 +4,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stablerep import cluster
 from stablerep.cluster import EngineConfig, Task, engine_fields, hired
 from stablerep.console import Console
 from stablerep.errors import UserError
@@ -104,6 +105,43 @@ def test_what_the_work_raises_and_workers_that_differ(tmp_path: Path) -> None:
     ):
         workers.describe()
         list(workers.run([5]))
+
+
+@dataclass
+class NotYetRunning:
+    """Ray as a process finds it that has joined no cluster; it notes what it is asked and fails if told to."""
+
+    failure: Exception | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def init(self, **asked: Any) -> None:
+        self.asked = asked
+        if self.failure:
+            raise self.failure
+
+
+def test_which_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined(**settings: Any) -> dict[str, Any]:
+        ray = NotYetRunning()
+        cluster._connect(ray, EngineConfig(engine="ray", **settings))
+        return ray.asked
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    own = joined(num_workers=50, cpus_per_worker=2)
+    assert own["address"] == "local" and own["num_cpus"] >= 100, "room for all that were asked for"
+    assert joined(address="auto")["address"] == "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert joined()["address"] == "10.0.0.1:6379"
+    assert joined(address="auto")["address"] == "auto", "what is asked for goes before the environment"
+    assert "num_cpus" not in joined(address="auto"), "a cluster that runs has what it has"
+
+
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    ray = NotYetRunning(ConnectionError("nobody answers\nat all"))
+    with pytest.raises(
+        UserError, match=r"no Ray cluster at 'auto' \(nobody answers\); start one with `ray start"
+    ):
+        cluster._connect(ray, EngineConfig(engine="ray", address="auto"))
 
 
 def test_without_ray_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
