@@ -22,7 +22,6 @@ from mistakes import in_one_sentence
 from stablerep import config as config_module
 from stablerep.captions.worlds import world_name
 from stablerep.console import Console
-from stablerep.evaluation.distances import DistanceConfig
 from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.settings import SchedulerName
@@ -165,7 +164,6 @@ def _judged(config: Curves, setting: Setting, console: Console) -> dict[str, Any
             benchmark=cast(Any, world_name(config.world)),
             num_train=config.num_train,
             search_copies=False,
-            distances=DistanceConfig(kid_subsets=20),
             num_bootstrap=200,
             out=config.out / f"{setting.name}-scores.json",
         ),

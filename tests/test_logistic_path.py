@@ -56,6 +56,9 @@ def test_several_classes_are_one_regression_each() -> None:
         reference = LogisticRegression(C=0.5, tol=1e-9).fit(standardised(data, features), targets[:, column])
         expected = reference.predict_proba(standardised(data, features))[:, 1]
         np.testing.assert_allclose(found.probabilities(features)[:, column], expected, atol=1e-3)
+    difficult = np.where(targets == 1, 1, rng.integers(-1, 1, targets.shape))  # which counts as not shown
+    (again,) = solve_path(features, difficult, [2.0], SHORT, num_classes=3)
+    np.testing.assert_array_equal(again.probabilities(features), found.probabilities(features))
 
 
 def test_a_solution_that_is_not_reached_is_said() -> None:

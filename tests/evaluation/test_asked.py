@@ -43,6 +43,10 @@ def test_all_splits_and_training_captions_are_seen(tmp_path: Path) -> None:
     world = write(tmp_path)
     assert len(read_asked(world, "all", seen_words=False).labels) == 8
     assert read_asked(world, "train", seen_words=True).num_left_out == 0
+    every, train = (read_asked(world, split, seen_words=False) for split in ("all", "train"))
+    assert every.training == train.training == set(train.labels)
+    assert every.only(list(train.labels)[:1]).training == set(list(train.labels)[:1])
+    assert not read_asked(world, "test", seen_words=False).training
     assert read_asked(world, "test", seen_words=True).num_left_out == 1
 
 
@@ -71,5 +75,6 @@ def test_counterparts_are_as_many_of_each_caption_on_both_sides(tmp_path: Path) 
     found = real_counterparts(tmp_path, painted, seed=0)
     assert Counter(captions[found.painted]) == {"a": 2, "b": 1}
     assert sorted(found.real) == [b"a0", b"a1", b"b0"]
+    assert list(captions[found.painted]) == list(found.captions) == [real.decode()[0] for real in found.real]
     again = real_counterparts(tmp_path, painted, seed=0)
     assert np.array_equal(found.painted, again.painted) and list(found.real) == list(again.real)

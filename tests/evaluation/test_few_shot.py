@@ -12,7 +12,7 @@ from stablerep.console import Console
 from stablerep.evaluation.benchmarks import Benchmark, Split
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.contract import NotMeasurableError, Subject, Tools
-from stablerep.evaluation.fairness import Fairness, FairnessConfig, group_metrics
+from stablerep.evaluation.fairness import Cells, Fairness, FairnessConfig
 from stablerep.evaluation.few_shot import FewShot, FewShotConfig, _Class
 from stablerep.evaluation.pictures import as_png
 from stablerep.probes import ProbeConfig
@@ -119,6 +119,8 @@ def test_the_worst_group_is_found(tmp_path: Path) -> None:
     assert by_style.metrics["gap"].value == pytest.approx(10 / 60)
     assert by_style.metrics["top1"].value == pytest.approx(110 / 120)
     assert by_style.note.startswith("worst: other")
+    assert 0 < by_style.chance["gap"] < by_style.metrics["gap"].value
+    assert " with p = 0." in by_style.note
     assert by_style.chosen_on == "validation"
     assert found["test, by class"].note.startswith("worst: b")
     assert found["test, by class"].protocol == "fairness: linear"
@@ -128,7 +130,27 @@ def test_groups_as_counted_by_hand() -> None:
     part = split(6, 0)
     values = np.array(["x", "x", "y", "y", "z", "z"])
     correct = np.array([True, True, True, False, False, False])
-    metrics, worst = group_metrics(correct, values, np.array(["x", "y"]), part, num=20, seed=0)
+    cells = Cells.of(correct, values, np.array(["x", "y"]), part)
+    metrics = cells.metrics(num=20, seed=0)
     assert (metrics["worst group"].value, metrics["gap"].value) == (0.5, 0.5)
     assert metrics["top1"].value == 0.75  # z is left out
-    assert worst == "y (50.0 %)"
+    assert cells.worst() == "y (50.0 %)"
+
+
+@pytest.mark.parametrize("crossed", [False, True], ids=["a group per cluster", "all groups in every cluster"])
+def test_equal_groups_have_the_gap_of_chance(crossed: bool) -> None:
+    """Right answers come in clusters: a gap is above zero, and as large as by chance; a real one is larger."""
+    rng = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(40), 4)
+    values = np.array(list("wxyz"))[np.arange(160) % 4 if crossed else cluster % 4]
+    part = Split([b""] * 160, np.zeros(160, int), [str(number) for number in cluster])
+    kept, gaps, expected = np.unique(values), [], []
+    for trial in range(60):
+        correct = rng.random(160) < rng.beta(1, 1, 40)[cluster]
+        cells = Cells.of(correct, values, kept, part)
+        gaps.append(cells.metrics(num=2, seed=trial)["gap"].value)
+        expected.append(cells.by_chance(num=20, seed=trial)["gap"].mean())
+    assert np.mean(gaps) > 0.1
+    assert np.mean(expected) == pytest.approx(np.mean(gaps), rel=0.15)
+    uneven = Cells.of(values != "w", values, kept, part)
+    assert (uneven.by_chance(num=50, seed=0)["gap"] < uneven.metrics(num=2, seed=0)["gap"].value).all()

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, Interval, over_seeds
+from stablerep.evaluation.intervals import (
+    METRICS,
+    Accuracies,
+    GroupBootstrap,
+    Interval,
+    SeedSpread,
+    mean_interval,
+    over_seeds,
+    share_interval,
+)
 from stablerep.probes import mean_per_class_accuracy
 
 
@@ -66,11 +75,25 @@ def test_random_guessing_has_chance_within_its_interval() -> None:
     assert interval.low < 0.1 < interval.high < 0.13
 
 
-def test_all_right_has_no_spread() -> None:
-    bootstrap = GroupBootstrap(np.arange(9) % 3, np.arange(9).astype(str), num=50, seed=0)
-    assert bootstrap.accuracies(np.ones(9, dtype=bool)).interval("mean_per_class") == Interval(
-        value=1, low=1, high=1
-    )
+def test_all_right_and_all_wrong_are_as_sure_as_there_are_groups() -> None:
+    """Clopper and Pearson 1934: with 0 of 9 below 33.6 %, with 9 of 9 above 66.4 %."""
+    groups = np.arange(9).astype(str)
+    bootstrap = GroupBootstrap(np.arange(9) % 3, groups, num=50, seed=0)
+    right = bootstrap.accuracies(np.ones(9, dtype=bool)).interval("mean_per_class")
+    assert (right.value, right.low, right.high) == (1, pytest.approx(0.6637, abs=1e-4), 1)
+    wrong = mean_interval(
+        np.zeros(18), np.repeat(groups, 2), num=50, seed=0
+    )  # nine groups, not eighteen pictures
+    assert (wrong.value, wrong.low, wrong.high) == (0, 0, pytest.approx(0.3363, abs=1e-4))
+    assert share_interval(np.ones(9), np.ones(9), groups, num=50, seed=0) == right
+
+
+def test_one_group_says_nothing_of_others() -> None:
+    bootstrap = GroupBootstrap(np.zeros(4), ["a"] * 4, num=50, seed=0)
+    some, none = bootstrap.accuracies(np.arange(4) < 3), bootstrap.accuracies(np.zeros(4, dtype=bool))
+    assert some.interval("top1") == Interval(value=0.75, low=0, high=1)
+    assert some.ahead_of(none, "top1") == Interval(value=0.75, low=-1, high=1)
+    assert mean_interval(np.zeros(4), ["a"] * 4, num=50, seed=0) == Interval(value=0, low=0, high=1)
 
 
 def test_differences_are_paired() -> None:
@@ -100,6 +123,7 @@ def constant(value: float, num: int = 400) -> Accuracies:
     return Accuracies(
         value={"mean_per_class": value, "top1": value},
         replicates={"mean_per_class": np.full(num, value), "top1": np.full(num, value)},
+        num_groups=100,
     )
 
 
@@ -112,33 +136,47 @@ def test_seeds_add_their_spread() -> None:
     assert alone.low == alone.high == pytest.approx(0.4)
 
 
-def test_three_seeds_cover_more_than_plain_draws_of_them() -> None:
-    """Seeds spread by 3 points; the error of the test pictures, by 1, is the same for all."""
-    rng = np.random.default_rng(0)
-    num, covered, covered_plainly = 400, 0, 0
-    for trial in range(num):
-        common = 0.5 + rng.normal(0, 0.01)
-        seeds = common + rng.normal(0, 0.03, 3)
-        noise = rng.normal(0, 0.01, 1000)
-        runs = [
-            Accuracies(value=dict.fromkeys(METRICS, seed), replicates=dict.fromkeys(METRICS, seed + noise))
-            for seed in seeds
-        ]
-        interval = over_seeds(runs, trial).interval("top1")
-        drawn = seeds[rng.integers(3, size=(1000, 3))].mean(1) + noise
-        low, high = np.percentile(drawn, [2.5, 97.5])
+def drawn_runs(rng: np.random.Generator, num: int, spread: float) -> list[Accuracies]:
+    """Runs around 0.5 whose seeds spread so; the error of the test pictures, of 0.01, is the same for all."""
+    seeds = 0.5 + rng.normal(0, 0.01) + rng.normal(0, spread, num)
+    noise = rng.normal(0, 0.01, 400)
+    return [
+        Accuracies(dict.fromkeys(METRICS, seed), dict.fromkeys(METRICS, seed + noise), num_groups=100)
+        for seed in seeds
+    ]
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_few_seeds_cover_the_truth(num: int) -> None:
+    rng = np.random.default_rng(num)
+    trials, covered, ahead = 300, 0, 0
+    for trial in range(trials):
+        mine, theirs = (over_seeds(drawn_runs(rng, num, 0.03), 2 * trial + side) for side in range(2))
+        interval, difference = mine.interval("top1"), mine.ahead_of(theirs, "top1")
         covered += interval.low < 0.5 < interval.high
-        covered_plainly += low < 0.5 < high
-    assert covered_plainly / num + 0.03 < covered / num < 0.95
+        ahead += difference.low < 0 < difference.high
+    assert 0.92 <= covered / trials <= 0.99
+    assert 0.92 <= ahead / trials <= 0.99
+
+
+def test_a_difference_has_the_freedom_of_welch() -> None:
+    """Equal arms of S seeds have 2 (S - 1); a side without seeds adds none; the larger spread decides."""
+    three, five = (SeedSpread(np.ones(4), 0.01, freedom) for freedom in (2, 4))
+    assert three.minus(three).freedom == pytest.approx(4)
+    assert five.minus(three).freedom == three.minus(five).freedom == pytest.approx(4 / (1 / 2 + 1 / 4))
+    assert three.minus(SeedSpread(np.zeros(1), 0.0, np.inf)).freedom == pytest.approx(2)
+    assert three.widened() == pytest.approx(np.full(4, 4.302653 / 1.959964))
 
 
 @pytest.mark.slow
 def test_the_variance_between_seeds_is_not_understated() -> None:
-    """Over many sets of S seeds, replicates vary as the mean of S seeds does: by the variance of a seed over S."""
+    """Over many sets of S seeds, deviations vary as the mean of S seeds does: by the variance of a seed over S."""
     rng = np.random.default_rng(1)
     for num in (2, 3, 8):
         variances = [
-            over_seeds([constant(seed) for seed in rng.normal(0, 1, num)], trial).replicates["top1"].var()
+            over_seeds([constant(seed) for seed in rng.normal(0, 1, num)], trial)
+            .seeds["top1"]
+            .deviations.var()
             for trial in range(1500)
         ]
         assert np.mean(variances) == pytest.approx(1 / num, rel=0.08)

@@ -1,9 +1,11 @@
 """What a painter was asked for and what it painted: captions with their labels, and its pictures of them."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,17 @@ class Asked:
     texts: dict[str, str]
     num_left_out: int
     """Captions of the split with a word that no training caption has, where those are left out."""
+    training: frozenset[str] = frozenset()
+    """Those of the training split, from whose real pictures the judge learns."""
+
+    def only(self, captions: Sequence[str]) -> Self:
+        """These captions (ids) alone."""
+        return dataclasses.replace(
+            self,
+            labels={caption: self.labels[caption] for caption in captions},
+            texts={caption: self.texts[caption] for caption in captions},
+            training=self.training & set(captions),
+        )
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,7 @@ def read_asked(world: Path, split: str, *, seen_words: bool) -> Asked:
         labels={row["id"]: row["label"] for row in kept},
         texts={row["id"]: row["text"] for row in kept},
         num_left_out=len(of_split) - len(kept),
+        training=frozenset(row["id"] for row in kept if row["split"] == "train"),
     )
 
 
@@ -125,11 +139,12 @@ def read_paintings(path: Path, wanted: Wanted, asked: Asked, classes: Sequence[s
 
 @dataclass(frozen=True)
 class Counterparts:
-    """Painted and real pictures of the same captions, as many of each caption on both sides."""
+    """M painted and M real pictures; painted and real picture i are of the same caption."""
 
     painted: np.ndarray
     """Which of the paintings."""
     real: Sequence[bytes]
+    captions: np.ndarray
 
 
 def real_counterparts(world: Path, paintings: Paintings, *, seed: int) -> Counterparts:
@@ -151,7 +166,8 @@ def real_counterparts(world: Path, paintings: Paintings, *, seed: int) -> Counte
         num = min(len(rows), len(others))
         painted.append(rng.permutation(rows)[:num])
         real.append(rng.permutation(others)[:num])
-    return Counterparts(np.concatenate(painted), TableImages(table, np.concatenate(real)))
+    rows = np.concatenate(painted)
+    return Counterparts(rows, TableImages(table, np.concatenate(real)), paintings.captions[rows])
 
 
 def _rows_by_caption(captions: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:

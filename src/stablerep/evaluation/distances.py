@@ -6,6 +6,7 @@ filtered its pictures. Shapes: n pictures of each kind, D features.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,40 +23,42 @@ class DistanceConfig:
 
     num_pictures: int = 10_000
     """At most so many painted and so many real pictures, drawn at random; always as many of each."""
-    kid_size: int = 1_000
-    """Pictures of each kind in one subset for KID; all where there are fewer."""
-    kid_subsets: int = 100
-    """Subsets over which KID is averaged."""
+    kid_splits: int = 200
+    """Splits of the real pictures into halves, whose distances are the floor of KID."""
     k: int = 3
     """Neighbour that sets the radius for precision and recall (published: 3)."""
     k_coverage: int = 5
     """Neighbour that sets the radius for density and coverage (published: 5)."""
 
     def __post_init__(self) -> None:
-        if min(self.kid_size, self.kid_subsets) < 2 or min(self.num_pictures, self.k, self.k_coverage) < 1:
-            raise ValueError("kid_size and kid_subsets must be at least 2, and the other numbers positive")
+        if min(self.num_pictures, self.kid_splits, self.k, self.k_coverage) < 1:
+            raise ValueError("num_pictures, kid_splits, k and k_coverage must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelDistance:
     """KID (Binkowski et al. 2018) with what real pictures reach among themselves.
 
-    The estimate is unbiased, so that equal distributions give values around zero, half of them negative. The floor is
-    the same estimate between two disjoint subsets of real pictures, of the same size. A painter is compared with
-    ``floor_95``: 95 % of the values between real pictures are smaller in absolute value. "At most three times the
-    floor" means ``mean <= 3 * floor_95``.
+    One estimate over all pictures, which has the expectation of the published mean over subsets and less noise. It is
+    unbiased, so that equal distributions give values around zero, half of them negative: pairs of pictures of one
+    caption are left out everywhere, as painted and real pictures show the same captions, and such pairs would be more
+    frequent between the two kinds than within one. The floor is the same estimate between halves of the real pictures,
+    as large, split at random again and again. A painter is compared with ``floor_95``: 95 % of the values between real
+    pictures are smaller in absolute value, as for a perfect painter. "At most three times the floor" means ``mean <= 3
+    * floor_95``.
     """
 
     mean: float
-    """Over the subsets."""
+    """The estimate, a mean over pairs of pictures."""
     standard_error: float
-    """Of that mean. Subsets share pictures, so it holds for these pictures, not for others by the painter."""
+    """Of the estimate, over captions (jackknife): for other captions, and other pictures by the painter. Near
+    zero it is too large, by about a half."""
     floor_mean: float
     floor_95: float
-    """95 % quantile of the absolute value, over draws of two real subsets."""
+    """95 % quantile of the absolute value, over the splits."""
     size: int
-    """Pictures of each kind in one subset."""
-    num_subsets: int
+    """Pictures of each kind."""
+    num_splits: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,63 +98,121 @@ def measure_distances(
     real: np.ndarray,
     config: DistanceConfig,
     *,
+    captions: np.ndarray | None = None,
     seed: int,
-    encoder: str,
-    fingerprint: str,
+    encoder: tuple[str, str],
 ) -> Distances | None:
-    """Distances of painted features (M, D) to real ones (N, D); None where fewer than k + 1 of each can be compared."""
+    """Distances of painted features (M, D) to real ones (N, D) by an encoder, given by its name and fingerprint; None
+    where there are too few, or too many of one caption, to leave out a caption and find k neighbours.
+
+    With ``captions`` (M,) painted and real picture i are of caption i, and half of the real pictures are compared with
+    the paintings of the other half: as a perfect painter's are those real pictures, ``real_cover`` and the floor of KID
+    are what it reaches. Without, every picture counts as one of a caption of its own.
+    """
     size = min(len(painted), len(real) // 2, config.num_pictures)
-    if size <= max(config.k, config.k_coverage):
-        return None
     rng = runtime.numpy_generator("distances", seed)
-    drawn = torch.from_numpy(painted[rng.permutation(len(painted))[:size]])
-    halves = torch.from_numpy(real[rng.permutation(len(real))[: 2 * size]])
+    rows = rng.permutation(len(real))[: 2 * size]
+    mine = rng.permutation(len(painted))[:size] if captions is None else rows[size:]
+    names, groups = np.unique(rows if captions is None else captions[rows], return_inverse=True)
+    most = np.bincount(groups, minlength=len(names)).max(initial=1)
+    # Three captions on any side, so that one can be left out.
+    if size - 2 * most < max(config.k, config.k_coverage):
+        return None
+    drawn, halves = torch.from_numpy(painted[mine]), torch.from_numpy(real[rows])
     reference, other = halves[:size], halves[size:]
     return Distances(
-        encoder=encoder,
-        fingerprint=fingerprint,
+        encoder=encoder[0],
+        fingerprint=encoder[1],
         num_pictures=size,
-        kid=kernel_distance(drawn, halves, config, rng),
+        kid=kernel_distance(drawn, halves, torch.from_numpy(groups), config.kid_splits, rng),
         cover=cover(drawn, reference, config.k, config.k_coverage),
         real_cover=cover(other, reference, config.k, config.k_coverage),
     )
 
 
 def kernel_distance(
-    painted: Tensor, real: Tensor, config: DistanceConfig, rng: np.random.Generator
+    painted: Tensor, real: Tensor, groups: Tensor, num_splits: int, rng: np.random.Generator
 ) -> KernelDistance:
-    """KID of painted features (n, D) to real ones (N, D), N at least 2 n, with its floor."""
-    size = min(config.kid_size, len(painted), len(real) // 2)
-    values, floor = [], []
-    for _ in range(config.kid_subsets):
-        some = painted[rng.permutation(len(painted))[:size]]
-        one, other = torch.split(real[rng.permutation(len(real))[: 2 * size]], size)
-        values.append(squared_mmd(some, one))
-        floor.append(squared_mmd(other, one))
+    """KID of painted features (n, D) to the first half of real ones (2 n, D), with its floor.
+
+    ``groups`` (2 n,) are the captions of the real pictures, numbered from 0; those of the second half are also the
+    captions of the painted.
+    """
+    size = len(painted)
+    halves = torch.arange(2 * size)[:, None] < size
+    value, without = _Pairs.of(torch.cat([real[:size], painted]), groups, halves).jackknife(groups)
+    splits = torch.stack([torch.from_numpy(rng.permutation(2 * size) < size) for _ in range(num_splits)], 1)
+    floor = _Pairs.of(real, groups, splits).discrepancies().numpy()
     return KernelDistance(
-        mean=float(np.mean(values)),
-        standard_error=float(np.std(values, ddof=1) / len(values) ** 0.5),
-        floor_mean=float(np.mean(floor)),
+        mean=float(value),
+        standard_error=float(((len(without) - 1) * without.var(correction=0)).sqrt()),
+        floor_mean=float(floor.mean()),
         floor_95=float(np.quantile(np.abs(floor), 0.95)),
         size=size,
-        num_subsets=config.kid_subsets,
+        num_splits=num_splits,
     )
 
 
-def squared_mmd(x: Tensor, y: Tensor) -> float:
+def squared_mmd(x: Tensor, y: Tensor, groups: tuple[Tensor, Tensor] | None = None) -> float:
     """Unbiased squared maximum mean discrepancy of features (m, D) and (n, D), with the kernel (x.y / D + 1)^3.
 
-    Binkowski et al. 2018, "Demystifying MMD GANs", equation 4.
+    Binkowski et al. 2018, "Demystifying MMD GANs", equation 4. With groups (m,) and (n,), numbered from 0, pairs of one
+    group are left out of all three sums, so that it is unbiased where both sides show the same groups as well.
+    """
+    count = len(x) + len(y)
+    together = torch.arange(count) if groups is None else torch.cat(groups)
+    is_first = torch.arange(count)[:, None] < len(x)
+    return float(_Pairs.of(torch.cat([x, y]), together, is_first).discrepancies())
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of points of different groups, for R ways to split M points into two sides.
+
+    Sums and numbers are (3, M, R): point by point of the pairs within the first side, within the second, and across,
+    where half of a pair counts for each of its points.
     """
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return ((a @ b.T).double() / a.shape[1] + 1) ** 3
+    kernel: Tensor
+    number: Tensor
 
-    def among_others(a: Tensor) -> Tensor:
-        values = kernel(a, a)
-        return (values.sum() - values.diagonal().sum()) / (len(a) * (len(a) - 1))
+    @classmethod
+    def of(cls, points: Tensor, groups: Tensor, is_first: Tensor) -> Self:
+        """Of points (M, D) of groups (M,), those of the first side (M, R) marked; block by block."""
+        sides = torch.stack([is_first, ~is_first]).double()
+        to_first, to_all = [], []
+        for start, block in _blocks(points):
+            kernel = ((block @ points.T).double() / points.shape[1] + 1) ** 3
+            kernel *= groups[start : start + len(block), None] != groups
+            to_first.append(kernel @ sides[0])
+            to_all.append(kernel.sum(1, keepdim=True))
+        first = torch.cat(to_first)
+        in_group = torch.zeros_like(sides).index_add_(1, groups, sides)
+        numbers = sides.sum(1, keepdim=True) - in_group[:, groups]
+        return cls(_by_kind(sides, torch.stack([first, torch.cat(to_all) - first])), _by_kind(sides, numbers))
 
-    return float(among_others(x) + among_others(y) - 2 * kernel(x, y).mean())
+    def discrepancies(self) -> Tensor:
+        """Squared maximum mean discrepancy (R,) of the two sides."""
+        return _discrepancy(self.kernel.sum(1), self.number.sum(1))
+
+    def jackknife(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """That of the first split, and what it is without each of the groups (G,)."""
+        without = []
+        for of_points in (self.kernel[..., 0], self.number[..., 0]):
+            by_group = of_points.new_zeros(3, int(groups.max()) + 1).index_add_(1, groups, of_points)
+            without.append(of_points.sum(1, keepdim=True) - 2 * by_group)  # a pair counts for both groups
+        return self.discrepancies()[0], _discrepancy(*without)
+
+
+def _by_kind(sides: Tensor, to: Tensor) -> Tensor:
+    """From what each point has with either side (2, M, R), what it has within its own and across (3, M, R)."""
+    return torch.stack([sides[0] * to[0], sides[1] * to[1], (sides[0] * to[1] + sides[1] * to[0]) / 2])
+
+
+def _discrepancy(kernel: Tensor, number: Tensor) -> Tensor:
+    """Mean within the first side, plus that within the second, less twice that across."""
+    first, second, across = (kernel / number).unbind()
+    return first + second - 2 * across
 
 
 def cover(compared: Tensor, real: Tensor, k: int, k_coverage: int) -> Cover:

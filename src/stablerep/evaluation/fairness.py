@@ -1,11 +1,11 @@
 """How unevenly an encoder serves groups of pictures: the worst group, and its distance to the best.
 
-Shapes: M pictures, G groups.
+Shapes: M pictures, C clusters of them, G groups.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -76,47 +76,95 @@ class Fairness:
             kept = names[counts >= self.config.fewest]
             if len(kept) < 2:
                 continue
+            cells = Cells.of(correct, values, kept, split)
             seed = runtime.seed_for(tools.seed, "fairness", data.name, test, attribute)
-            metrics, worst = group_metrics(correct, values, kept, split, num=tools.num_bootstrap, seed=seed)
+            metrics = cells.metrics(num=tools.num_bootstrap, seed=seed)
+            even = cells.by_chance(num=tools.num_bootstrap, seed=seed)
+            p_value = (1 + (even["gap"] >= metrics["gap"].value - 1e-9).sum()) / (1 + tools.num_bootstrap)
             found.append(
                 Measurement(
                     **described(subject, data.name, f"{test}, by {attribute}", f"fairness: {classifier}"),
                     metrics=metrics,
-                    chance={"gap": 0.0},
+                    chance={name: float(drawn.mean()) for name, drawn in even.items()},
                     settings=self.settings,
                     chosen=classified.chosen,
                     chosen_on=classified.chosen_on,
                     sizes={"num_pictures": len(split), "num_groups": len(kept)},
-                    note=f"worst: {worst}; {len(names) - len(kept)} groups are too small to count",
+                    note=f"worst: {cells.worst()}; {len(names) - len(kept)} groups are too small to count; groups "
+                    f"by chance have such a gap with p = {p_value:.2g}",
                 )
             )
         return found
 
 
-def group_metrics(
-    correct: np.ndarray, values: np.ndarray, kept: np.ndarray, split: Split, *, num: int, seed: int
-) -> tuple[dict[str, Interval], str]:
-    """Top-1 of the worst group, best less worst, and overall, with intervals over groups of pictures; the worst's name.
+@dataclass(frozen=True)
+class Cells:
+    """Hits and pictures (C, G) of C clusters of pictures, which succeed or fail together, in G groups."""
 
-    Replicates name the worst group anew: the least of several uncertain numbers is too low by construction, and its
-    interval shows by how much it may be.
-    """
-    clusters, cluster = np.unique(np.asarray(split.groups), return_inverse=True)
-    column = {name: place for place, name in enumerate(kept)}
-    place = np.array([column.get(value, -1) for value in values])
-    inside = place >= 0
-    cell = cluster[inside] * len(kept) + place[inside]
-    shape = (len(clusters), len(kept))
-    totals = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-    hits = np.bincount(cell, weights=correct[inside], minlength=shape[0] * shape[1]).reshape(shape)
-    rng = runtime.numpy_generator("bootstrap of groups", seed)
-    weights = np.ones((num + 1, len(clusters)))
-    for row in weights[1:]:
-        row[:] = np.bincount(rng.integers(len(clusters), size=len(clusters)), minlength=len(clusters))
-    above, below = weights @ hits, weights @ totals
-    shares = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    hits: np.ndarray
+    totals: np.ndarray
+    names: np.ndarray
+
+    @classmethod
+    def of(cls, correct: np.ndarray, values: np.ndarray, kept: np.ndarray, split: Split) -> Self:
+        """Count right answers (M,) by cluster and group; pictures whose group is not kept are left out."""
+        clusters, cluster = np.unique(np.asarray(split.groups), return_inverse=True)
+        column = {name: place for place, name in enumerate(kept)}
+        place = np.array([column.get(value, -1) for value in values])
+        inside = place >= 0
+        cell = cluster[inside] * len(kept) + place[inside]
+        shape = (len(clusters), len(kept))
+        totals = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+        hits = np.bincount(cell, weights=correct[inside], minlength=shape[0] * shape[1]).reshape(shape)
+        return cls(hits, totals, kept)
+
+    def worst(self) -> str:
+        """The group that fares worst, with its share."""
+        shares = _shares(self.hits.sum(0), self.totals.sum(0))
+        return f"{self.names[int(np.nanargmin(shares))]} ({100 * np.nanmin(shares):.1f} %)"
+
+    def metrics(self, *, num: int, seed: int) -> dict[str, Interval]:
+        """Top-1 of the worst group, best less worst, and overall, with intervals over clusters.
+
+        Replicates name the worst group anew: the least of several uncertain numbers is too low by construction, and its
+        interval shows by how much it may be.
+        """
+        rng = runtime.numpy_generator("bootstrap of groups", seed)
+        num_clusters = len(self.hits)
+        weights = np.ones((num + 1, num_clusters))
+        for row in weights[1:]:
+            row[:] = np.bincount(rng.integers(num_clusters, size=num_clusters), minlength=num_clusters)
+        above, below = weights @ self.hits, weights @ self.totals
+        series = _extremes(_shares(above, below))
+        series["top1"] = above.sum(1) / np.maximum(below.sum(1), 1e-12)
+        return {name: Interval.around(value[0], value[1:]) for name, value in series.items()}
+
+    def by_chance(self, *, num: int, seed: int) -> dict[str, np.ndarray]:
+        """Worst group and gap (num,) where groups say nothing: clusters of equally many groups exchange their groups.
+
+        A gap is never negative, so that equal groups have one as well. In a permutation every cluster takes all groups
+        of another one, in random order, so that what lies within a cluster stays within one.
+        """
+        rng = runtime.numpy_generator("permuted groups", seed)
+        num_groups = (self.totals > 0).sum(1)
+        above, below = np.zeros((2, num, len(self.names)))
+        for count in np.unique(num_groups[num_groups > 0]):
+            clusters = np.flatnonzero(num_groups == count)
+            groups = np.nonzero(self.totals[clusters])[1].reshape(len(clusters), count)
+            hits, totals = (part[clusters[:, None], groups].ravel() for part in (self.hits, self.totals))
+            for row in range(num):
+                drawn = rng.permuted(rng.permutation(groups), axis=1).ravel()
+                above[row] += np.bincount(drawn, weights=hits, minlength=len(self.names))
+                below[row] += np.bincount(drawn, weights=totals, minlength=len(self.names))
+        return _extremes(_shares(above, below))
+
+
+def _shares(hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    shares: np.ndarray = np.divide(hits, totals, out=np.full(hits.shape, np.nan), where=totals > 0)
+    return shares
+
+
+def _extremes(shares: np.ndarray) -> dict[str, np.ndarray]:
+    """The worst of G groups, and how far it is from the best, of shares (B, G)."""
     worst, best = np.nanmin(shares, 1), np.nanmax(shares, 1)
-    overall = above.sum(1) / np.maximum(below.sum(1), 1e-12)
-    series = {"worst group": worst, "gap": best - worst, "top1": overall}
-    metrics = {name: Interval.around(value[0], value[1:]) for name, value in series.items()}
-    return metrics, f"{kept[int(np.nanargmin(shares[0]))]} ({100 * shares[0].min():.1f} %)"
+    return {"worst group": worst, "gap": best - worst}

@@ -28,7 +28,8 @@ class Fidelity:
     """Mean per-class accuracy of the judge on real test pictures of the classes that were painted."""
     of_judge: Interval | None
     """Prompt fidelity over that accuracy, one where paintings are named as well as real pictures; None where a
-    judge that may be never right gives no ratio."""
+    judge that may be never right gives no ratio. The real test pictures are of concepts that the judge never saw: of
+    captions whose concepts it learned from, paintings are easier to name, and the ratio may exceed one."""
     shuffled: float
     """Mean per class where each caption has the label of another: what a painter that cannot read reaches."""
     num_pictures: int

@@ -61,10 +61,11 @@ def solve_path(
 ) -> Iterator[Solution]:
     """Minimise, for each L2 constant, the sum of cross-entropies + l2 / 2 * |weight|^2, in the order given.
 
-    ``targets`` are class numbers (M,), or 0 and 1 (M, C) for classes of which a picture may have several. Strong
-    constants come first: every solution starts from the one before it and inherits its curvature pairs, which a change
-    of the constant alters by a known amount. The problem is solved in the principal axes of the standardised features,
-    with the root curvature of each axis at an even prediction (Böhning 1992) as preconditioner.
+    ``targets`` are class numbers (M,), or 0 and 1 (M, C) for classes of which a picture may have several; below 0,
+    which says that a class is hard to see, counts as 0. Strong constants come first: every solution starts from the one
+    before it and inherits its curvature pairs, which a change of the constant alters by a known amount. The problem is
+    solved in the principal axes of the standardised features, with the root curvature of each axis at an even
+    prediction (Böhning 1992) as preconditioner.
     """
     place = torch.device(device)
     place = torch.device("cpu") if place.type == "mps" else place  # which has no float64 to add up losses
@@ -100,7 +101,7 @@ class _Problem:
         self.curvature = torch.cat([curvature, curvature.new_tensor([float(self.num_examples)])])
         self.curvature *= 1 / num_classes if self.link == "softmax" else 0.25
         self.targets = torch.from_numpy(targets).to(device)
-        self.targets = self.targets.long() if self.link == "softmax" else self.targets.float()
+        self.targets = self.targets.long() if self.link == "softmax" else self.targets.clamp(min=0).float()
 
     def start(self) -> Tensor:
         """Weights (R, C): nothing but the logarithm of how frequent each class is."""

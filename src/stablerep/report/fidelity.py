@@ -91,8 +91,8 @@ def _distance(stored: dict[str, Any]) -> str:
     kid, cover, real = stored["kid"], stored["cover"], stored["real_cover"]
     return (
         f"Distance to real pictures of the same captions ({stored['encoder']}, {grouped(stored['num_pictures'])} of "
-        f"each): KID {kid['mean']:.3g} \u00b1 {kid['standard_error']:.1g} over {kid['num_subsets']} subsets of "
-        f"{grouped(kid['size'])}; between real pictures 95\u00a0% of such subsets stay below {kid['floor_95']:.3g}. "
+        f"each): KID {kid['mean']:.3g} \u00b1 {kid['standard_error']:.1g}; between real pictures 95\u00a0% of the "
+        f"values stay below {kid['floor_95']:.3g}. "
         f"Precision {in_percent(cover['precision'])} and recall {in_percent(cover['recall'])}, between real pictures "
         f"{in_percent(real['precision'])} and {in_percent(real['recall'])}; density {cover['density']:.2f} and "
         f"coverage {cover['coverage']:.2f}, between real pictures {real['density']:.2f} and {real['coverage']:.2f}."
