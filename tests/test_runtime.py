@@ -16,6 +16,7 @@ from torch import Tensor
 from stablerep import runtime
 from stablerep.errors import UserError
 
+SLURM = {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}
 ROWS = 10
 FIRST = 4  # rank 0 holds this many rows, rank 1 the others
 
@@ -39,6 +40,13 @@ def test_generators_repeat_their_draws() -> None:
     numbers = [runtime.numpy_generator(7, part).random(5) for part in ("a", "a", "b")]
     assert np.array_equal(numbers[0], numbers[1])
     assert not np.array_equal(numbers[0], numbers[2])
+
+
+def test_torch_draws_by_the_lowest_32_bits_of_a_seed() -> None:
+    """As the documentation says of pairs with the same noise; it must change where torch does."""
+    draws = [torch.randn(5, generator=torch.Generator().manual_seed(7 + more)) for more in (0, 2**32, 2**31)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 # -- device and precision ---------------------------------------------------------------------------
@@ -204,6 +212,24 @@ def normalised(data: tuple[Tensor, Tensor], rows: slice) -> dict[str, Any]:
         "bn_batches": layer.num_batches_tracked,
         "bn_eval": evaluated.detach(),
     }
+
+
+@pytest.mark.parametrize(
+    "step", ["8", "1", None], ids=["eight tasks", "one task", "the script of a job of eight"]
+)
+def test_tasks_of_slurm_that_know_nothing_of_one_another_are_refused(
+    monkeypatch: pytest.MonkeyPatch, step: str | None
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    for name, value in (SLURM | {"SLURM_STEP_NUM_TASKS": step}).items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    if step == "8":
+        with pytest.raises(
+            UserError, match=r"srun started this command 8 times .* torchrun, one task per node"
+        ):
+            runtime.process_group().__enter__()
+        monkeypatch.setenv("RANK", "0")  # torchrun has told it
+    runtime.require_one_process()
 
 
 def one_rank(rank: int, port: int, folder: str) -> None:

@@ -156,3 +156,19 @@ def test_moments_are_sums_over_all_vectors_and_those_of_no_prompt(side: Callable
     rest = sums["tokens"] - expected
     assert inspect.signature(TextSide.moments).parameters.keys() == {"self", "prompts"}
     assert torch.linalg.eigvalsh(rest).min() > -1e-9 and rest.trace() > 0
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_3"])
+def test_the_padding_of_a_prompt_and_of_no_prompt_counts_as_one_token(
+    name: str, side: Callable[[str], TextSide]
+) -> None:
+    text = side(name)
+    expected = torch.zeros((), dtype=torch.float64)
+    for prompt in text.vectors(["a red cat", ""]):
+        for part in prompt.stretches:
+            end = part.start + len(part.ids)
+            words, padding = prompt.tokens[part.start : end], prompt.tokens[end : part.end]
+            assert len(padding) > 1
+            expected = expected + words.double().T @ words.double()
+            expected = expected + padding.double().T @ padding.double() / len(padding)
+    torch.testing.assert_close(text.moments(["a red cat"])["tokens"], expected, rtol=1e-5, atol=1e-5)

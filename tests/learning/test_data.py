@@ -66,6 +66,7 @@ def test_a_batch_has_the_shapes_of_the_contract(world: World) -> None:
         "label": ((4, 6), torch.int64),
         "seed": ((4,), torch.int64),
         "tokens": ((4, 1), torch.int64),
+        "thing_id": ((4,), torch.int64),
     }
     assert batch["image"].min() < 100 < batch["image"].max()
 
@@ -282,7 +283,7 @@ def test_a_wrong_filter_is_quoted_with_its_table(mixed: Path, where: str) -> Non
 def test_missing_tables_and_captions_are_named(tmp_path: Path, world: World) -> None:
     with pytest.raises(UserError, match=r"nothing.lance"):
         source(tmp_path / "nothing.lance")
-    with pytest.raises(UserError, match=r"give the caption table \(data.captions\)"):
+    with pytest.raises(UserError, match=r"give the caption table, such as --data.captions captions.lance"):
         ViewSource(data_config(world.images), seed=0, tokenize=tokenize)
     captions = write_captions(tmp_path / "few.lance", caption_rows(num_captions=10))
     with pytest.raises(UserError, match=r"few.lance has no caption [0-9a-f]{32} \(2 such\)"):

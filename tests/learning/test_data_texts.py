@@ -46,6 +46,38 @@ def test_a_caption_without_concept_has_its_own_text_only(tmp_path: Path, world: 
     assert tokens == {identity_of(text(number)) for number in range(NUM_CAPTIONS)}
 
 
+@pytest.mark.parametrize(("concept", "styles", "num_things"), [(True, 1, 3), (False, 1, 6), (True, 2, 6)])
+def test_captions_that_may_get_the_same_text_are_one_thing(
+    concept: bool, styles: int, num_things: int, tmp_path: Path
+) -> None:
+    """Both wordings of each concept have pictures; in two styles they are never asked for by the same text."""
+    both = [(number, variant) for number in range(3) for variant in (0, 1)]
+    images = write_images(
+        tmp_path / "images.lance",
+        [
+            image_row(number, 0, caption_id=caption_id(text(number, variant)), style="ab"[variant % styles])
+            for number, variant in both
+        ],
+    )
+    rows = [row if concept else row | {"concept": None} for row in caption_rows(3)]
+    captions = write_captions(tmp_path / "captions.lance", rows)
+    config = data_config(
+        images, captions=captions, captions_per_batch=6, images_per_caption=1, style_probability=1.0
+    )
+    views = ViewSource(config, seed=0, tokenize=tokenize)
+    thing_of: dict[int, set[int]] = {}
+    same_text = 0
+    for step in range(10):
+        batch = views.batch(step)
+        things, tokens = batch["thing_id"].tolist(), batch["tokens"][:, 0].tolist()
+        assert len(set(things)) == num_things
+        same_text += len(tokens) - len(set(tokens))
+        for token, thing in zip(tokens, things, strict=True):
+            thing_of.setdefault(token, set()).add(thing)
+    assert all(len(things) == 1 for things in thing_of.values())
+    assert (same_text > 0) == (num_things == 3)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank")
 def test_the_style_of_the_first_image_joins_the_text_as_often_as_asked(world: World) -> None:

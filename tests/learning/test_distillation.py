@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from tiny_training import NUM_CAPTIONS, World, decode_png, text, train_config
 from torch import Tensor
 
@@ -41,6 +41,7 @@ def batch(learner: Distillation, texts: Sequence[str] = TEXTS[:N]) -> Batch:
 
 def test_one_step_for_one_without_guidance_is_nothing_to_learn(world: World) -> None:
     learner = student(world, substeps=1, guidance_scale=1.0)
+    learner.told.copy_(learner.levels[:-1])  # as if the sampler did not cut them
     data = batch(learner)
     assert float(learner.loss(learner.encode(data), data).loss.detach()) < 1e-10
     guided = student(world, substeps=1, guidance_scale=3.0)
@@ -81,16 +82,37 @@ def test_the_student_is_asked_to_arrive_where_the_guided_teacher_does(world: Wor
     assert grid == [pytest.approx(0.999), pytest.approx(0.4995), 0.0]
     starts = set()
     for row in range(N * V):
-        begin = float(timestep[row]) / 1000
-        number = min(range(2), key=lambda index: abs(grid[index] - begin))
+        number = [999, 499].index(round(float(timestep[row]), 2))
         starts.add(number)
-        end = grid[number + 1]
+        begin, end = grid[number : number + 2]
         levels = [begin + (end - begin) * part / 3 for part in range(4)]
         with torch.no_grad():
             arrived = stock_step(pipeline, noisy[row : row + 1], TEXTS[row // V], levels, 2.5)
         expected = (arrived - noisy[row : row + 1]) / (end - begin)
         torch.testing.assert_close(velocity[row : row + 1], expected, atol=1e-4, rtol=1e-4)
     assert starts == {0, 1}, "every step of the student is drawn"
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 4, 8])
+def test_the_student_is_told_the_times_that_it_paints_at(
+    num_steps: int, world: World, tmp_path: Path
+) -> None:
+    """Those of the stock sampler, which cuts them to whole numbers; the teacher is asked at the exact levels."""
+    learner = student(world, num_inference_steps=num_steps, substeps=1)
+    asked: dict[str, set[float]] = {"student": set(), "teacher": set()}
+    for name, seen in asked.items():
+        getattr(learner, name)["transformer"].register_forward_pre_hook(
+            lambda _module, _, given, seen=seen: seen.update(given["timestep"].tolist()), with_kwargs=True
+        )
+    data = batch(learner)
+    with torch.no_grad():
+        for number in range(8):
+            learner.encode(data | {"seed": data["seed"] + 100 * number})
+    scheduler = DPMSolverMultistepScheduler.from_pretrained(learner.export(tmp_path), subfolder="scheduler")
+    scheduler.set_timesteps(num_steps)
+    for name, times in (("student", scheduler.timesteps), ("teacher", 1000 * scheduler.sigmas[:-1])):
+        found = torch.tensor(sorted(asked[name], reverse=True))
+        torch.testing.assert_close(found, times.float(), rtol=0, atol=1e-3)
 
 
 def test_the_shipped_guidance_is_the_default_and_the_student_needs_none(world: World, tmp_path: Path) -> None:

@@ -61,10 +61,19 @@ def test_every_method_builds_what_its_name_says(world: World) -> None:
 def test_contrastive_methods_differ_in_their_positives() -> None:
     config = build(StableRepConfig, IMAGES, origin="test")
     assert config.method.positives == "caption"
-    crops = build(SimCLRConfig, IMAGES, {"data": {"crops_per_image": 2}}, origin="test")
-    assert crops.method.positives == "image"
-    labelled = build(SupervisedConfig, IMAGES, {"data": {"images_per_caption": 1}}, origin="test")
-    assert labelled.method.positives == "label"
+    assert build(SimCLRConfig, IMAGES, origin="test").method.positives == "image"
+    assert build(SupervisedConfig, IMAGES, origin="test").method.positives == "label"
+
+
+@pytest.mark.parametrize(
+    ("method", "images", "crops"),
+    [("stablerep", 6, 1), ("stablerep-plus", 6, 1), ("simclr", 1, 2), ("clip", 1, 1), ("supervised", 1, 1)],
+)
+def test_a_method_draws_what_it_needs_where_nothing_else_is_asked(
+    method: str, images: int, crops: int
+) -> None:
+    config = build(METHODS[method].config, IMAGES, origin="test")
+    assert (config.data.images_per_caption, config.data.crops_per_image) == (images, crops)
 
 
 @pytest.mark.parametrize("method", ["autoencoder", "text-to-image", "lora", "distillation"])
@@ -101,7 +110,7 @@ def test_a_method_takes_its_own_configuration(world: World, tmp_path: Path) -> N
 
 def test_a_view_without_positives_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.crops_per_image is 1: give at least 2"):
-        build(SimCLRConfig, IMAGES, origin="test")
+        build(SimCLRConfig, IMAGES, {"data": {"crops_per_image": 1}}, origin="test")
     single = {"data": {"images_per_caption": 1}}
     with pytest.raises(UserError, match=r"data.images_per_caption is 1: give at least 2"):
         build(StableRepConfig, IMAGES, single, origin="test")
@@ -116,8 +125,16 @@ def test_a_view_without_positives_is_refused() -> None:
 @pytest.mark.parametrize(
     ("positives", "data", "what"),
     [
-        ("image", {"images_per_caption": 2}, "data.crops_per_image is 1: give at least 2"),
-        ("caption", {"images_per_caption": 1}, "data.images_per_caption is 1: give at least 2"),
+        (
+            "image",
+            {"images_per_caption": 2, "crops_per_image": 1},
+            "data.crops_per_image is 1: give at least 2",
+        ),
+        (
+            "caption",
+            {"images_per_caption": 1, "crops_per_image": 1},
+            "data.images_per_caption is 1: give at least 2",
+        ),
     ],
 )
 def test_what_attracts_is_looked_at_and_not_the_name_of_the_method(
@@ -166,7 +183,7 @@ def test_what_reads_text_needs_captions(
 ) -> None:
     own = {} if method == "text-to-image" else {"text": {"vocabulary": vocabulary}}
     config = train_config(method, world, tmp_path / "run", data={"captions": None}, method=own)
-    with pytest.raises(UserError, match=r"give the caption table \(data.captions\)"):
+    with pytest.raises(UserError, match=r"give the caption table, such as --data.captions captions.lance"):
         train(method, config)
     assert not (tmp_path / "run").exists()
 

@@ -9,6 +9,7 @@ Shapes: T tokens of a prompt, D width of the vectors.
 """
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -122,27 +123,18 @@ class TextSide:
         The vectors of no prompt, which guidance subtracts from every other, are always among them.
         """
         sums: dict[StreamName, Tensor] = {}
-        for chunk in self._chunks(prompts):
+        for chunk in itertools.chain(self._chunks(prompts), self._unconditional()):
             for stream in self.streams:
                 vectors, weights = zip(*(_all_of(one, stream.name) for one in chunk), strict=True)
                 _add(sums, stream.name, moment(torch.cat(vectors), torch.cat(weights)))
-        for name, some in self._unconditional().items():
-            _add(sums, name, moment(some, torch.ones(len(some))))
         return sums
 
-    def _unconditional(self) -> dict[StreamName, Tensor]:
-        """The vectors that stand for no prompt, as far as the pipeline has any."""
+    def _unconditional(self) -> Iterator[list[PromptVectors]]:
+        """The vectors that stand for no prompt, if the pipeline has any, as a chunk of one prompt."""
         self._teacher.encode([""])
-        negative = self._teacher.unconditional
-        found: dict[StreamName, Tensor] = {}
-        if "negative_prompt_embeds" in negative:
-            mask = negative.get("negative_prompt_attention_mask")
-            with torch.inference_mode():
-                tokens = _entered(self.model, negative["negative_prompt_embeds"][:1])[0].float().cpu()
-            found["tokens"] = tokens if mask is None else tokens[mask[0].bool().cpu()]
-        if "negative_pooled_prompt_embeds" in negative and len(self.streams) > 1:
-            found["pooled"] = negative["negative_pooled_prompt_embeds"][:1].float().cpu()
-        return found
+        row = {name.removeprefix("negative_"): some[:1] for name, some in self._teacher.unconditional.items()}
+        if row:
+            yield [self._read(self._teacher.settings["negative_prompt"], row)]
 
     def _chunks(self, prompts: Sequence[str]) -> Iterator[list[PromptVectors]]:
         for begin in range(0, len(prompts), _CHUNK):
@@ -169,7 +161,8 @@ class TextSide:
             is_last = number == len(self._kind.tokenizers) - 1
             end = length if is_last else start + pipeline.tokenizer_max_length
             ids = _token_ids(pipeline, getattr(pipeline, name), prompt, end - start)
-            yield Stretch(tuple(ids[: end - start]), start, end if masked is None else start + masked)
+            read = end if masked is None else start + masked
+            yield Stretch(tuple(ids[: read - start]), start, read)
             start = end
 
 

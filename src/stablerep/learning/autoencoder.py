@@ -29,6 +29,7 @@ class AutoencoderConfig:
     channels: tuple[int, ...] = (16, 32, 64)
     """Channels per resolution; each entry after the first halves height and width."""
     latent_channels: int = 4
+    """Channels of the latent that a painter paints."""
     margin: int = 0
     """Black pixels put on every side of a picture, so that one whose sides do not fit need not be resized."""
     num_groups: int = 8

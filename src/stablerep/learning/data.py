@@ -223,11 +223,12 @@ class ViewSource:
             weights = [float(self._weights[ref.table][ref.position]) for ref in refs]
             batch["weight"] = torch.tensor(weights).view(num_local, num_views)
         if self._tokenize:
-            texts = [
+            said = [
                 self._text(caption, images[0].style, epoch)
                 for caption, (images, _) in zip(captions, drawn, strict=True)
             ]
-            batch["tokens"] = self._tokenize(texts)
+            batch["tokens"] = self._tokenize([text for text, _ in said])
+            batch["thing_id"] = torch.tensor([identity_of(first) for _, first in said])
         return batch
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
@@ -357,16 +358,19 @@ class ViewSource:
 
     def _wordings(self, left_out: Collection[str]) -> dict[str, list[str]]:
         if self.config.captions is None:
-            raise UserError("this method reads text: give the caption table (data.captions)")
+            raise UserError(
+                "this method reads text: give the caption table, such as --data.captions captions.lance"
+            )
         return wordings(self.config.captions, self.caption_ids, left_out)
 
-    def _text(self, caption: str, style: str | None, epoch: int) -> str:
+    def _text(self, caption: str, style: str | None, epoch: int) -> tuple[str, str]:
+        """What is said of the images of a caption, and the first of its wordings, by which the thing is told."""
         texts = self._texts[caption]
         generator = runtime.numpy_generator(self.seed, "text", epoch, caption)
         text = texts[int(generator.integers(len(texts)))]
         if style is None or generator.random() >= self.config.style_probability:
-            return text
-        return in_style(text, style)
+            return text, texts[0]
+        return in_style(text, style), in_style(texts[0], style)
 
 
 def _place(table: ImageTable, ref: ImageRef) -> str:

@@ -61,6 +61,8 @@ class Distillation(TextToImage):
         scheduler = sampler(solver_order=1)
         scheduler.set_timesteps(config.num_inference_steps)
         self.register_buffer("levels", scheduler.sigmas.clone().float(), persistent=False)
+        told = scheduler.timesteps / scheduler.config.num_train_timesteps
+        self.register_buffer("told", told, persistent=False)
 
     def train(self, mode: bool = True) -> "Distillation":
         """Only the student trains."""
@@ -70,7 +72,10 @@ class Distillation(TextToImage):
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Predicted velocity ``(N*V, c, h, w)`` at one of the student's levels, and the one that leads where the
-        teacher arrives."""
+        teacher arrives.
+
+        The teacher learned on any level; the student is only ever told the times of the stock sampler, whole numbers.
+        """
         tokens = batch["tokens"]
         with torch.no_grad():
             latents = self.latents(self.pictures(batch))
@@ -78,7 +83,8 @@ class Distillation(TextToImage):
             begin, end = self.levels[step], self.levels[step + 1]
             noisy = torch.lerp(latents, noise, _as_column(begin))
             velocity = (self._follow(noisy, begin, end, tokens) - noisy) / _as_column(end - begin)
-        return {"predicted": self.velocity(self.student, noisy, begin, tokens), "velocity": velocity}
+        predicted = self.velocity(self.student, noisy, self.told[step], tokens)
+        return {"predicted": predicted, "velocity": velocity}
 
     def hot_modules(self) -> Sequence[nn.Module]:
         """Transformer and text encoder, of student and teacher."""
@@ -111,6 +117,7 @@ class Distillation(TextToImage):
         return super()._defaults() | {"solver_order": 1}
 
     levels: Tensor
+    told: Tensor
 
 
 def _painter_of(folder: Path, said: dict[str, Any], config: DistillationConfig) -> TextToImageConfig:

@@ -59,7 +59,10 @@ class StableRepPlusConfig(ContrastiveConfig, ClipConfig):
 
 
 class Clip(Method):
-    """Image and text of the same caption attract, all others in the global batch repel (Radford et al. 2021)."""
+    """Image and text of the same thing attract, all others in the global batch repel (Radford et al. 2021).
+
+    A text is any wording of the thing that a caption is for, so that captions of one thing may be given the same text.
+    """
 
     def __init__(self, config: ClipConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -76,7 +79,8 @@ class Clip(Method):
     def loss(self, features: dict[str, Tensor], batch: Batch) -> StepResult:
         """Cross-entropy of images over texts and of texts over images, half each.
 
-        An image's target is the text of its caption, a text's target is uniform over the valid images of its caption.
+        An image's target is uniform over the texts of its thing, a text's target over the valid images of its thing, in
+        proportion to their weights. As between images, a weight counts in targets alone: every image is a row.
         """
         images, texts = self._samples(features, batch)
         scale = self.model.logit_scale.exp()
@@ -106,15 +110,15 @@ class Clip(Method):
         return self.model.text.tokenize(texts)
 
     def _samples(self, features: dict[str, Tensor], batch: Batch) -> tuple[Samples, Samples]:
-        """The N * V images and the N texts as unit vectors; their labels are the captions."""
-        valid = batch["valid"]
+        """The N * V images and the N texts as unit vectors; their labels are the things."""
+        valid, things = batch["valid"], batch["thing_id"]
         images = Samples(
             features=self.model.project_images(features["image"], valid).flatten(0, 1),
-            labels=batch["caption_id"].repeat_interleave(valid.shape[1]),
+            labels=things.repeat_interleave(valid.shape[1]),
             valid=valid.flatten(),
             weight=batch["weight"].flatten() if "weight" in batch else None,
         )
-        texts = Samples(features=self.model.project_texts(features["text"]), labels=batch["caption_id"])
+        texts = Samples(features=self.model.project_texts(features["text"]), labels=things)
         return images, texts
 
 

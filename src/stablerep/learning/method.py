@@ -18,7 +18,8 @@ Batch = dict[str, Tensor]
 """Named tensors: image (N, V, 3, H, W), uint8, which ``encode`` is given as float32 in [0, 1]; caption_id (N,) and
 image_id (N, V), identities; valid (N, V); label (N, V), identities of what the images show, an image without a label
 being the only one of its kind; seed (N,), for every random draw of the method; where the method reads text, tokens
-(N, T); where images are weighted, weight (N, V), from 0."""
+(N, T) and thing_id (N,), the identity of what the text is for (texts.py); where images are weighted, weight (N, V),
+from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,27 @@ from stablerep.store import CaptionTable
 
 
 @dataclass(frozen=True, kw_only=True)
+class SingleImages(DataConfig):
+    """One image per caption and batch, as methods take them whose positives are not images of one caption."""
+
+    images_per_caption: int = 1
+    """Images drawn per caption and batch, without replacement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoCrops(SingleImages):
+    """One image per caption and batch, in two crops that are each other's positives."""
+
+    crops_per_image: int = 2
+    """Augmented views of each drawn image."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContrastiveTrainConfig(TrainConfig):
     """A method that compares views; refused where no view of a batch could have a positive."""
 
     method: ContrastiveConfig
+    """Encoder, head and loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,13 +57,17 @@ class StableRepConfig(ContrastiveTrainConfig):
     """StableRep: all images of a caption are positives of each other (Tian et al. 2023)."""
 
     method: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    """Encoder, head and loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimCLRConfig(ContrastiveTrainConfig):
     """SimCLR: two crops of one image are positives of each other (Chen et al. 2020)."""
 
+    data: TwoCrops
+    """Which images make a batch."""
     method: ContrastiveConfig = field(default_factory=lambda: ContrastiveConfig(positives="image"))
+    """Encoder, head and loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +75,23 @@ class SupervisedConfig(ContrastiveTrainConfig):
     """All images of a label are positives of each other (supervised contrastive learning, Khosla et al. 2020): the
     upper reference on labelled pictures, and the judge of painted ones."""
 
+    data: SingleImages
+    """Which images make a batch."""
     method: ContrastiveConfig = field(default_factory=lambda: ContrastiveConfig(positives="label"))
+    """Encoder, head and loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTrainConfig(TrainConfig):
     """CLIP: an image and the text of its caption are positives of each other (Radford et al. 2021).
 
-    Usually data.images_per_caption is 1; with more, all images of a caption are positives of its text.
+    With more images of a caption in a batch than one, all of them are positives of its text.
     """
 
+    data: SingleImages
+    """Which images make a batch."""
     method: ClipConfig = field(default_factory=ClipConfig)
+    """Both towers and the temperature between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +99,7 @@ class StableRepPlusTrainConfig(ContrastiveTrainConfig):
     """StableRep+: StableRep and CLIP at once on the same images (Tian et al. 2023)."""
 
     method: StableRepPlusConfig = field(default_factory=StableRepPlusConfig)
+    """Both towers, the head, and the two losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +120,7 @@ class AutoencoderTrainConfig(TrainConfig):
     data: WholePictures
     """Which images make a batch."""
     method: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Architecture and loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +130,7 @@ class TextToImageTrainConfig(TrainConfig):
     data: WholePictures
     """Which images make a batch."""
     method: TextToImageConfig
+    """Architecture and objective."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +140,7 @@ class DistillationTrainConfig(TrainConfig):
     data: WholePictures
     """Which images make a batch."""
     method: DistillationConfig
+    """The teacher, and how many of its steps become one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +150,7 @@ class LoraTrainConfig(TrainConfig):
     data: WholePictures
     """Which images make a batch."""
     method: LoraConfig
+    """The pipeline, and how much may change in it."""
 
 
 def _require_positives(data: DataConfig, method: ContrastiveConfig) -> None:
@@ -213,7 +245,9 @@ def _vocabulary(config: TrainConfig, method: ClipConfig) -> Vocabulary:
 
 def _captions_to_read(config: TrainConfig) -> Path:
     if config.data.captions is None:
-        raise UserError("this method reads text: give the caption table (data.captions)")
+        raise UserError(
+            "this method reads text: give the caption table, such as --data.captions captions.lance"
+        )
     return config.data.captions
 
 

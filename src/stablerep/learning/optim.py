@@ -24,7 +24,9 @@ class OptimConfig:
     warmup_fraction: float = 0.033
     """Share of the steps during which the rate rises linearly (published: 0.5 of 15 epochs)."""
     beta1: float = 0.9
+    """AdamW's decay of the mean gradient."""
     beta2: float = 0.98
+    """AdamW's decay of the mean squared gradient; published: 0.98."""
     weight_decay: float = 0.1
     """Not applied to vectors (biases, norms), as published."""
     clip_norm: float | None = None

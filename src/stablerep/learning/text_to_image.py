@@ -54,11 +54,17 @@ class TextToImageConfig:
     num_tokens: int = 24
     """T, tokens per caption in training; longer captions are cut."""
     width: int = 256
+    """Width of the transformer."""
     depth: int = 8
+    """Blocks of the transformer."""
     num_heads: int = 4
+    """Attention heads of a block; divides width."""
     patch_size: int = 2
+    """Side of a token in latents; divides their side."""
     text_width: int = 256
+    """Width of the text encoder."""
     text_depth: int = 3
+    """Blocks of the text encoder."""
     text_from: Path | None = None
     """Run of `train clip` or `train stablerep-plus` whose text tower and vocabulary read the captions, instead of a new
     T5 encoder of text_width and text_depth."""
@@ -71,6 +77,7 @@ class TextToImageConfig:
     time_mean: float = 0.0
     """Mean of the logit-normal distribution of noise levels; larger means noisier."""
     time_std: float = 1.0
+    """Standard deviation of the same distribution; larger means more of very low and very high levels."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights, which is what is exported."""
     num_inference_steps: int = 12

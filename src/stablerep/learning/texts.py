@@ -13,6 +13,8 @@ _BELONGS = ("concept", "group", "split", "label")
 def wordings(path: Path, captions: Sequence[str], left_out: Collection[str]) -> dict[str, list[str]]:
     """For each caption its text and the other texts for the same thing, sorted.
 
+    Captions of one thing get the same list, and a text is in the list of one thing only: the first tells the thing.
+
     Texts are for the same thing where concept, group, split and label are the same: a wording of the test split is
     never read in training, and captions that only share their class stay apart. ``left_out`` are captions with images
     of their own on which this run does not train; it does not read them either. Raises ``UserError`` for a caption that

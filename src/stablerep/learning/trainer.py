@@ -50,7 +50,7 @@ class TrainConfig:
     """Of the encoder; the loss is always computed in float32."""
     micro_batch: int | None = field(default=None, metadata=FREE)
     """Captions per forward pass on each process, where the whole batch does not fit into memory: the loss and its
-    gradient stay those of the whole batch, for about a third more time (gradient caching)."""
+    gradient stay those of the whole batch, for 12 to 38 % more time (gradient caching; docs/performance.md)."""
     gradient_checkpointing: bool = field(default=False, metadata=FREE)
     """Compute the inside of the encoder's blocks again in the backward pass, instead of keeping it in memory."""
     attention: Literal["auto", "fused", "plain"] = "auto"
@@ -58,6 +58,7 @@ class TrainConfig:
     compile: bool = field(default=True, metadata=FREE)
     """Use torch.compile where a compiler is present."""
     device: str = field(default="auto", metadata=FREE)
+    """Where to compute, such as cpu, cuda:1 or mps; auto takes a GPU where there is one."""
     log_every: int = field(default=20, metadata=FREE)
     """Steps between records in metrics.jsonl."""
     save_every: int = field(default=500, metadata=FREE)
@@ -69,7 +70,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.num_epochs is None):
-            raise ValueError("give exactly one of num_steps and num_epochs")
+            raise ValueError("say how long to train: --num-steps N or --num-epochs N, one of the two")
         for name in (
             "num_steps",
             "num_epochs",
