@@ -154,6 +154,19 @@ def test_a_filter_that_is_not_valid_is_named_with_its_table(tmp_path: Path, wher
         table.read(["nothing"])  # no filter: a mistake of this program, which keeps its traceback
 
 
+@pytest.mark.parametrize("where", ["1 / 0 = 1", "cast(caption_id AS int) = 1"])
+def test_a_filter_that_fails_on_a_row_is_named_and_the_table_is_not_called_damaged(
+    tmp_path: Path, where: str
+) -> None:
+    table = ImageTable.open_or_create(tmp_path / "images.lance")
+    table.append([image("a", 0)])
+    table = table.reload()
+    for attempt in (lambda: table.read(["origin"], where), lambda: table.positions(where)):
+        with pytest.raises(UserError) as caught:
+            attempt()
+        assert str(caught.value).startswith(f"{table.path}: the filter {where!r} is not valid (")
+
+
 def test_origins_are_recorded_in_the_table(tmp_path: Path) -> None:
     table = ImageTable.open_or_create(tmp_path / "images.lance")
     table.register_origin("tiny-1", {"steps": 20, "guidance_scale": 3.5})

@@ -10,6 +10,8 @@ from stablerep.errors import UserError
 
 # Two slashes, or the one that pathlib leaves of them; a drive letter is no scheme.
 _REMOTE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,2}(?P<rest>[^/].*)")
+# What Lance says of a filter that is well-formed and fails on a row; the class of the error is that of a damaged file.
+_COMPUTING = "applying filter expression"
 _SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -84,7 +86,7 @@ def writing(path: str) -> Iterator[None]:
 def reading(path: str) -> Iterator[None]:
     """What a damaged file or an object store raises while rows are read, as a mistake that names the table.
 
-    A filter that cannot be understood is none of these: its plain ``ValueError`` passes.
+    A filter that cannot be understood is none of these: its plain ``ValueError`` passes, which ``filtering`` names.
     """
     from pyarrow import ArrowException  # the command line's help reads paths, and should not pay for this
 
@@ -100,14 +102,17 @@ def reading(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def filtering(path: str, where: str | None) -> Iterator[None]:
-    """``reading`` with a filter: one that Lance cannot understand ends in ``UserError`` as well."""
-    try:
-        with reading(path):
+    """``reading`` with a filter: one that cannot be understood, or fails on a row, ends in ``UserError`` as well."""
+    from pyarrow import ArrowException
+
+    with reading(path):
+        try:
             yield
-    except ValueError as error:
-        if where is None:
-            raise
-        raise UserError(f"{path}: the filter {where!r} is not valid ({first_line(error)})") from error
+        except ValueError as error:
+            is_damage = isinstance(error, ArrowException) and _COMPUTING not in str(error)
+            if where is None or is_damage:
+                raise
+            raise UserError(f"{path}: the filter {where!r} is not valid ({first_line(error)})") from error
 
 
 def is_panic(error: BaseException) -> bool:

@@ -101,6 +101,8 @@ def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
     assert barns["shares"]["red"]["low"] <= 0.5 <= barns["shares"]["red"]["high"]
     grown = houses["amplification"]["captions to pictures"]
     assert grown["low"] > 0
+    answered = houses["amplification"]["pictures to answers"]
+    assert answered["low"] <= answered["value"] <= answered["high"]
     assert abs(grown["value"]) == pytest.approx(abs(red["value"] - 0.5))
     assert houses["total variation"]["value"] == pytest.approx(abs(red["value"] - 0.5))
     assert found["reader"]["accuracy of answers"] >= 0.9
@@ -136,11 +138,14 @@ def test_replicates_are_those_of_captions_and_test_groups_drawn_one_by_one() -> 
         rows_of = [np.flatnonzero(names == name) for name in np.unique(names)]
         return np.concatenate([rows_of[part] for part in again.integers(len(rows_of), size=len(rows_of))])
 
-    for replicate, of_captions in zip(found.replicates, found.stated_replicates, strict=True):
+    replicates = zip(found.replicates, found.stated_replicates, found.answered_replicates, strict=True)
+    for replicate, of_captions, of_answers in replicates:
         rows, test = drawn(captions), drawn(groups)
         expected = true_shares(answers[rows], confusion(truth[test], said[test], 2))
         np.testing.assert_allclose(replicate, expected, atol=1e-9)
         np.testing.assert_allclose(of_captions, np.bincount(stated[rows], minlength=2) / len(rows))
+        said_of_them = answers[rows][answers[rows] >= 0]
+        np.testing.assert_allclose(of_answers, np.bincount(said_of_them, minlength=2) / len(said_of_them))
 
 
 def test_pictures_that_show_what_their_captions_state_are_not_amplified_in_any_draw() -> None:

@@ -1,5 +1,6 @@
 """Copies planted among real icons are found, named and judged; what is no copy is left alone."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from stablerep.audit.copies import CopyAuditConfig, audit_copies
 from stablerep.audit.copy_alignment import Pairs, blurred, difference, on_grid
 from stablerep.audit.copy_index import CopyIndex
-from stablerep.audit.copy_network import network_matches
+from stablerep.audit.copy_network import Described, network_matches
 from stablerep.audit.copy_search import exact_neighbours
 from stablerep.audit.copy_thresholds import tail_threshold
 from stablerep.captions.icons import icons_material
@@ -179,9 +180,18 @@ class _Means(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(images, 6).flatten(1)
 
 
+@pytest.mark.slow
 def test_a_named_torchscript_file_looks_too_and_anything_else_is_refused(
-    tables: Path, tmp_path: Path
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    built: list[int] = []
+    build = CopyIndex.build
+
+    def counted(references: torch.Tensor) -> CopyIndex:
+        built.append(references.shape[1])
+        return build(references)
+
+    monkeypatch.setattr(CopyIndex, "build", counted)
     file = tmp_path / "sscd.torchscript.pt"
     torch.jit.script(_Means()).save(str(file))
     config = CopyAuditConfig(
@@ -197,6 +207,9 @@ def test_a_named_torchscript_file_looks_too_and_anything_else_is_refused(
     )
     thresholds = audit_copies(config).facts["thresholds"]
     assert list(thresholds)[-1] == "by the network" and thresholds["by the network"] == 0.35
+    assert built == []
+    audit_copies(dataclasses.replace(config, exact_up_to=20))
+    assert built[-1] == 3 * 36, "the descriptors of the network, after those of the thumbnails"
     file.write_bytes(b"not a network")
     with pytest.raises(UserError, match="no TorchScript file"):
         audit_copies(config)
@@ -232,6 +245,21 @@ def test_scores_of_a_network_are_normalised_by_strangers() -> None:
     assert found.score[0, 0] == pytest.approx(1 - strangers.mean(), abs=1e-5)
     without = network_matches(painted, real, groups, excluded=np.array([1]))
     assert groups[without.index[0, 0]] != 1
+
+
+def test_a_network_finds_in_an_index_what_it_finds_exactly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.nn.functional.normalize(torch.randn(3000, 64, generator=generator), dim=1)
+    painted = real[:400] + 0.06 * torch.randn(400, 64, generator=generator)
+    painted = torch.nn.functional.normalize(painted, dim=1)
+    exact = Described.build(painted, real, np.arange(3000), exact_up_to=3000)
+    indexed = Described.build(painted, real, np.arange(3000), exact_up_to=2999)
+    assert exact.index is None and indexed.index is not None
+    left, right = exact.matches(), indexed.matches()
+    assert (left.index == right.index).mean() >= 0.99
+    assert np.median(np.abs(left.score - right.score)) < 0.05
+    some = np.arange(20)
+    np.testing.assert_array_equal(exact.genuine(some).index, indexed.genuine(some).index)
 
 
 def test_no_map_of_colours_hides_a_figure() -> None:

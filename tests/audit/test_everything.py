@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,7 @@ from tiny_world import TEXTS, picture
 
 from generation import tiny_pipelines
 from learning.tiny_training import data_config
+from stablerep.audit import everything
 from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
 from stablerep.audit.match import MatchRules
 from stablerep.cli import run
@@ -135,6 +139,52 @@ def test_copies_of_real_pictures_are_rejected_by_the_same_mask(
     summary.show(Console())
     said = " ".join(capsys.readouterr().out.split())
     assert f"“{TEXTS[0]}”, image 0: exact copy, beside “{TEXTS[0]}”" in said
+
+
+def test_settings_of_copies_and_bias_reach_these_audits(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def left_out(name: str) -> Callable[..., str]:
+        def audit(config: Any, **_: Any) -> str:
+            asked[name] = config
+            return "only its settings matter"
+
+        return audit
+
+    for name in ("copies", "bias"):
+        monkeypatch.setattr(everything, f"audit_{name}", left_out(name))
+    line = [
+        "audit",
+        "all",
+        f"{project / 'images.lance'}",
+        "--captions",
+        f"{project / 'captions.lance'}",
+        "--quiet",
+    ]
+    settings = (
+        "--encoder run --reference real.lance --attributes icons --where \"status = 'ok'\" --download "
+        "--copies.false-alarms 0.01 --copies.no-pasted --copies.no-twins --copies.sscd sscd.pt "
+        "--bias.zero-shot --bias.reference-by label --bias.num-bootstrap 7 --only quality copies bias"
+    )
+    assert run([*line, *shlex.split(settings)]) == 0
+    copies, bias = asked["copies"], asked["bias"]
+    assert (copies.false_alarms, copies.pasted, copies.twins, copies.sscd) == (
+        0.01,
+        False,
+        False,
+        Path("sscd.pt"),
+    )
+    assert (bias.zero_shot, bias.reference_by, bias.num_bootstrap) == (True, "label", 7)
+    assert {(one.where, one.download) for one in asked.values()} == {("status = 'ok'", True)}
+
+
+def test_a_filter_holds_for_every_audit(project: Path) -> None:
+    summary = audit_all(config(project, only=("captions", "quality"), where="image_index = 0"))
+    assert {result.num_pictures for result in summary.results} == {len(TEXTS) + 1}
+    found = columns(project / "images.lance", "image_index", "captions_ok", "quality_ok")
+    assert all((None not in verdicts) == (index == 0) for index, *verdicts in found)
 
 
 def test_everything_is_written_where_it_is_asked_for(project: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from html_page import ParsedPage
-from report_project import CAPTIONS, NASTY, ORIGIN, write_paintings, write_world
+from report_project import CAPTIONS, NASTY, ORIGIN, png, write_paintings, write_run, write_world
 
+from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.audit.copies import CopyAuditConfig, audit_copies
 from stablerep.audit.everything import AuditAllConfig, audit_all
 from stablerep.audit.quality import QualityRules
@@ -56,14 +57,13 @@ def test_the_page_says_what_the_audits_found(audited: Path) -> None:
     descriptions = [attributes.get("aria-label", "") for tag, attributes in page.elements if tag == "svg"]
     assert any("Histograms of quality spread" in text for text in descriptions)
     assert "quality blur" in page.visible
-    shown = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
     worst = stored["audits"]["quality"]["worst"]
     assert len(worst) == rejected
-    assert sum(text.startswith("painted picture") for text in shown) >= rejected
+    assert sum(text.startswith("painted picture") for text in shown(page)) >= rejected
 
 
 @pytest.mark.slow
-def test_copies_are_shown_with_both_captions(audited: Path) -> None:
+def test_copies_are_shown_beside_what_they_repeat(audited: Path) -> None:
     """One painting repeats a real picture to the pixel; what it repeats is named as a reader would name it."""
     table = ImageTable.open(audited / "images.lance")
     (copied,) = table.take_images(table.positions("status = 'ok'")[:1])
@@ -76,6 +76,83 @@ def test_copies_are_shown_with_both_captions(audited: Path) -> None:
     page = page_of(audited)
     assert f"exact copy, beside “{of}” (real, image 7)" in page.visible
     assert f"real/{caption_id(of)}/7" not in page.visible
+    assert "on the right the real one" in page.visible
+    assert f"real picture 7 of “{of}”" in shown(page)
+    (audited / "real.lance").rename(audited / "moved.lance")
+    page = page_of(audited)
+    assert "The real pictures beside them cannot be shown: " in page.visible and "real.lance" in page.visible
+    assert f"exact copy, beside “{of}” (real, image 7)" in page.visible
+    assert f"real picture 7 of “{of}”" not in shown(page)
+
+
+def shown(page: ParsedPage) -> list[str]:
+    """Descriptions of the pictures."""
+    return [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+
+
+ATTRIBUTES = """
+[attributes.paint]
+accuracy = 0.6
+[attributes.paint.values]
+red = '\\bred\\b'
+green = '\\bgreen\\b'
+[attributes.paint.target]
+red = 0.25
+green = 0.75
+[attributes.paint.groups]
+squares = 'square|disc'
+all = ''
+[attributes.size.values]
+tiny = 'tiny'
+huge = 'huge'
+"""
+
+
+@pytest.mark.slow
+def test_shares_stand_beside_their_target(audited: Path) -> None:
+    """Of two attributes one is read, from labels of real discs; the other is not, and the page says so."""
+    run = write_run(audited / "runs" / "judge")
+    rows = [
+        {"origin": REAL, "caption_id": colour, "image_index": index, "image": png(colour, shift=index % 6 - 3),
+         "status": "ok", "width": 32, "height": 32, "label": colour}
+        for colour in ("red", "green")
+        for index in range(30)
+    ]  # fmt: skip
+    ImageTable.open_or_create(audited / "labelled.lance").append(rows)
+    (audited / "attributes.toml").write_text(ATTRIBUTES)
+    audit_bias(
+        BiasAuditConfig(
+            images=audited / "images.lance",
+            captions=audited / "world" / "captions.lance",
+            attributes=audited / "attributes.toml",
+            reference=audited / "labelled.lance",
+            reference_by="label",
+            encoder=str(run),
+            num_bootstrap=50,
+        )
+    )
+    found = json.loads((audited / "bias.json").read_text())["paint"]["groups"]["squares"]
+    page = page_of(audited)
+    figures = [attributes.get("aria-label", "") for tag, attributes in page.elements if tag == "svg"]
+    assert sum("Shares of red, green in the pictures of squares, all" in text for text in figures) == 2
+    squares, _, summary = (table for table in page.tables if table[0][0] in ("value", "group"))
+    assert squares[0] == ["value", "pictures", "target", "captions"]
+    red = found["shares"]["red"]
+    assert squares[1][1:] == [
+        " ".join([f"{100 * red['value']:.1f}", f"{100 * red['low']:.1f} \u2013 {100 * red['high']:.1f}"]),
+        "25.0",
+        "50.0",
+    ]
+    grown = found["amplification"]["pictures to answers"]
+    assert summary[1][0] == "squares"
+    assert summary[1][3].startswith(f"{100 * grown['value']:+.1f}".replace("-", "\u2212"))
+    assert "Not read: real pictures of 0 groups state 'tiny'" in page.visible
+    assert "paint of squares" not in page.visible, "the table says it"
+    (audited / "bias.json").write_text('{"paint": {}}')
+    with pytest.raises(UserError, match=r"bias.json does not hold what audit bias found"):
+        page_of(audited)
+    (audited / "bias.json").unlink()
+    assert "paint of squares" in page_of(audited).visible
 
 
 @pytest.mark.slow

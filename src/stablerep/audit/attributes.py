@@ -13,7 +13,8 @@
     [attributes.gender.groups]            # groups of captions whose shares are compared; all together where not given
     doctors = 'health worker'
 
-Patterns are regular expressions, found anywhere in a caption, whatever the case.
+Patterns are regular expressions, found anywhere in a caption, whatever the case. A file that ships with the package is
+named by its name alone.
 """
 
 import functools
@@ -21,14 +22,18 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from stablerep import config as config_module
 from stablerep.errors import UserError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 T = TypeVar("T")
+StatedBy = Literal["caption", "label"]
+"""What says which value a picture shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +84,23 @@ class Attribute:
         found = [number for number, pattern in enumerate(self.values.values()) if _holds(pattern, text)]
         return found[0] if len(found) == 1 else -1
 
-    def teaches(self, text: str) -> bool:
-        """Whether a picture with this caption shows a reader what a value looks like."""
-        return self.concerns(text) and self.stated(text) >= 0
+    def of_caption(self, text: str) -> int:
+        """Which value the picture of a caption shows, -1 where that is not looked at or states none or several."""
+        return self.stated(text) if self.concerns(text) else -1
+
+    def of_label(self, label: str) -> int:
+        """Which value a picture with this label shows: the one of that name, else what a caption of these words states.
+
+        Case does not count, and underscores are spaces. A label says nothing but the value, so ``within`` is not asked;
+        -1 where it names no value, or several.
+        """
+        words = _plain(label)
+        named = [number for number, value in enumerate(self.values) if _plain(value) == words]
+        return named[0] if named else self.stated(words) if words else -1
+
+    def shown(self, by: StatedBy, text: str) -> int:
+        """Which value a picture shows by its caption or by its label, -1 where that does not say."""
+        return self.of_caption(text) if by == "caption" else self.of_label(text)
 
     def members(self, texts: list[str]) -> dict[str, list[bool]]:
         """Which captions belong to each group."""
@@ -93,19 +112,45 @@ def _holds(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
+def _plain(name: str) -> str:
+    return name.replace("_", " ").strip().casefold()
+
+
 def of_each(said: Callable[[str], T], texts: Sequence[str]) -> list[T]:
     """What is said of each text; several pictures have the same one, which is read once."""
     known = {text: said(text) for text in dict.fromkeys(texts)}
     return [known[text] for text in texts]
 
 
+def shipped_attributes() -> list[str]:
+    """Names of the attributes files that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _shipped_root().iterdir())
+
+
+def attributes_text(path: Path) -> str:
+    """What stands in an attributes file, a shipped one by its name; ``UserError`` where it cannot be read."""
+    shipped = shipped_attributes()
+    if str(path) in shipped:
+        return (_shipped_root() / f"{path}.toml").read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"attributes file {path}: {error.strerror}; shipped: {', '.join(shipped)}; or give the path of a TOML file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"attributes file {path}: not UTF-8 text (byte {error.start})") from error
+
+
+def _shipped_root() -> Traversable:
+    return resources.files("stablerep") / "assets" / "attributes"
+
+
 def read_attributes(path: Path) -> Mapping[str, Attribute]:
     """The attributes of a file by name; ``UserError`` that says what is wrong with it and where."""
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"attributes file {path}: {error.strerror}; give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content: dict[str, Any] = tomllib.loads(attributes_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"attributes file {path}: {error}") from error
     tables = content.get("attributes")
     if not isinstance(tables, dict) or not tables or set(content) != {"attributes"}:

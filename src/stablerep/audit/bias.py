@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,12 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from stablerep import runtime
-from stablerep.audit.attributes import Attribute, of_each, read_attributes
+from stablerep.audit.attributes import Attribute, StatedBy, of_each, read_attributes
 from stablerep.audit.bias_figure import draw_shares
-from stablerep.audit.readers import Reader, make_reader, softmax, tested_quality
+from stablerep.audit.bias_findings import Draws, Side, find_shares, in_brief, refuse_unread
+from stablerep.audit.readers import Reader, make_reader, softmax
 from stablerep.audit.record import AuditResult, audit_path, record
 from stablerep.audit.rows import Rows, read_captions, read_rows
-from stablerep.audit.shares import (
-    ShareBootstrap,
-    Shown,
-    amplification,
-    around,
-    jensen_shannon,
-    total_variation,
-)
 from stablerep.audit.verdicts import renew_mask, with_nulls
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
@@ -40,13 +33,34 @@ NAME = "bias"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasAuditConfig(EngineConfig):
+class BiasRules:
+    """How attributes are read, and what says which value a real picture shows."""
+
+    reference_by: StatedBy = "caption"
+    """What says which value a real picture shows: its caption, or its column `label`, which is the name of a value or
+    holds its pattern. Of pictures with labels no captions are needed."""
+    reference_captions: Path | None = None
+    """Captions of the real pictures; those of the painted ones where not given."""
+    zero_shot: bool = False
+    """Read by the names of the values and the image-text model, without training a probe."""
+    num_bootstrap: int = 1000
+    """Replicates of the intervals, over captions and over the reader's test pictures."""
+
+    def __post_init__(self) -> None:
+        if self.num_bootstrap < 1:
+            raise ValueError(f"num_bootstrap must be positive, got {self.num_bootstrap}")
+        if self.reference_by == "label" and self.reference_captions is not None:
+            raise ValueError("reference_captions are not read where reference_by is label; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasAuditConfig(BiasRules, EngineConfig):
     """Count the values of attributes in painted pictures, for groups of captions, beside captions and a target.
 
     The reader of an attribute is a probe on --encoder, or zero-shot with --zero-shot; it is trained and tested on real
-    pictures whose captions state the value, and abstains where it is unsure. Columns: bias_NAME, the value that each
-    picture shows, null where the reader abstains or the caption is not concerned, and in all pictures where the
-    attribute is not read. The keep mask stays as it is.
+    pictures whose captions or labels state the value, and abstains where it is unsure. Columns: bias_NAME, the value
+    that each picture shows, null where the reader abstains or the caption is not concerned, and in all pictures where
+    the attribute is not read. The keep mask stays as it is.
     """
 
     images: Positional[Path]
@@ -54,23 +68,17 @@ class BiasAuditConfig(EngineConfig):
     captions: Path
     """Table of the captions that they were painted for."""
     attributes: Path
-    """TOML file that names the attributes, their values and the patterns that state them."""
+    """TOML file of attributes, their values and the patterns that state them, or the name of a shipped one (icons)."""
     reference: Path
     """Table of real pictures (images.lance)."""
-    reference_captions: Path | None = None
-    """Captions of the real pictures; ``captions`` where not given."""
     encoder: str
     """Encoder or image-text model that reads the pictures: a run or a name."""
     download: bool = False
     """Fetch a model given by its name from the hub if it is not in the local cache yet."""
-    zero_shot: bool = False
-    """Read by the names of the values and the image-text model, without training a probe."""
     where: str | None = None
     """Only the painted pictures that match this filter."""
     reference_where: str | None = None
     """Only the real pictures that match this filter."""
-    num_bootstrap: int = 1000
-    """Replicates of the intervals, over captions and over the reader's test pictures."""
     batch_size: int = 256
     """Pictures per forward pass."""
     precision: runtime.Precision = "auto"
@@ -84,20 +92,10 @@ class BiasAuditConfig(EngineConfig):
     (bias.png) lie beside it, and features of pictures, cached by content, in features/."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.num_bootstrap, self.batch_size) < 1:
-            raise ValueError("num_bootstrap and batch_size must be positive")
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Painted or real pictures that can be decoded: features (M, D), and what is known of their captions."""
-
-    rows: Rows
-    features: np.ndarray
-    texts: list[str]
-    groups: list[str]
-    num_undecoded: int
+        BiasRules.__post_init__(self)
+        EngineConfig.__post_init__(self)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
 
 
 def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
@@ -113,12 +111,16 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
     real_rows = read_rows(config.reference, config.reference_where)
     encoder = _load(config)
     eyes = _Eyes(encoder, config, console)
-    painted = _side(rows, config.captions, eyes, _by_any(attributes, Attribute.concerns))
+    painted = _side(_by_caption(rows, config.captions), eyes, _by_any(attributes, Attribute.concerns))
     real = _side(
-        real_rows, config.reference_captions or config.captions, eyes, _by_any(attributes, Attribute.teaches)
+        _by_label(real_rows)
+        if config.reference_by == "label"
+        else _by_caption(real_rows, config.reference_captions or config.captions),
+        eyes,
+        _by_any(attributes, lambda attribute, text: attribute.shown(config.reference_by, text) >= 0),
     )
     columns, findings = _examine(attributes, (painted, real), encoder, config)
-    _refuse_unread(findings)
+    refuse_unread(findings)
     kept = renew_mask(_write(rows, painted, columns))
     figure = path.with_name("bias.png")
     draw_shares(figure, findings)
@@ -131,7 +133,7 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
         num_rejected=0,
         columns=tuple(columns),
         facts={
-            **_in_brief(findings),
+            **in_brief(findings),
             "cannot be decoded": painted.num_undecoded or None,
             "real pictures that cannot be decoded": real.num_undecoded or None,
             "figure": str(figure),
@@ -147,7 +149,7 @@ def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True
 
 
 def _examine(
-    attributes: Mapping[str, Attribute], sides: tuple[_Side, _Side], encoder: Any, config: BiasAuditConfig
+    attributes: Mapping[str, Attribute], sides: tuple[Side, Side], encoder: Any, config: BiasAuditConfig
 ) -> tuple[dict[str, pa.Array], dict[str, Any]]:
     """For each attribute the column of what was read in the painted pictures, and what is found in it."""
     painted, real = sides
@@ -155,7 +157,8 @@ def _examine(
     findings: dict[str, Any] = {}
     for name, attribute in attributes.items():
         zero_shot = _zero_shot(encoder, attribute, config) if config.zero_shot else None
-        reader = make_reader(attribute, (real.features, real.texts, real.groups), zero_shot, config.seed)
+        known = (real.features, real.shown(attribute), real.groups)
+        reader = make_reader(attribute, known, zero_shot, config.seed)
         if isinstance(reader, str):
             findings[name] = {"reader": {"test pictures": 0}, "unread": reader, "groups": {}}
             columns[f"bias_{name}"] = pa.nulls(len(painted.rows), pa.string())
@@ -164,11 +167,12 @@ def _examine(
         columns[f"bias_{name}"] = pa.array(
             [attribute.names[answer] if answer >= 0 else None for answer in answers], pa.string()
         )
-        findings[name] = _finding(attribute, (painted, real), answers, (reader, config))
+        draws = Draws(config.num_bootstrap, config.seed)
+        findings[name] = find_shares(attribute, (painted, real), answers, reader, draws)
     return columns, findings
 
 
-def _write(rows: Rows, painted: _Side, columns: Mapping[str, pa.Array]) -> ImageTable:
+def _write(rows: Rows, painted: Side, columns: Mapping[str, pa.Array]) -> ImageTable:
     """What was read, and null in pictures that cannot be decoded: an earlier audit may have left its answers there."""
     left_out = np.setdiff1d(rows.positions, painted.rows.positions)
     return rows.table.write_columns(
@@ -177,27 +181,9 @@ def _write(rows: Rows, painted: _Side, columns: Mapping[str, pa.Array]) -> Image
     )
 
 
-def _answers(attribute: Attribute, reader: Reader, painted: _Side) -> np.ndarray:
+def _answers(attribute: Attribute, reader: Reader, painted: Side) -> np.ndarray:
     """What the reader says of each painted picture (M,), -1 where it abstains or the caption is not concerned."""
-    concerned = np.array(of_each(attribute.concerns, painted.texts))
-    return np.where(concerned, reader.answers(painted.features), -1)
-
-
-def _finding(
-    attribute: Attribute,
-    sides: tuple[_Side, _Side],
-    answers: np.ndarray,
-    by: tuple[Reader, BiasAuditConfig],
-) -> dict[str, Any]:
-    """All that is said of an attribute that a reader was fitted for."""
-    quality = tested_quality(by[0], attribute)
-    if np.isfinite(by[0].level):
-        return {"reader": quality, "unread": None, **_groups(attribute, sides, answers, by)}
-    why = (
-        f"at no confidence is the reader right in {attribute.accuracy:.0%} of its answers; lower accuracy in the "
-        "attributes file, or give an encoder that sees it"
-    )
-    return {"reader": quality, "unread": why, "groups": {}}
+    return np.where(painted.concerned(attribute), reader.answers(painted.features), -1)
 
 
 def _load(config: BiasAuditConfig) -> Any:
@@ -244,25 +230,50 @@ def _by_any(
     return lambda text: any(needs(attribute, text) for attribute in attributes.values())
 
 
-def _side(rows: Rows, captions: Path, eyes: _Eyes, needed: Callable[[str], bool]) -> _Side:
-    """Pictures whose captions are needed are looked at; features of the others are zeros, which nobody reads."""
+@dataclass(frozen=True)
+class _Told:
+    """Pictures (M), and of each its caption or label, and its group."""
+
+    rows: Rows
+    texts: list[str]
+    groups: list[str]
+    by: StatedBy
+
+
+def _by_caption(rows: Rows, captions: Path) -> _Told:
     facts = read_captions(captions, list(set(rows.captions)))
-    texts = [facts[caption].text for caption in rows.captions]
-    some = np.flatnonzero(of_each(needed, texts))
+    own = [facts[caption] for caption in rows.captions]
+    return _Told(rows, [one.text for one in own], [one.group for one in own], "caption")
+
+
+def _by_label(rows: Rows) -> _Told:
+    """A picture without a group is one of its own: that of its caption may be all pictures of a label."""
+    rows.table.field("label")  # older tables have none
+    columns = rows.table.read(["label", "group"]).take(rows.positions)
+    labels, groups = (columns[name].to_pylist() for name in ("label", "group"))
+    named = [f"picture {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
+    return _Told(rows, [label or "" for label in labels], named, "label")
+
+
+def _side(told: _Told, eyes: _Eyes, needed: Callable[[str], bool]) -> Side:
+    """Pictures whose texts are needed are looked at; features of the others are zeros, which nobody reads."""
+    rows = told.rows
+    some = np.flatnonzero(of_each(needed, told.texts))
     if not len(some):
         raise UserError(
-            f"{rows.table.path}: no caption of its pictures has to do with an attribute of {eyes.config.attributes}; "
-            "widen the patterns there"
+            f"{rows.table.path}: no {told.by} of its pictures has to do with an attribute of "
+            f"{eyes.config.attributes}; widen the patterns there"
         )
     found = eyes.features(rows, some)
     features = np.zeros((len(rows), found.shape[1]), np.float32)
     features[some] = found
     readable = np.flatnonzero(np.isfinite(features).all(axis=1))
-    return _Side(
+    return Side(
         rows=rows.some(readable),
         features=features[readable],
-        texts=[texts[row] for row in readable],
-        groups=[facts[caption].group for caption in rows.captions[readable]],
+        texts=[told.texts[row] for row in readable],
+        groups=[told.groups[row] for row in readable],
+        stated_by=told.by,
         num_undecoded=len(rows) - len(readable),
     )
 
@@ -271,126 +282,3 @@ def _zero_shot(model: Any, attribute: Attribute, config: BiasAuditConfig) -> Any
     weights = zero_shot_weights(model, attribute.names, [attribute.template], _extraction(config))
     scale = float(model.logit_scale.exp())
     return lambda vectors: softmax(scale * vectors @ weights.T)
-
-
-def _target(attribute: Attribute, real: _Side, members: np.ndarray) -> np.ndarray | None:
-    """The shares (C,) that are wanted, or those that captions of a group's real pictures (M,) state, if any does."""
-    if attribute.target:
-        return np.array([attribute.target[value] for value in attribute.names])
-    concerned = members & np.array(of_each(attribute.concerns, real.texts))
-    stated = np.array(of_each(attribute.stated, real.texts))[concerned]
-    return _counted(stated, len(attribute.values)) if (stated >= 0).any() else None
-
-
-def _counted(stated: np.ndarray, num_values: int) -> np.ndarray:
-    """Shares (C,) of what captions state, those that state nothing left out."""
-    counts = np.bincount(stated[stated >= 0], minlength=num_values)
-    shares: np.ndarray = counts / counts.sum()
-    return shares
-
-
-def _refuse_unread(findings: Mapping[str, Any]) -> None:
-    if any(finding["groups"] for finding in findings.values()):
-        return
-    name, finding = next(iter(findings.items()))
-    why = (
-        finding["unread"] or "no painted picture belongs to a caption of any group; widen the patterns there"
-    )
-    raise UserError(f"attribute {name}: {why}")
-
-
-def _groups(
-    attribute: Attribute,
-    sides: tuple[_Side, _Side],
-    answers: np.ndarray,
-    by: tuple[Reader, BiasAuditConfig],
-) -> dict[str, Any]:
-    """Shares of each group of captions: in the captions, in the pictures, and as the reader answers."""
-    painted, real = sides
-    concerned = np.array(of_each(attribute.concerns, painted.texts))
-    shown = Shown(answers, painted.rows.captions, np.array(of_each(attribute.stated, painted.texts)))
-    of_real = attribute.members(real.texts)
-    found: dict[str, Any] = {}
-    empty = []
-    for group, members in attribute.members(painted.texts).items():
-        own = np.flatnonzero(concerned & np.array(members))
-        if len(own):
-            target = _target(attribute, real, np.array(of_real[group]))
-            found[group] = _group(attribute, shown[own], target, by)
-        else:
-            empty.append(group)
-    return {"groups": found, "groups without pictures": empty}
-
-
-def _group(
-    attribute: Attribute, shown: Shown, target: np.ndarray | None, by: tuple[Reader, BiasAuditConfig]
-) -> dict[str, Any]:
-    reader, config = by
-    num_values = len(attribute.values)
-
-    def drawn(some: Shown) -> ShareBootstrap:
-        return ShareBootstrap(some, reader.tested, num_values, num=config.num_bootstrap, seed=config.seed)
-
-    def named(shares: np.ndarray | None) -> dict[str, float] | None:
-        return None if shares is None else dict(zip(attribute.names, shares.tolist(), strict=True))
-
-    bootstrap = drawn(shown)
-    stating = np.flatnonzero(shown.stated >= 0)  # captions are compared with their own pictures, not with all
-    asked = drawn(shown[stating]) if len(stating) else None
-    given = shown.answers[shown.answers >= 0]
-    said = _counted(given, num_values) if len(given) else None
-    return {
-        "pictures": len(shown.answers),
-        "pictures whose captions state a value": len(stating),
-        "abstained": float((shown.answers < 0).mean()),
-        "shares": {value: asdict(bootstrap.share(number)) for number, value in enumerate(attribute.names)},
-        "target": named(target),
-        **_apart(bootstrap, target),
-        "amplification": _chain(bootstrap, asked, said),
-        "captions": named(asked.stated if asked else None),
-        "shares where captions state a value": named(asked.value if asked else None),
-        "answers": named(said),
-    }
-
-
-def _apart(bootstrap: ShareBootstrap, target: np.ndarray | None) -> dict[str, Any]:
-    """How far the shares are from the target, where there is one."""
-    if target is None:
-        return {"total variation": None, "jensen_shannon": None}
-    apart = np.array([total_variation(one, target) for one in bootstrap.replicates])
-    return {
-        "total variation": asdict(around(total_variation(bootstrap.value, target), apart)),
-        "jensen_shannon": jensen_shannon(bootstrap.value, target),
-    }
-
-
-def _chain(
-    bootstrap: ShareBootstrap, asked: ShareBootstrap | None, said: np.ndarray | None
-) -> dict[str, Any]:
-    """How much each step of the chain adds to the leading value."""
-    steps: dict[str, Any] = {}
-    if asked is not None:
-        steps["captions to pictures"] = asdict(asked.amplification())
-    if said is not None:
-        steps["pictures to answers"] = amplification(bootstrap.value, said)
-    return steps
-
-
-def _in_brief(findings: Mapping[str, Any]) -> dict[str, str]:
-    """One line for the terminal per attribute and group."""
-    lines = {}
-    for name, finding in findings.items():
-        if finding["unread"] is not None:
-            lines[name] = f"not read: {finding['unread']}"
-        for group, found in finding["groups"].items():
-            target = found["target"]
-            shares = ", ".join(
-                f"{value} {100 * one['value']:.0f} [{100 * one['low']:.0f}, {100 * one['high']:.0f}] %"
-                + ("" if target is None else f" (target {100 * target[value]:.0f})")
-                for value, one in found["shares"].items()
-            )
-            missing = "" if target is not None else "; no target: no real picture of the group states a value"
-            lines[f"{name} of {group}"] = f"{shares}; {100 * found['abstained']:.0f} % abstained{missing}"
-        for group in finding.get("groups without pictures", []):
-            lines[f"{name} of {group}"] = "not read: no painted picture belongs to a caption of this group"
-    return lines

@@ -102,14 +102,17 @@ def audit_captions(config: CaptionAuditConfig, *, console: Console = Console(qui
     return findings
 
 
-def judge_images(images: Path, captions: Path, out: Path | None, *, console: Console) -> AuditResult:
+def judge_images(
+    images: Path, captions: Path, out: Path | None, *, where: str | None = None, console: Console
+) -> AuditResult:
     """Give every picture the verdict of its caption, which ``audit_captions`` has written into the caption table.
 
-    Raises ``UserError`` where the captions were not audited, or pictures have other captions.
+    ``where`` is a filter of the pictures. Raises ``UserError`` where the captions were not audited, or pictures have
+    other captions.
     """
     begin = time.monotonic()
     path = audit_path(images, out)
-    rows = read_rows(images, None)
+    rows = read_rows(images, where)
     texts = read_captions(captions, list(set(rows.captions)))
     table = CaptionTable.open(captions)
     table.field(f"{NAME}_ok")

@@ -15,11 +15,11 @@ from tyro.conf import Positional
 
 from stablerep import runtime
 from stablerep.audit.copy_finder import Bank, Matches, find_earlier, find_matches
-from stablerep.audit.copy_network import NETWORK, describe, load_network, network_matches
+from stablerep.audit.copy_network import NETWORK, Described, describe, load_network
 from stablerep.audit.copy_thresholds import FEWEST, far_above, thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE, Explanation
 from stablerep.audit.pair_sheet import save_pairs
-from stablerep.audit.record import AuditResult, Example, audit_path, example, record
+from stablerep.audit.record import REFERENCE, AuditResult, Example, audit_path, example, record
 from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import Kept, with_nulls, write_verdicts
 from stablerep.console import Console
@@ -33,23 +33,9 @@ _NUM_WORST = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyAuditConfig:
-    """Find the nearest real neighbour of every painted picture; writes copy columns and the keep mask.
+class CopyRules:
+    """What counts as a copy, and how it is looked for."""
 
-    A picture may repeat a real one as it is (also compressed or shrunk), mirrored, recoloured, cropped, or pasted on a
-    background. Columns: copy_of, the real picture (origin/caption_id/image_index); copy_score, in powers of ten above
-    the alarm threshold; copy_as, how; copy_verdict: exact, near or none; copy_twin, an earlier painted picture that it
-    repeats; copies_ok and copies_reason. A picture that cannot be decoded is rejected.
-    """
-
-    images: Positional[Path]
-    """Table of painted pictures (images.lance)."""
-    reference: Path
-    """Table of the real pictures that must not be repeated."""
-    where: str | None = None
-    """Only the painted pictures that match this filter."""
-    reference_where: str | None = None
-    """Only the real pictures that match this filter, such as split = 'train'."""
     false_alarms: float = 0.001
     """Share of genuine pictures that may be flagged."""
     num_calibration: int = 1500
@@ -60,9 +46,7 @@ class CopyAuditConfig:
     """TorchScript file of a copy descriptor such as SSCD, which then looks too. TorchScript runs the code that the file
     holds: name only a file that you trust."""
     encoder: str | None = None
-    """An encoder (run or name) whose features look too, in place of --sscd."""
-    download: bool = False
-    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
+    """An encoder (run or name) whose features look too, in place of ``sscd``."""
     exact_up_to: int = 100_000
     """With more real pictures than this, candidates are searched in an approximate index, and with more painted ones
     those of which several are the same."""
@@ -70,11 +54,6 @@ class CopyAuditConfig:
     """Look for pictures that repeat another painted one."""
     reject_twins: bool = False
     """Whether a picture that repeats an earlier painted one is rejected too."""
-    seed: int = 0
-    """Of the sample that sets the threshold."""
-    out: Path | None = None
-    """Where to write the findings; audit.json beside the table where not given. The nearest pairs are drawn into
-    copies.png beside it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.false_alarms < 1:
@@ -92,6 +71,33 @@ class CopyAuditConfig:
         """The same, and what a network finds where one is named."""
         is_named = self.sscd is not None or self.encoder is not None
         return (*self.explanations, NETWORK) if is_named else self.explanations
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyAuditConfig(CopyRules):
+    """Find the nearest real neighbour of every painted picture; writes copy columns and the keep mask.
+
+    A picture may repeat a real one as it is (also compressed or shrunk), mirrored, recoloured, cropped, or pasted on a
+    background. Columns: copy_of, the real picture (origin/caption_id/image_index); copy_score, in powers of ten above
+    the alarm threshold; copy_as, how; copy_verdict: exact, near or none; copy_twin, an earlier painted picture that it
+    repeats; copies_ok and copies_reason. A picture that cannot be decoded is rejected.
+    """
+
+    images: Positional[Path]
+    """Table of painted pictures (images.lance)."""
+    reference: Path
+    """Table of the real pictures that must not be repeated."""
+    where: str | None = None
+    """Only the painted pictures that match this filter."""
+    reference_where: str | None = None
+    """Only the real pictures that match this filter, such as split = 'train'."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
+    seed: int = 0
+    """Of the sample that sets the threshold."""
+    out: Path | None = None
+    """Where to write the findings; audit.json beside the table where not given. The nearest pairs are drawn into
+    copies.png beside it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
     painted = _read(every, "painted pictures", console)
     rows, real = painted.rows, references.rows
     bank = Bank.build(torch.split(references.small, _READ), _groups(real), exact_up_to=config.exact_up_to)
-    network = _Network.named(config, rows, real, bank.groups, console)
+    network = _described(config, rows, real, bank.groups, console)
     limits = _calibrate(bank, references.small, network, config, console)
     with console.progress("copies", len(rows), "pictures") as progress:
         matches = find_matches(painted.small, bank, config.explanations, advance=progress.advance)
@@ -151,6 +157,7 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
         num_rejected=sum(reason is not None for reason in reasons) + len(painted.undecoded),
         columns=tuple(columns),
         facts={
+            REFERENCE: real.table.path,
             "real pictures searched": len(real),
             "cannot be decoded": len(painted.undecoded) or None,
             "real pictures that cannot be decoded": len(references.undecoded) or None,
@@ -247,32 +254,17 @@ def _groups(rows: Rows) -> np.ndarray:
     return codes
 
 
-@dataclass(frozen=True)
-class _Network:
-    """Descriptors of painted (M, D) and real pictures (N, D) by the network that is named."""
-
-    painted: Tensor
-    real: Tensor
-    groups: np.ndarray
-
-    @classmethod
-    def named(
-        cls, config: CopyAuditConfig, rows: Rows, real: Rows, groups: np.ndarray, console: Console
-    ) -> "_Network | None":
-        network = load_network(config.sscd, config.encoder, download=config.download)
-        if network is None:
-            return None
-        painted, others = (
-            describe(network, TableImages(part.table, part.positions), console) for part in (rows, real)
-        )
-        return cls(painted, others, groups)
-
-    def matches(self) -> Matches:
-        return network_matches(self.painted, self.real, self.groups)
-
-    def genuine(self, some: np.ndarray) -> Matches:
-        """Of real pictures among those of other groups."""
-        return network_matches(self.real[some], self.real, self.groups, excluded=self.groups[some])
+def _described(
+    config: CopyAuditConfig, rows: Rows, real: Rows, groups: np.ndarray, console: Console
+) -> Described | None:
+    """What the network that is named says of both, if one is."""
+    network = load_network(config.sscd, config.encoder, download=config.download)
+    if network is None:
+        return None
+    painted, others = (
+        describe(network, TableImages(part.table, part.positions), console) for part in (rows, real)
+    )
+    return Described.build(painted, others, groups, exact_up_to=config.exact_up_to)
 
 
 def _beside(left: Matches, right: Matches) -> Matches:
@@ -289,7 +281,7 @@ def _by_kind(verdicts: Verdicts, config: CopyAuditConfig) -> dict[str, int]:
 
 
 def _calibrate(
-    bank: Bank, pictures: Tensor, network: _Network | None, config: CopyAuditConfig, console: Console
+    bank: Bank, pictures: Tensor, network: Described | None, config: CopyAuditConfig, console: Console
 ) -> np.ndarray:
     """The threshold of each explanation, from real pictures searched among those of other groups."""
     order = runtime.numpy_generator("audit copies", config.seed).permutation(len(bank))

@@ -9,6 +9,7 @@ Shapes: Q painted pictures, N real ones, D width of a descriptor.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stablerep.audit.copy_finder import Matches
+from stablerep.audit.copy_index import CopyIndex
 from stablerep.audit.copy_search import exact_neighbours
 from stablerep.audit.copy_views import Explanation
 from stablerep.console import Console
@@ -64,20 +66,57 @@ def describe(network: FrozenEncoder, images: Sequence[bytes], console: Console) 
     return F.normalize(torch.from_numpy(extract(network, images, batch_size=64, console=console)), dim=1)
 
 
+@dataclass(frozen=True)
+class Described:
+    """Descriptors of painted (Q, D) and real pictures (N, D), and the groups (N,) of the latter."""
+
+    painted: Tensor
+    real: Tensor
+    groups: np.ndarray
+    index: CopyIndex | None = None
+    """Where the real ones are searched approximately."""
+
+    @classmethod
+    def build(
+        cls, painted: Tensor, real: Tensor, groups: np.ndarray, *, exact_up_to: int | None = None
+    ) -> "Described":
+        """Of unit vectors; with an index beyond ``exact_up_to`` real pictures."""
+        is_large = exact_up_to is not None and len(real) > exact_up_to
+        return cls(painted, real, groups, CopyIndex.build(real) if is_large else None)
+
+    def matches(self) -> Matches:
+        """Of the painted pictures."""
+        return network_matches(self.painted, self.real, self.groups, index=self.index)
+
+    def genuine(self, some: np.ndarray) -> Matches:
+        """Of real pictures among those of other groups, exactly: an index cannot leave out a group."""
+        return network_matches(self.real[some], self.real, self.groups, excluded=self.groups[some])
+
+
 def network_matches(
-    painted: Tensor, real: Tensor, groups: np.ndarray, *, excluded: np.ndarray | None = None
+    painted: Tensor,
+    real: Tensor,
+    groups: np.ndarray,
+    *,
+    excluded: np.ndarray | None = None,
+    index: CopyIndex | None = None,
 ) -> Matches:
-    """The nearest of the real descriptors (N, D) of each painted one (Q, D), as ``find_matches`` with E = 1."""
+    """The nearest of the real descriptors (N, D) of each painted one (Q, D), as ``find_matches`` with E = 1.
+
+    ``index``, of the real descriptors, searches where nothing is excluded.
+    """
 
     def barred(rows: slice) -> Tensor:
         assert excluded is not None
         return torch.from_numpy(excluded[rows][:, None] == groups)
 
-    near = exact_neighbours(
-        painted[:, None], real, 4 * _BACKGROUND, excluded=None if excluded is None else barred
-    )
-    similarity, index = near.similarity.numpy(), near.index.numpy()
-    strangers = (groups[index] != groups[index[:, :1]]) & np.isfinite(similarity)
+    views, k = painted[:, None], 4 * _BACKGROUND
+    if index is not None and excluded is None:
+        near = index.neighbours(views, k)
+    else:
+        near = exact_neighbours(views, real, k, excluded=None if excluded is None else barred)
+    similarity, nearest = near.similarity.numpy(), near.index.numpy()
+    strangers = (groups[nearest] != groups[nearest[:, :1]]) & np.isfinite(similarity)
     strangers &= strangers.cumsum(1) <= _BACKGROUND
     background = np.where(strangers, similarity, 0).sum(1) / np.maximum(strangers.sum(1), 1)
-    return Matches((similarity[:, 0] - background)[:, None], index[:, :1])
+    return Matches((similarity[:, 0] - background)[:, None], nearest[:, :1])

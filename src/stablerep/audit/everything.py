@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import tyro
 
 from stablerep import runtime
-from stablerep.audit.bias import BiasAuditConfig, audit_bias
+from stablerep.audit.bias import BiasAuditConfig, BiasRules, audit_bias
 from stablerep.audit.captions import FILE as CAPTIONS_FILE
 from stablerep.audit.captions import CaptionAuditConfig, audit_captions, judge_images
-from stablerep.audit.copies import CopyAuditConfig, audit_copies
+from stablerep.audit.copies import CopyAuditConfig, CopyRules, audit_copies
 from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
 from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality
 from stablerep.audit.record import AuditResult, Example, audit_path, share_of
@@ -43,18 +43,24 @@ class AuditAllConfig(EngineConfig):
     """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     protected: Path | None = None
     """Of audit captions: text file of names that must not occur."""
+    where: str | None = None
+    """Only the pictures that match this filter, in every audit."""
     reference: Path | None = None
     """Of audit copies and bias: table of real pictures; both are left out without it."""
     reference_where: str | None = None
     """Which of them, such as "split = 'train'"."""
     attributes: Path | None = None
-    """Of audit bias: TOML file of attributes; left out without it."""
+    """Of audit bias: TOML file of attributes, or the name of a shipped one (icons); left out without it."""
     only: tuple[str, ...] = ()
     """Only these audits; all where not given."""
     match: MatchRules = field(default_factory=MatchRules)
     """What audit match rejects."""
     quality: QualityRules = field(default_factory=QualityRules)
     """What audit quality rejects, and the real pictures that it compares with."""
+    copies: CopyRules = field(default_factory=CopyRules)
+    """What audit copies looks for."""
+    bias: BiasRules = field(default_factory=BiasRules)
+    """How audit bias reads attributes."""
     batch_size: int = 256
     """Pictures per forward pass."""
     precision: runtime.Precision = "auto"
@@ -79,6 +85,7 @@ def _match(config: AuditAllConfig, console: Console) -> AuditResult | str:
         captions=config.captions,
         encoder=config.encoder,
         download=config.download,
+        where=config.where,
         rules=config.match,
         batch_size=config.batch_size,
         precision=config.precision,
@@ -91,7 +98,11 @@ def _match(config: AuditAllConfig, console: Console) -> AuditResult | str:
 
 def _quality(config: AuditAllConfig, console: Console) -> AuditResult | str:
     settings = QualityConfig(
-        images=config.images, rules=config.quality, out=config.out, **engine_fields(config)
+        images=config.images,
+        where=config.where,
+        rules=config.quality,
+        out=config.out,
+        **engine_fields(config),
     )
     return audit_quality(settings, console=console)
 
@@ -100,7 +111,7 @@ def _captions(config: AuditAllConfig, console: Console) -> AuditResult | str:
     found = None if config.out is None else config.out.with_name(CAPTIONS_FILE)
     settings = CaptionAuditConfig(captions=config.captions, protected=config.protected, out=found)
     audit_captions(settings, console=console)
-    return judge_images(config.images, config.captions, config.out, console=console)
+    return judge_images(config.images, config.captions, config.out, where=config.where, console=console)
 
 
 def _copies(config: AuditAllConfig, console: Console) -> AuditResult | str:
@@ -109,8 +120,11 @@ def _copies(config: AuditAllConfig, console: Console) -> AuditResult | str:
     settings = CopyAuditConfig(
         images=config.images,
         reference=config.reference,
+        where=config.where,
         reference_where=config.reference_where,
+        download=config.download,
         out=config.out,
+        **vars(config.copies),
     )
     return audit_copies(settings, console=console)
 
@@ -125,6 +139,7 @@ def _bias(config: AuditAllConfig, console: Console) -> AuditResult | str:
         captions=config.captions,
         attributes=config.attributes,
         reference=config.reference,
+        where=config.where,
         reference_where=config.reference_where,
         encoder=config.encoder,
         download=config.download,
@@ -132,6 +147,7 @@ def _bias(config: AuditAllConfig, console: Console) -> AuditResult | str:
         precision=config.precision,
         device=config.device,
         out=config.out,
+        **vars(config.bias),
         **engine_fields(config),
     )
     return audit_bias(settings, console=console)

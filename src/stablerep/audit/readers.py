@@ -1,7 +1,7 @@
 """Reads attributes from pictures: a probe on an encoder's features, or zero-shot by an image-text model.
 
-Both are fitted or calibrated on real pictures whose captions state the value: on the pictures of one half of their
-groups the probe is trained, on the other half the reader is tested and learns when to abstain.
+Both are fitted or calibrated on real pictures whose value is known: on the pictures of one half of their groups the
+probe is trained, on the other half the reader is tested and learns when to abstain.
 
 Shapes: M pictures, C values, D features.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stablerep import runtime
-from stablerep.audit.attributes import Attribute, of_each
+from stablerep.audit.attributes import Attribute
 from stablerep.audit.shares import Checked, abstention_level
 from stablerep.probes import Labelled, ProbeConfig, fit_linear
 
@@ -38,16 +38,15 @@ class Reader:
 
 def make_reader(
     attribute: Attribute,
-    real: tuple[np.ndarray, Sequence[str], Sequence[str]],
+    real: tuple[np.ndarray, np.ndarray, Sequence[str]],
     zero_shot: Probabilities | None,
     seed: int,
 ) -> Reader | str:
-    """Of real pictures (features, texts of their captions, groups); a probe where no zero-shot reader is given.
+    """Of real pictures (features, values or -1, groups); a probe where no zero-shot reader is given.
 
     Where too few real pictures state a value there is none, and a sentence says so.
     """
-    features, texts, groups = real
-    labels = np.array(of_each(lambda text: attribute.stated(text) if attribute.concerns(text) else -1, texts))
+    features, labels, groups = real
     is_test = _halves(groups, seed)
     for number, value in enumerate(attribute.names):
         found = set(np.asarray(groups)[labels == number])

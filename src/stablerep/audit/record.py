@@ -14,6 +14,8 @@ from stablerep.run import write_text
 from stablerep.storage import file_beside
 
 FILE = "audit.json"
+REFERENCE = "table of real pictures"
+"""The fact that says where the pictures are that others repeat (``Example.of``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

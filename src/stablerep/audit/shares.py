@@ -131,7 +131,7 @@ def amplification(before: np.ndarray, after: np.ndarray) -> float:
 class ShareBootstrap:
     """B draws of captions, with replacement, and of groups of the reader's test pictures: both make shares uncertain.
 
-    What captions state is counted in the same draws.
+    What captions state, and what is answered before errors are corrected, is counted in the same draws.
     """
 
     def __init__(self, shown: Shown, tested: Checked, num_values: int, *, num: int, seed: int) -> None:
@@ -145,6 +145,7 @@ class ShareBootstrap:
         tests = _counts_by(tested.groups, cells, num_values * width)
         self.value = true_shares(shown.answers, confusion(tested.truth, tested.said, num_values))
         self.stated = _as_shares(stated.sum(0))  # NaN where no caption states a value
+        self.answered = _as_shares(answered.sum(0)[:num_values])  # NaN where all is left open
         drawn = np.empty((num, counts.shape[1]))
         matrices = np.empty((num, num_values, width))
         for number in range(num):
@@ -152,6 +153,7 @@ class ShareBootstrap:
             matrices[number] = _confusion(_drawn(rng, tests).reshape(num_values, width))
         self.replicates = _most_likely(_as_shares(drawn[:, :width]), matrices)
         self.stated_replicates = _as_shares(drawn[:, width:])
+        self.answered_replicates = _as_shares(drawn[:, :num_values])
 
     def amplification(self) -> Estimate:
         """How much larger the share of the value that leads in the captions is in the pictures."""
@@ -160,6 +162,16 @@ class ShareBootstrap:
             amplification(self.stated, self.value),
             self.replicates[:, leader] - self.stated_replicates[:, leader],
         )
+
+    def amplification_by_reader(self) -> Estimate | None:
+        """How much larger the share of the value that leads in the pictures is among the answers; None without answers.
+
+        A draw in which all is left open says nothing, and is left out.
+        """
+        leader = int(self.value.argmax())
+        grown = self.answered_replicates[:, leader] - self.replicates[:, leader]
+        known = grown[np.isfinite(grown)]
+        return around(amplification(self.value, self.answered), known) if len(known) else None
 
     def share(self, value: int) -> Estimate:
         """Of one value."""

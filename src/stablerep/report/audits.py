@@ -1,6 +1,6 @@
-"""What the audits found: verdicts, measured facts, histograms of their columns and the worst pictures."""
+"""What the audits found: verdicts, measured facts, histograms of their columns, shares and the worst pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stablerep.audit.record import FILE, REFERENCE
 from stablerep.errors import UserError
+from stablerep.report.bias import read_shares
 from stablerep.report.drawing import ResponsiveFigure
 from stablerep.report.figures import Panel, histogram_figure, series_key
 from stablerep.report.pictures import Picture, to_picture
-from stablerep.report.reading import Project, quoted
+from stablerep.report.reading import Project
 from stablerep.report.scores import in_percent
 from stablerep.report.settings import Section, grouped, sections
+from stablerep.report.trends import Trend
 from stablerep.run import read_json
-from stablerep.store import ImageTable
+from stablerep.store import ImageTable, literal
 
-_FILE = "audit.json"
 _NUM_WORST = 12
+_SHARES = "bias.json"
+
+Key = tuple[str, str, int]
+"""Origin, caption id and image index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class WorstPicture:
     picture: Picture
     caption: str
     reason: str
+    beside: Picture | None = None
+    """The picture that it repeats or is most like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,8 @@ class Audit:
     title: str
     sentence: str
     facts: tuple[Section, ...]
+    shares: tuple[Trend, ...]
+    """Of audit bias: a part for each attribute."""
     keys: tuple[tuple[str, str], ...]
     """Sample of the colour, what it stands for."""
     figure: ResponsiveFigure | None
@@ -59,7 +69,7 @@ def read_audits(project: Project) -> list[Audits]:
     Raises ``UserError`` where one holds something else.
     """
     folders = dict.fromkeys([*(Path(table.path).parent for table in project.images), *project.folders])
-    paths = {(folder / _FILE).resolve(): folder / _FILE for folder in folders if (folder / _FILE).exists()}
+    paths = {(folder / FILE).resolve(): folder / FILE for folder in folders if (folder / FILE).exists()}
     return [_read(path, number, project) for number, path in enumerate(paths.values())]
 
 
@@ -70,7 +80,7 @@ def _read(path: Path, number: int, project: Project) -> Audits:
         return Audits(
             sentence=_mask(stored["images"], stored["keep"]),
             audits=tuple(
-                _audit(found, table, project, f"audit-{number}-{name}")
+                _audit(found, table, project, _Place(path, f"audit-{number}-{name}"))
                 for name, found in stored["audits"].items()
             ),
         )
@@ -88,21 +98,47 @@ def _mask(name: str, keep: Mapping[str, Any]) -> str:
     )
 
 
-def _audit(found: Mapping[str, Any], table: ImageTable, project: Project, identity: str) -> Audit:
-    name = found["audit"]
+@dataclass(frozen=True)
+class _Place:
+    """Where an audit was read, and where it goes on the page."""
+
+    path: Path
+    """The audit.json."""
+    identity: str
+    """What the ids of its figures begin with."""
+
+
+def _audit(found: Mapping[str, Any], table: ImageTable, project: Project, place: _Place) -> Audit:
+    name, identity = found["audit"], place.identity
     panels = _panels(table, name, found["columns"])
     share = in_percent(found["num_rejected"] / max(found["num_pictures"], 1))
+    shares, is_drawn = _shares(name, place)
+    examples = found["worst"][:_NUM_WORST]
+    originals, remark = _originals(found["facts"].get(REFERENCE), examples, place.path)
     return Audit(
         title=name,
         sentence=(
             f"{grouped(found['num_rejected'])} of {grouped(found['num_pictures'])} pictures ({share}) are rejected by "
-            f"audit {name}."
+            f"audit {name}.{remark}"
         ),
-        facts=sections({key: _rounded(value) for key, value in found["facts"].items() if value is not None}),
+        facts=sections(
+            {
+                key: _rounded(value)
+                for key, value in found["facts"].items()
+                if value is not None and key not in is_drawn
+            }
+        ),
+        shares=shares,
         keys=((series_key(identity, 0), "fine"), (series_key(identity, 1), "rejected")) if panels else (),
         figure=histogram_figure(panels, identity) if panels else None,
-        worst=_worst(found["worst"][:_NUM_WORST], table, project),
+        worst=_worst(examples, originals, table, project),
     )
+
+
+def _shares(name: str, place: _Place) -> tuple[tuple[Trend, ...], Collection[str]]:
+    """What audit bias found, as far as its file is still there, and the facts that then need no line of their own."""
+    path = place.path.with_name(_SHARES)
+    return read_shares(path, place.identity) if name == "bias" and path.exists() else ((), ())
 
 
 def _rounded(value: Any) -> Any:
@@ -143,33 +179,88 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return finite
 
 
+def _key(example: Mapping[str, Any]) -> Key:
+    return example["origin"], example["caption_id"], example["image_index"]
+
+
+def _key_beside(example: Mapping[str, Any]) -> Key | None:
+    """That of the picture that one repeats or is most like, where the audit names one."""
+    if not example.get("of"):
+        return None
+    origin, caption, index = example["of"].rsplit("/", 2)
+    return origin, caption, int(index)
+
+
+def _images(table: ImageTable, keys: Collection[Key]) -> dict[Key, bytes | None]:
+    """Encoded pictures, as far as the table has them."""
+    any_of_them = " OR ".join(
+        f"(origin = {literal(origin)} AND caption_id = {literal(caption)} AND image_index = {index})"
+        for origin, caption, index in sorted(keys)
+    )
+    rows = table.read(["origin", "caption_id", "image_index", "image"], any_of_them).to_pylist()
+    return {_key(row): row["image"] for row in rows}
+
+
+def _originals(
+    named: str | None, examples: Sequence[Mapping[str, Any]], path: Path
+) -> tuple[dict[Key, bytes | None] | None, str]:
+    """The pictures that others repeat, and a sentence about them; none where their table cannot be read any more."""
+    keys = {key for key in map(_key_beside, examples) if key is not None}
+    if not keys:
+        return None, ""
+    if named is None:
+        return None, f" Which table the real pictures beside them are in, {path} does not say."
+    places = (Path(named), path.parent / named)  # the audit may have run in another folder
+    try:
+        place = next((place for place in places if ImageTable.exists(place)), places[0])
+        return _images(
+            ImageTable.open(place), keys
+        ), " On the left the painted picture, on the right the real one."
+    except UserError as error:
+        return None, f" The real pictures beside them cannot be shown: {error}."
+
+
 def _worst(
-    examples: Sequence[Mapping[str, Any]], table: ImageTable, project: Project
+    examples: Sequence[Mapping[str, Any]],
+    originals: Mapping[Key, bytes | None] | None,
+    table: ImageTable,
+    project: Project,
 ) -> tuple[WorstPicture, ...]:
     if not examples:
         return ()
-    ids = sorted({example["caption_id"] for example in examples})
-    others = {example["of"].rsplit("/", 2)[1] for example in examples if example.get("of")}
-    rows = table.read(["origin", "caption_id", "image_index", "image"], f"caption_id IN {quoted(ids)}")
-    keys = zip(*(rows[name].to_pylist() for name in ("origin", "caption_id", "image_index")), strict=True)
-    places = {key: place for place, key in enumerate(keys)}
-    texts = project.texts(sorted({*ids, *others}))
+    images = _images(table, {_key(example) for example in examples})
+    beside = [_key_beside(example) for example in examples]
+    texts = project.texts(
+        sorted({example["caption_id"] for example in examples} | {key[1] for key in beside if key})
+    )
+
+    def caption_of(identity: str) -> str:
+        return texts.get(identity, f"caption {identity}")
+
     shown = []
-    for example in examples:
-        place = places.get((example["origin"], example["caption_id"], example["image_index"]))
-        caption = example["text"] or texts.get(example["caption_id"], f"caption {example['caption_id']}")
-        image = None if place is None else rows["image"][place].as_py()
-        picture = to_picture(image, f"painted picture {example['image_index']} of “{caption}”")
-        shown.append(WorstPicture(picture=picture, caption=caption, reason=_why(example, texts)))
+    for example, other in zip(examples, beside, strict=True):
+        caption = example["text"] or caption_of(example["caption_id"])
+        painted = to_picture(
+            images.get(_key(example)), f"painted picture {example['image_index']} of “{caption}”"
+        )
+        original = (
+            to_picture(originals.get(other), f"{other[0]} picture {other[2]} of “{caption_of(other[1])}”")
+            if originals is not None and other is not None
+            else None
+        )
+        shown.append(
+            WorstPicture(picture=painted, caption=caption, reason=_why(example, texts), beside=original)
+        )
     return tuple(shown)
 
 
 def _why(example: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     """What is wrong with a picture; where another one is beside it, that one by its caption."""
     said = str(example["reason"] or _score(example))
-    if not example.get("of"):
+    beside = _key_beside(example)
+    if beside is None:
         return said
-    origin, caption, index = example["of"].rsplit("/", 2)
+    origin, caption, index = beside
     return f"{said}, beside “{texts.get(caption, f'caption {caption}')}” ({origin}, image {index})"
 
 
