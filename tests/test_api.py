@@ -169,3 +169,8 @@ def test_texts_that_are_no_captions_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"not 'texts\.txt'; `stablerep captions import` reads files"):
             stablerep.write_captions(file, tmp_path / "c.lance")  # type: ignore[arg-type]
     assert not (tmp_path / "c.lance").exists()
+
+
+def test_a_recipe_without_a_word_for_the_function_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="recipe cc12m says nothing of embed"):
+        stablerep.embed(tmp_path, "icons", recipe="cc12m")

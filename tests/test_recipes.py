@@ -1,6 +1,7 @@
 """The shipped recipes: every table fits its command, and nothing that trains sees what is held out."""
 
 import dataclasses
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ PUBLISHED = ["cc12m", "cc12m-2x", "cc12m-3x", "redcaps", "redcaps-2x", "redcaps-
 TRAINING = [case for case in TABLES if case.values[1][0] == "train"]
 IN_A_WORLD = [case for case in TRAINING if case.values[0] not in PUBLISHED]
 COMPARED = ("stablerep", "stablerep-plus", "simclr", "clip")
-OF_THE_PAPER = {("generate",), ("train", "stablerep"), ("train", "stablerep-plus")}
+OF_THE_PAPER = {("generate",), *(("train", method) for method in COMPARED)}
 CHAIN = {
     "icons": {("generate",), ("evaluate",), *(("train", method) for method in COMPARED)},
     "teacher-icons": {("train", method) for method in ("autoencoder", "text-to-image", "distillation")},
@@ -147,6 +148,32 @@ def test_the_settings_of_stablerep_are_the_published_ones(
     assert (learner.head_layers, learner.head_hidden, learner.head_out) == (3, 4096, 256)
     assert learner.temperature == 0.1
     assert (view.image_size, view.augmentation, view.downsample_probability) == (224, "simclr", 0.0)
+
+
+@pytest.mark.parametrize("method", ["stablerep-plus", "simclr", "clip"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_rivals_learn_under_the_conditions_of_stablerep(name: str, method: str) -> None:
+    """Nothing of them is published with the code: as many views in a batch, as many steps, and equal settings."""
+    theirs, ours = resolved(name, method), resolved(name, "stablerep")
+    sizes = [
+        (data.captions_per_batch, data.images_per_caption, data.crops_per_image)
+        for data in (theirs.data, ours.data)
+    ]
+    assert {math.prod(size) for size in sizes} == {8256}
+    # Steps of an epoch are captions over captions_per_batch.
+    assert theirs.num_epochs / sizes[0][0] == pytest.approx(ours.num_epochs / sizes[1][0], rel=1e-12)
+    rates = [
+        peak_lr(optim, captions=size[0], images_per_caption=size[1], crops_per_image=size[2])
+        for optim, size in zip((theirs.optim, ours.optim), sizes, strict=True)
+    ]
+    assert rates == pytest.approx([3.225e-3] * 2, rel=1e-12)
+    assert (theirs.optim, theirs.data.view) == (ours.optim, ours.data.view)
+    shared = config.to_dict(ours.method) if method != "clip" else {"encoder": ours.method.encoder}
+    for setting in shared.keys() - {"positives"}:
+        assert getattr(theirs.method, setting) == getattr(ours.method, setting)
+    plus = resolved(name, "stablerep-plus").method
+    for setting in ("text", "initial_temperature", "min_temperature") if method == "clip" else ():
+        assert getattr(theirs.method, setting) == getattr(plus, setting)
 
 
 def test_the_augmentations_are_the_published_ones() -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from stablerep import config as config_module
 from stablerep.captions.entries import fault_of
-from stablerep.cli import recipe_settings
+from stablerep.cli import asked_by
 from stablerep.embedding import EmbedConfig, Embedder, EmbedSummary
 from stablerep.embedding import embed as _embed
 from stablerep.errors import UserError
@@ -113,6 +113,6 @@ def _build(
     config_class: type[T], words: tuple[str, ...], recipe: str | None, settings: Mapping[str, Any]
 ) -> T:
     """The class's defaults, the recipe over them, the keywords over both."""
-    overlay = {} if recipe is None else recipe_settings(words, recipe)
+    overlay = {} if recipe is None else asked_by(recipe, words)
     origin = f"stablerep.{words[0]}" + (f" with recipe {recipe}" if recipe else "")
     return config_module.build(config_class, overlay, settings, origin=origin)

@@ -26,6 +26,7 @@ _NAMED = re.compile(r" {4}\S")
 _HINT = re.compile(r"Perhaps you meant|Arguments similar|Unrecognized options")
 
 _EXPLAINED = "stablerep --help lists the commands"
+_GOING_ON = frozenset({"generate", "train", "compare", "circle", "edit", "quickstart"})
 # What a place to write to that is full, read-only or no folder raises, wherever it is met.
 _MENDABLE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
@@ -70,7 +71,8 @@ def run(arguments: list[str]) -> int:
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        console.complain("stopped; the same command goes on from here")
+        goes_on = words[0] in _GOING_ON or words == ("captions", "synthesize")
+        console.complain(f"stopped; the same command {'goes on from here' if goes_on else 'begins anew'}")
         return 130
     if is_first:
         (console.json if shared.json else console.show)(summary)
@@ -100,6 +102,29 @@ def recipe_settings(words: tuple[str, ...], recipe: str) -> dict[str, Any]:
             "for them: give another recipe, or leave it out"
         )
     return {key: value for key, value in settings.items() if (*words, key) not in COMMANDS}
+
+
+def asked_by(recipe: str, words: tuple[str, ...]) -> dict[str, Any]:
+    """``recipe_settings`` of a recipe that somebody gave to this command.
+
+    Raises ``UserError`` as well where it says nothing of the command, which would run as if it had not been given.
+    """
+    settings = recipe_settings(words, recipe)
+    if settings:
+        return settings
+    name, takes = " ".join(words), COMMANDS[words].takes_recipe
+    known = [
+        shipped
+        for shipped in config_module.recipe_names()
+        if config_module.recipe_table(config_module.read_recipe(shipped), words, shipped)
+    ]
+    if takes is not None:
+        remedy = f"it is for the steps of {name}: give it as `stablerep {takes.format(recipe)}`"
+    elif known:
+        remedy = f"leave it out, or give one that does ({', '.join(known)})"
+    else:
+        remedy = "leave it out"
+    raise UserError(f"recipe {recipe} says nothing of {name} (no table [{'.'.join(words)}]); {remedy}")
 
 
 def _strangers(table: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str]:
@@ -172,7 +197,7 @@ def _parse(words: tuple[str, ...], config_class: type[Any], recipe: str | None, 
     default: Any = None
     if recipe is not None:
         default = config_module.build_partial(
-            config_class, recipe_settings(words, recipe), missing=tyro.MISSING, origin=f"recipe {recipe}"
+            config_class, asked_by(recipe, words), missing=tyro.MISSING, origin=f"recipe {recipe}"
         )
     drawn = io.StringIO()
     try:

@@ -19,6 +19,8 @@ class Command:
     """What may follow its name; a test parses it."""
     load: Callable[[], Loaded]
     """Imports what the command needs, and nothing before it is called."""
+    takes_recipe: str | None = None
+    """How a command of several steps is given the recipe that they read, of which no table is its own."""
 
 
 def _from(module: str, config: str, function: str) -> Callable[[], Loaded]:
@@ -178,13 +180,15 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("compare",): Command(
         "methods and sources side by side under equal conditions",
-        "--out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
+        "icons --out compare --arms simclr:real stablerep:painted --num-captions 250 1000",
         _from("workflows.compare", "CompareConfig", "compare"),
+        takes_recipe="compare {}",
     ),
     ("circle",): Command(
         "painter, encoder, next painter: turns, each measured",
         "--out circle --num-turns 2 --num-captions 500",
         _from("workflows.circle", "CircleConfig", "circle"),
+        takes_recipe="circle --settings {}",
     ),
     ("gallery",): Command(
         "browse, search, mark a table of pictures in a browser",

@@ -57,6 +57,7 @@ def desk(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("keys.toml").write_text('[generate]\nnum_imagez = 3\nstepz = 2\nnum_images = "x"\n')
     Path("tables.toml").write_text("seed = 1\n[generat]\na = 1\n[train.stablrep]\nb = 2\n[train]\nc = 3\n")
     Path("broken.toml").write_text("[generate\n")
+    Path("painters.toml").write_text("[evaluate.painter]\nseed = 1\n")
     return desk
 
 

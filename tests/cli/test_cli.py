@@ -141,6 +141,15 @@ def test_simclr_stays_simclr_under_a_recipe(called: Callable[..., list[Any]]) ->
     assert configs[0].method.positives == "image"
 
 
+@pytest.mark.parametrize(("given", "recipe"), [(["fashion"], "fashion"), ([], "icons")])
+def test_a_comparison_is_called_by_its_recipe(
+    given: list[str], recipe: str, called: Callable[..., list[Any]]
+) -> None:
+    configs = called(("compare",))
+    assert run(["compare", *given, "--out", "x"]) == 0
+    assert (configs[0].settings, configs[0].chosen_world) == (recipe, recipe)
+
+
 # -- streams -------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ MISTAKES = {
     "world icons": "stablerep world: missing: --out (",
     "evaluate": "stablerep evaluate: missing: PATH (",
     "train stablerep --oot x": "missing: --out, --data.images; unrecognized options: --oot, x",
-    "train stablerep --out x --data.images a": "give exactly one of num_steps and num_epochs",
+    "train stablerep --out x --data.images a": "say how long to train: --num-steps N or --num-epochs N",
     "quickstart --num-images 1": "num_images must be at least 2, got 1",
     # caption files
     "captions import --out c.lance": "no caption files given",
@@ -51,7 +51,14 @@ MISTAKES = {
     "captions import ok.txt empty.txt absent.txt --out c.lance": "empty.txt is empty; absent.txt: no such file",
     # recipes
     "generate --recipe": "argument --recipe: expected one argument",
-    "train clip --recipe cc12m": "recipe cc12m has no table [train.clip], only those of stablerep, stablerep-plus; its",
+    "train lora --recipe icons": "recipe icons has no table [train.lora], only those of stablerep, stablerep-plus,",
+    "compare --recipe fashion": "recipe fashion says nothing of compare (no table [compare]); it is for the steps of "
+    "compare: give it as `stablerep compare fashion`",
+    "circle --recipe fashion": "give it as `stablerep circle --settings fashion`",
+    "quickstart --recipe icons": "recipe icons says nothing of quickstart (no table [quickstart]); leave it out",
+    "evaluate run --recipe cc12m": "(no table [evaluate]); leave it out, or give one that does (fashion, icons)",
+    "evaluate run --recipe painters.toml": "recipe painters.toml says nothing of evaluate (no table [evaluate])",
+    "compare cc12m --out x": "world must name icons, fashion, or a folder of captions and real pictures: recipe cc12m",
     "generate --recipe nope": "unknown recipe 'nope'; shipped: cc12m, cc12m-2x,",
     "generate --recipe nope.toml": "recipe nope.toml: No such file or directory",
     "generate --recipe broken.toml": "recipe broken.toml: Expected",
@@ -193,10 +200,16 @@ def test_a_bug_keeps_its_traceback(bug: Exception, called: Callable[..., list[An
         run(["report", "x"])
 
 
-def test_an_interrupt_says_how_to_go_on(called: Callable[..., list[Any]], capsys: Capture) -> None:
-    called(("report",), KeyboardInterrupt())
-    assert run(["report", "x"]) == 130
-    assert capsys.readouterr() == ("", "stopped; the same command goes on from here\n")
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [("generate", "goes on from here"), ("report", "begins anew"), ("evaluate", "begins anew")],
+)
+def test_an_interrupt_says_how_to_go_on(
+    words: str, what: str, called: Callable[..., list[Any]], capsys: Capture
+) -> None:
+    called((words,), KeyboardInterrupt())
+    assert run([words, "x"]) == 130
+    assert capsys.readouterr() == ("", f"stopped; the same command {what}\n")
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -63,6 +63,9 @@ def test_an_encoder_that_sees_concepts_puts_styles_together(tmp_path: Path) -> N
     assert found.metrics["concept variance"].value > 0.95
     assert found.metrics["style variance"].value < 0.05
     assert found.metrics["same style"].value == pytest.approx(0.5, abs=0.15)
+    over = found.metrics["concept over style"]
+    assert 20 < over.low < over.value < over.high
+    assert "concept over style" in found.numbers
 
 
 def test_an_encoder_that_sees_hands_puts_concepts_apart(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_an_encoder_that_sees_hands_puts_concepts_apart(tmp_path: Path) -> None:
 def test_one_style_alone_says_nothing_of_styles(tmp_path: Path) -> None:
     found = measured(tmp_path, {"test": split(colour_is="concept", style="a")})
     assert found.test == "test"
-    assert not {"same style", "style variance"} & set(found.metrics)
+    assert not {"same style", "style variance", "concept over style"} & set(found.metrics)
     assert {"effective rank", "alignment", "uniformity"} == set(found.numbers)
 
 

@@ -1,11 +1,12 @@
 """Geometry of features on clouds whose answer is known."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from stablerep.evaluation.geometry import effective_rank, measure_geometry
+from stablerep.evaluation.geometry import effective_rank, measure_geometry, with_parts
 
 GENERATOR = np.random.default_rng(0)
 NUM_CONCEPTS, STYLES, D = 40, ("ink", "oil", "clay"), 16
@@ -71,6 +72,50 @@ def test_what_has_no_pair_is_not_made_up() -> None:
     assert (found.alignment, found.concept_variance, found.same_concept, found.same_style) == (None,) * 4
     with pytest.raises(ValueError, match="at least two pictures"):
         measure_geometry(np.ones((1, 4)), np.array(["a"]), np.array([""]))
+
+
+def test_concepts_over_styles_is_reckoned_by_hand() -> None:
+    """Two concepts in two styles, a quarter of a circle apart; 1 within a concept, and 1 less a half between them."""
+    corners = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]]) * np.array([[1], [2], [3], [4]])
+    concepts, styles = np.array(["a", "a", "b", "b"]), np.array(["ink", "oil", "ink", "oil"])
+    assert measure_geometry(corners, concepts, styles).concept_over_style == pytest.approx(0.5)
+    # Not counted: another picture in the same style, a concept in one style, and what is drawn in an unknown one.
+    more = np.concatenate([corners, [[1, 0], [0.6, 0.8], [0.8, 0.6]]])
+    found = measure_geometry(
+        more, np.append(concepts, ["a", "c", "b"]), np.append(styles, ["ink", "ink", ""])
+    )
+    assert found.concept_over_style == pytest.approx(0.5)
+
+
+def test_without_two_styles_nothing_is_said_of_concepts_over_styles() -> None:
+    features = cloud(1, 0, 0.1)
+    assert measure_geometry(features, CONCEPTS, np.full(len(CONCEPTS), "ink")).concept_over_style is None
+    assert measure_geometry(features, CONCEPTS, np.full(len(CONCEPTS), "")).concept_over_style is None
+    one = np.where(CONCEPTS == "concept 0", HANDS, "ink")
+    assert measure_geometry(features, CONCEPTS, one).concept_over_style is None, (
+        "no variance between one concept"
+    )
+
+
+def test_concepts_over_styles_tells_the_spaces_apart() -> None:
+    apart = [
+        measure_geometry(cloud(*kind, 0.1), CONCEPTS, HANDS).concept_over_style for kind in [(1, 0), (0, 1)]
+    ]
+    assert apart[0] > 20 > 0.1 > apart[1]  # type: ignore[operator]
+    chance = [measure_geometry(cloud(0, 0, 1), CONCEPTS, HANDS).concept_over_style for _ in range(20)]
+    assert np.mean(chance) < 0.05, "means of three pictures differ by chance"  # type: ignore[arg-type]
+
+
+def test_leaving_out_a_fold_is_measuring_the_others() -> None:
+    features, styles = cloud(1, 0.5, 0.5), np.where(np.arange(len(HANDS)) % 7, HANDS, "")
+    folds = np.unique(CONCEPTS, return_inverse=True)[1] % 6
+    whole, parts = with_parts(features, CONCEPTS, styles, folds)
+    for left_out, part in zip([-1, *range(6)], [whole, *parts], strict=True):
+        others = folds != left_out
+        expected = measure_geometry(features[others], CONCEPTS[others], styles[others])
+        assert dataclasses.asdict(part) == pytest.approx(dataclasses.asdict(expected), rel=1e-5)
+    with pytest.raises(ValueError, match="every concept must lie in one fold"):
+        with_parts(features, CONCEPTS, styles, np.arange(len(folds)) % 6)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

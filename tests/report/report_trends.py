@@ -41,6 +41,16 @@ def write_comparison(folder: Path, sizes: tuple[int, ...] = SIZES) -> Path:
                         "ahead": ahead,
                     }  # fmt: skip
                     rows.append({"arm": arm, "num_captions": num, "summary": summary})
+    metrics = {"effective rank": 40.0, "concept over style": 2.0, "same concept": 0.5, "same style": 0.25}
+    measurements = [
+        {
+            "arm": arm, "num_captions": num, "benchmark": "icons", "test": "all tests", "protocol": "geometry",
+            "metric": metric, "per_run": [value, 1.5 * value] if arm in ARMS else [value],
+        }
+        for num in sizes
+        for arm in (*ARMS, "raw pixels")
+        for metric, value in metrics.items()
+    ]  # fmt: skip
     settings = {"arms": list(ARMS), "num_steps": 1000, "seeds": [0, 1, 2], "num_captions": list(sizes)}
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
@@ -49,6 +59,7 @@ def write_comparison(folder: Path, sizes: tuple[int, ...] = SIZES) -> Path:
         "figure": "compare.png",
         "learning_rates": {},
         "rows": rows,
+        "measurements": measurements,
     }
     (folder / "compare.json").write_text(json.dumps(stored), encoding="utf-8")
     return folder

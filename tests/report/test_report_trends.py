@@ -16,6 +16,7 @@ from stablerep.report.scores import read_scores
 from stablerep.report.sizes import (
     baselines_ahead,
     comparison_trends,
+    concept_trends,
     find_compared,
     read_comparisons,
     run_trends,
@@ -35,6 +36,25 @@ def test_every_number_of_a_comparison_is_in_a_table(compared: ParsedPage) -> Non
     assert tables[0][1] == [ARMS[0], "10.0 8.0 \u2013 12.0", "15.0 13.0 \u2013 17.0", "20.0 18.0 \u2013 22.0"]
     assert tables[0][2][3] == "26.0 24.0 \u2013 28.0 +6.0  (+4.0 to +8.0)"
     assert tables[0][3] == ["raw pixels", *["12.0 10.0 \u2013 14.0"] * 3]
+
+
+def test_concepts_and_styles_of_a_comparison_are_in_a_table_for_each_size(compared: ParsedPage) -> None:
+    tables = [table for table in compared.tables if "concept over style" in table[0]]
+    assert len(tables) == len(SIZES)
+    assert tables[0] == [
+        ["encoder", "effective rank", "concept over style", "same concept, %", "same style, %"],
+        *([arm, "50 ± 14", "2.5 ± 0.71", "62.5 ± 17.7", "31.2 ± 8.8"] for arm in ARMS),
+        ["raw pixels", "40", "2", "50.0", "25.0"],
+    ]
+    assert "Concept, not pixels: icons: all tests" in compared.visible
+
+
+def test_a_comparison_without_geometry_says_nothing_of_concepts(tmp_path: Path) -> None:
+    folder = _with_runs(write_comparison(tmp_path / "compare"))
+    stored = json.loads((folder / "compare.json").read_text())
+    del stored["measurements"]  # as an earlier version wrote it
+    (folder / "compare.json").write_text(json.dumps(stored))
+    assert concept_trends(read_comparisons(open_project((folder,), None, None, None))) == []
 
 
 def test_the_headline_of_a_comparison_claims_what_its_intervals_carry(compared: ParsedPage) -> None:

@@ -15,7 +15,9 @@ from PIL import Image
 
 from generation import tiny_pipelines
 from stablerep.captions.worlds import WorldConfig, write_world
+from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.run import Run
 from stablerep.store import ImageTable
 from stablerep.workflows.compare import CompareConfig, compare
 from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
@@ -81,10 +83,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompareConf
 
 
 @pytest.mark.slow
-def test_arms_sizes_and_seeds_make_one_table_and_one_figure(small: Callable[..., CompareConfig]) -> None:
+def test_arms_sizes_and_seeds_make_two_tables_and_one_figure(
+    small: Callable[..., CompareConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
     config = small()
     found = compare(config)
     stored = json.loads(found.path.read_text())
+    assert stored["config"]["world"] == config.world
     arms = {(row["arm"], row["num_captions"]) for row in stored["rows"]}
     names = (*config.arms, "raw pixels", "untrained encoder")
     assert arms == {(arm, num) for arm in names for num in config.num_captions}
@@ -100,6 +105,34 @@ def test_arms_sizes_and_seeds_make_one_table_and_one_figure(small: Callable[...,
     assert stored["views_per_step"] == {
         f"{arm} {num}": 8 for arm in config.arms for num in config.num_captions
     }
+    geometry = {(row["arm"], row["num_captions"]) for row in stored["measurements"]}
+    assert geometry == arms, "measured without being asked for"
+    assert {len(row["per_run"]) for row in stored["measurements"] if row["arm"] in config.arms} == {2}
+    header, rows = found.concepts()
+    assert header[2:] == ("rank", "align", "uniform", "ratio", "concept, %", "style, %")
+    assert {(row[0], row[1]) for row in rows} == {
+        (f"icons: all tests, {num} captions", arm) for arm, num in arms
+    }
+    assert all(len(row) == len(header) and all(row) for row in rows)
+    capsys.readouterr()
+    Console().show(found)
+    accuracies, concepts = capsys.readouterr().out.split("Concept, not pixels")
+    assert "against first" in accuracies and "ratio" in concepts
+
+
+@pytest.mark.slow
+def test_a_recipe_that_counts_epochs_is_compared_by_steps(
+    small: Callable[..., CompareConfig], tmp_path: Path
+) -> None:
+    content = tomllib.loads(Path(small().settings).read_text())
+    for table in content["train"].values():
+        table["num_epochs"] = table.pop("num_steps")
+    recipe = tmp_path / "epochs.toml"
+    recipe.write_text(tomli_w.dumps(content))
+    sizes = {"num_captions": (8,), "seeds": (0,), "arms": ("simclr:real",)}
+    compare(small(settings=str(recipe), out=tmp_path / "out", **sizes))
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    assert Run.open(run).description["config"]["num_steps"] == 2
 
 
 @pytest.mark.slow
@@ -212,6 +245,10 @@ def test_protocols_that_compare_no_accuracy_are_refused_before_anything_is_paint
         ({"seeds": (0, 0)}, "seeds must hold different values"),
         ({"num_captions": ()}, "num_captions must hold different values"),
         ({"num_steps": 0}, "num_steps must be at least 1"),
+        (
+            {"settings": "mine.toml"},
+            "world must name icons, fashion, .* recipe mine.toml is not named like a world",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], what: str) -> None:
@@ -224,11 +261,51 @@ def test_a_folder_that_is_no_world_is_named(small: Callable[..., CompareConfig],
         compare(small(world=str(tmp_path), out=tmp_path / "out"))
 
 
-def test_a_world_that_does_not_say_which_it_is_is_refused_before_anything_is_painted(
-    small: Callable[..., CompareConfig], tmp_path: Path
-) -> None:
-    world = shutil.copytree(small().world, tmp_path / "world")
+def test_a_recipe_that_is_named_like_a_world_is_for_it() -> None:
+    assert CompareConfig(out=Path("unused"), settings="fashion").chosen_world == "fashion"
+    assert CompareConfig(out=Path("unused"), settings="fashion", world="icons").chosen_world == "icons"
+
+
+# -- captions and pictures of a user's own ---------------------------------------------------------------
+
+
+@pytest.fixture
+def own(small: Callable[..., CompareConfig], tmp_path: Path) -> Path:
+    """Both tables, and no word of which world they are."""
+    world = shutil.copytree(str(small().world), tmp_path / "own")
     (world / "world.json").unlink()
-    with pytest.raises(UserError, match=r"world holds no world \(world\.json\)"):
-        compare(small(world=str(world), out=tmp_path / "out"))
+    return world
+
+
+@pytest.mark.slow
+def test_own_tables_are_compared_and_chosen_by_on_their_own_pictures(
+    small: Callable[..., CompareConfig], changed: Callable[..., str], own: Path, tmp_path: Path
+) -> None:
+    sizes = {"num_captions": (6,), "seeds": (0,), "arms": ("simclr:real",), "learning_rates": (1e-3,)}
+    recipe = changed(evaluate={"benchmarks": ["table"]})
+    found = compare(small(world=str(own), settings=recipe, out=tmp_path / "out", **sizes))
+    assert {row.summary.benchmark for row in found.rows_found} == {"table"}
+    (search,) = (tmp_path / "out" / "search").glob("*/scores.json")
+    assert {record["benchmark"] for record in json.loads(search.read_text())["records"]} == {"table"}
+
+
+def test_own_tables_are_not_measured_on_a_world(
+    small: Callable[..., CompareConfig], own: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"benchmarks \(icons\) that .*own has pictures for, .* and table"):
+        compare(small(world=str(own), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_pictures_without_splits_are_refused_before_anything_is_painted(
+    small: Callable[..., CompareConfig], changed: Callable[..., str], own: Path, tmp_path: Path
+) -> None:
+    recipe, table = changed(evaluate={"benchmarks": ["table"]}), ImageTable.open(own / "images.lance")
+    rows = [row for batch in table.scan(filter="split <> 'test'") for row in batch.to_pylist()]
+    shutil.rmtree(own / "images.lance")
+    with pytest.raises(UserError, match=r"own holds no world: .* nor images\.lance of your own"):
+        compare(small(world=str(own), settings=recipe, out=tmp_path / "out"))
+    ImageTable.open_or_create(own / "images.lance").append(rows)
+    with pytest.raises(UserError, match="benchmark table: there are no labelled pictures for test"):
+        compare(small(world=str(own), settings=recipe, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -103,6 +103,23 @@ def world_name(folder: Path) -> str:
         ) from error
 
 
+def world_of(folder: Path) -> str | None:
+    """The name of the world that a folder holds; None where it holds a user's own captions and pictures instead.
+
+    Raises ``UserError`` where it holds neither.
+    """
+    if (folder / "world.json").exists():
+        return world_name(folder)
+    tables = {"captions.lance": CaptionTable, "images.lance": ImageTable}
+    missing = [name for name, table in tables.items() if not table.exists(folder / name)]
+    if missing:
+        raise UserError(
+            f"{folder} holds no world: there is neither a world.json, which `stablerep world` writes, nor "
+            f"{' and '.join(missing)} of your own; give another folder, or one of {', '.join(WORLDS)}"
+        )
+    return None
+
+
 def _claim(config: WorldConfig, digest: str, size: int) -> None:
     """Write down which world the folder holds, or compare; rows of two worlds must not mix."""
     path = config.out / "world.json"

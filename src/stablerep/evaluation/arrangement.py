@@ -15,11 +15,11 @@ from stablerep import config as config_module
 from stablerep import runtime
 from stablerep.evaluation.benchmarks import BENCHMARKS, Benchmark, Split
 from stablerep.evaluation.contract import NOTHING, NotMeasurableError, Subject, Tools, described
-from stablerep.evaluation.geometry import Geometry, measure_geometry
+from stablerep.evaluation.geometry import Geometry, with_parts
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Measurement
 
-_NUMBERS = ("effective_rank", "alignment", "uniformity")
+_NUMBERS = ("effective_rank", "alignment", "uniformity", "concept_over_style")
 _COUNTS = ("num_pictures",)
 
 
@@ -98,12 +98,10 @@ def _with_intervals(
     features: np.ndarray, groups: np.ndarray, styles: np.ndarray, folds: np.ndarray
 ) -> dict[str, Interval]:
     """Every value that can be said of features (M, D), with the jackknife's standard error over folds (M,)."""
-    parts = [
-        _values(measure_geometry(features[others], groups[others], styles[others]))
-        for others in (folds != left_out for left_out in np.unique(folds))
-    ]
+    whole, without = with_parts(features, groups, styles, folds)
+    parts = [_values(part) for part in without]
     found = {}
-    for name, value in _values(measure_geometry(features, groups, styles)).items():
+    for name, value in _values(whole).items():
         values = np.array([part[name] for part in parts if name in part])
         found[name] = Interval.normal(value, math.sqrt((len(values) - 1) * float(values.var())))
     return found

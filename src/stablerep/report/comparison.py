@@ -1,7 +1,8 @@
-"""The figure of a comparison: accuracy against the number of captions, a panel per test, a line per arm."""
+"""A comparison as a figure, accuracy against the number of captions, and what it says of concepts and styles."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,16 @@ from stablerep.run import write_atomically
 
 _COLOURS = ("#2a6f97", "#c1440e", "#4f7d3a", "#7a4f9e", "#a8842c", "#5b5b5b", "#b0577b", "#2f8f8b")
 _PANELS_PER_ROW = 3
+METRICS: Mapping[str, str] = {
+    "effective rank": "rank",
+    "alignment": "align",
+    "uniformity": "uniform",
+    "concept over style": "ratio",
+    "same concept": "concept, %",
+    "same style": "style, %",
+}
+"""What `geometry` says of concepts and styles, and how a narrow table heads it; a head with a sign is in per cent."""
+_DIGITS = {"alignment": ".3f", "uniformity": ".3f"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +34,50 @@ class Point:
     arm: str
     num_captions: int
     score: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptRow:
+    """What the protocol `geometry` says of one arm at one size: by metric the mean over seeds, and its spread."""
+
+    place: str
+    """Benchmark and test."""
+    num_captions: int
+    arm: str
+    cells: Mapping[str, tuple[str, str]]
+
+
+def concept_rows(measurements: Iterable[Mapping[str, Any]]) -> list[ConceptRow]:
+    """A row for each test, size and arm, from the measurements of compare.json; other protocols are left out."""
+    found: dict[tuple[str, int, str], dict[str, Sequence[float]]] = {}
+    for one in measurements:
+        if one["protocol"] == "geometry" and one["metric"] in METRICS:
+            place = f"{one['benchmark']}: {one['test']}"
+            found.setdefault((place, one["num_captions"], one["arm"]), {})[one["metric"]] = one["per_run"]
+    return [
+        ConceptRow(
+            place=place,
+            num_captions=num,
+            arm=arm,
+            cells={metric: _said(metric, values) for metric, values in by_metric.items()},
+        )
+        for (place, num, arm), by_metric in found.items()
+    ]
+
+
+def metrics_of(rows: Iterable[ConceptRow]) -> list[str]:
+    """The metrics that at least one row has, in their order: without styles some have none."""
+    there = {metric for row in rows for metric in row.cells}
+    return [metric for metric in METRICS if metric in there]
+
+
+def _said(metric: str, values: Sequence[float]) -> tuple[str, str]:
+    is_share = METRICS[metric].endswith("%")
+    mean = statistics.fmean(values)
+    spread = statistics.stdev(values) if len(set(values)) > 1 else 0.0
+    said = f"{100 * mean:.1f}" if is_share else format(mean, _DIGITS.get(metric, ".3g"))
+    around = f"{100 * spread:.1f}" if is_share else f"{spread:.2g}"
+    return said, f"± {around}" if spread else ""
 
 
 def draw_comparison(points: Sequence[Point], path: Path) -> Path:

@@ -56,6 +56,7 @@ class Page:
     training_settings: Comparison
     methods: tuple[MethodSettings, ...]
     sizes: tuple[Trend, ...]
+    concepts: tuple[Trend, ...]
     turns: tuple[Trend, ...]
     grids: tuple[Grid, ...]
     rankings: tuple[Ranking, ...]

@@ -9,11 +9,12 @@ from typing import Any
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import BASELINES
+from stablerep.report.comparison import METRICS, ConceptRow, concept_rows, metrics_of
 from stablerep.report.findings import Findings
 from stablerep.report.reading import Project, RunFolder
 from stablerep.report.scores import MAIN_TEST, PROTOCOLS, Measured, how_measured, in_percent, percent
 from stablerep.report.settings import grouped
-from stablerep.report.trends import Score, Trend, size_trend
+from stablerep.report.trends import Cell, Score, Trend, TrendTable, number_series, size_trend
 from stablerep.run import read_json
 
 _FILE = "compare.json"
@@ -29,6 +30,8 @@ class Comparison:
     num_seeds: int
     scores: Mapping[tuple[str, str], tuple[Score, ...]]
     """(benchmark, test) -> its scores, the protocol as panel."""
+    concepts: tuple[ConceptRow, ...]
+    """What `geometry` found, if it was measured."""
 
 
 def read_comparisons(project: Project) -> list[Comparison]:
@@ -49,6 +52,24 @@ def comparison_trends(comparisons: Sequence[Comparison]) -> list[Trend]:
         )
         for number, found in enumerate(comparisons)
         for place, ((benchmark, test), scores) in enumerate(found.scores.items())
+    ]
+
+
+def concept_trends(comparisons: Sequence[Comparison]) -> list[Trend]:
+    """Of every comparison and test how concepts and styles lie in the features, a table for each size."""
+    return [
+        Trend(
+            title=f"Concept, not pixels: {place}",
+            sentence="Alignment is the mean squared distance of two pictures of one concept, uniformity smaller where "
+            "features are spread more evenly. Concept over style is the variance between concepts over that between "
+            "the styles of one concept. Same concept and same style are the pictures whose nearest neighbour is of the "
+            f"same, in per cent. Means over {_seeds(found)}.",
+            keys=(),
+            figure=None,
+            tables=tuple(_concept_table(rows) for rows in _by_size(found.concepts, place)),
+        )
+        for found in comparisons
+        for place in dict.fromkeys(row.place for row in found.concepts)
     ]
 
 
@@ -150,11 +171,43 @@ def _read(folder: Path) -> Comparison:
             num_steps=stored["config"]["num_steps"],
             num_seeds=len(stored["config"]["seeds"]),
             scores={test: tuple(rows) for test, rows in scores.items()},
+            concepts=tuple(concept_rows(stored.get("measurements", ()))),
         )
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"{path} does not hold a comparison ({error!r}); run `stablerep compare` again"
         ) from error
+
+
+def _by_size(rows: Sequence[ConceptRow], place: str) -> list[list[ConceptRow]]:
+    sizes: dict[int, list[ConceptRow]] = defaultdict(list)
+    for row in rows:
+        if row.place == place:
+            sizes[row.num_captions].append(row)
+    return list(sizes.values())
+
+
+def _concept_table(rows: Sequence[ConceptRow]) -> TrendTable:
+    """Arms and baselines at one size."""
+    metrics = metrics_of(rows)
+    learned = number_series([row.arm for row in rows])
+    return TrendTable(
+        title=f"from {grouped(rows[0].num_captions)} captions",
+        corner="encoder",
+        columns=tuple(f"{metric}, %" if METRICS[metric].endswith("%") else metric for metric in metrics),
+        rows=tuple(
+            (
+                row.arm,
+                learned[row.arm] is not None,
+                tuple(_concept_cell(row.cells.get(metric)) for metric in metrics),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _concept_cell(said: tuple[str, str] | None) -> Cell | None:
+    return None if said is None else Cell(value=said[0], interval=said[1])
 
 
 def _score(row: Mapping[str, Any], found: Mapping[str, Any]) -> Score:

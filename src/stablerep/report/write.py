@@ -31,6 +31,7 @@ from stablerep.report.sizes import (
     Comparison,
     baselines_ahead,
     comparison_trends,
+    concept_trends,
     find_compared,
     read_comparisons,
     run_trends,
@@ -99,6 +100,7 @@ def _page(config: ReportConfig, project: Project, console: Console) -> Page:
         training_settings=compared,
         methods=tuple(methods),
         sizes=tuple(comparison_trends(comparisons) or run_trends(project, measured)),
+        concepts=tuple(concept_trends(comparisons)),
         turns=tuple(read_circles(project)),
         rankings=tuple(find_rankings(project)),
         grids=tuple(

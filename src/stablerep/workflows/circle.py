@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 
 from stablerep import config as config_module
-from stablerep.audit.attributes import read_attributes
+from stablerep import runtime
+from stablerep.audit.attributes import attributes_text, read_attributes
 from stablerep.audit.bias import BiasAuditConfig, audit_bias
 from stablerep.captions.worlds import WORLDS, WorldConfig, world_name, write_world
 from stablerep.console import Console
@@ -60,7 +61,9 @@ class CircleConfig:
     num_images: int = 4
     """Pictures painted per caption (K)."""
     encoder_steps: int = 1000
+    """Steps of the encoder of every turn."""
     painter_steps: int = 2000
+    """Steps of the painter of every turn."""
     judge_steps: int = 400
     """Steps of the classifier that judges the pictures; it learns from real ones, and no painter is aligned to it."""
     learn_from: Literal["painted", "both"] = "painted"
@@ -72,9 +75,10 @@ class CircleConfig:
     search_copies: bool = True
     """Search the real training pictures for near-copies, which takes the longest of the measuring."""
     attributes: Path | None = None
-    """TOML file of attributes, as `audit bias` reads it: the shares of their values in the pictures are followed over
-    the turns. The judge reads them."""
+    """Attributes file as `audit bias` takes it, by a shipped name (icons) or its path: shares of the values in the
+    pictures are followed over the turns. The judge reads them."""
     seed: int = 0
+    """Determines which captions are painted, the pictures, and all training."""
 
     def __post_init__(self) -> None:
         for name in ("num_captions", "num_images", "encoder_steps", "painter_steps", "judge_steps"):
@@ -89,6 +93,7 @@ def circle(config: CircleConfig, *, console: Console = Console(quiet=True)) -> C
 
     Raises ``UserError`` as the single commands do, and for a recipe that does not measure by a linear probe.
     """
+    runtime.require_one_process()
     chain = _Chain(config, console)
     turns: list[Turn] = []
     for number in range(config.num_turns + 1):
@@ -289,7 +294,7 @@ class _Chain:
         return {
             "evaluate": config_module.to_dict(evaluating),
             "painter": config_module.to_dict(judging),
-            "attributes": None if attributes is None else attributes.read_text(encoding="utf-8"),
+            "attributes": None if attributes is None else attributes_text(attributes),
             "world": read_json(self.world / "world.json"),
             "pictures": hashlib.sha256(pictures.encode()).hexdigest(),
             "encoder": load_encoder(run).fingerprint,

@@ -11,13 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+
+import tyro
 
 from stablerep import config as config_module
-from stablerep.captions.worlds import WORLDS, WorldConfig, world_name, write_world
+from stablerep import runtime
+from stablerep.captions.worlds import WORLDS, WorldConfig, world_of, write_world
 from stablerep.console import Console
 from stablerep.errors import NonFiniteError, UserError
-from stablerep.evaluation.benchmarks import is_benchmark
+from stablerep.evaluation.benchmarks import BenchmarkData, is_benchmark, load_benchmark
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.finetune import FineTune
 from stablerep.evaluation.protocols import PROTOCOLS, EvaluateConfig, evaluate
@@ -59,12 +62,13 @@ Source = Literal["real", "painted", "both"]
 class CompareConfig:
     """Which methods learn from which pictures, and how often; everything else comes from the settings recipe."""
 
+    settings: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = "icons"
+    """Recipe, by name or path, that says how to paint, how each method trains, and on what it is measured."""
     out: Path
     """Folder of the comparison; a stopped one goes on from what is there, and arms, seeds or sizes may be added."""
-    world: str = "icons"
-    """Captions and real pictures: the name of an embedded world, or a folder that `stablerep world` wrote."""
-    settings: str = "icons"
-    """Recipe, by name or path, that says how to paint, how each method trains, and on what it is measured."""
+    world: str | None = None
+    """Captions and real pictures: an embedded world by name, a folder that `stablerep world` wrote, or a folder with a
+    captions.lance and an images.lance of your own; where not given, the embedded world of the recipe's name."""
     arms: tuple[str, ...] = ("simclr:real", "stablerep:painted")
     """METHOD:SOURCE each, with a source among real, painted, both; differences are taken to the first."""
     num_captions: tuple[int, ...] = (1000,)
@@ -83,6 +87,11 @@ class CompareConfig:
     validation pictures of the world is used. Each arm's own where empty."""
 
     def __post_init__(self) -> None:
+        if self.world is None and self.settings not in WORLDS:
+            raise ValueError(
+                f"world must name {', '.join(WORLDS)}, or a folder of captions and real pictures: recipe "
+                f"{self.settings} is not named like a world"
+            )
         for arm in self.arms:
             method, _, source = arm.partition(":")
             if method not in METHODS or source not in get_args(Source):
@@ -100,6 +109,11 @@ class CompareConfig:
         if min(self.num_captions) < 1:
             raise ValueError(f"num_captions must be at least 1, got {min(self.num_captions)}")
 
+    @property
+    def chosen_world(self) -> str:
+        """The world that was given, else the one of the recipe's name."""
+        return self.world or self.settings
+
 
 def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) -> Comparison:  # noqa: B008
     """Paint, train, measure and summarise what is missing; writes compare.json and compare.png.
@@ -107,6 +121,7 @@ def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) ->
     Raises ``UserError`` where the arms cannot see the same captions or the same number of pictures, and where no
     protocol of the recipe can measure them, before anything is painted as far as that can be known.
     """
+    runtime.require_one_process()
     matrix = _Matrix(config, console)
     matrix.check_protocols()
     matrix.prepare()
@@ -136,7 +151,8 @@ def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) ->
         rows_found=tuple(rows),
         metrics_found=tuple(metrics),
     )
-    content = {"config": config_module.to_dict(config), "provenance": provenance(), **found.to_json()}
+    asked = config_module.to_dict(config) | {"world": config.chosen_world}
+    content = {"config": asked, "provenance": provenance(), **found.to_json()}
     write_text(found.path, json.dumps(content, indent=2) + "\n")
     console.say(f"{found.path}, {found.figure}")
     return found
@@ -151,9 +167,13 @@ class _Matrix:
 
     def __init__(self, config: CompareConfig, console: Console) -> None:
         self.config, self.console = config, console
-        self.world = config.out / "world" if config.world in WORLDS else Path(config.world)
+        self.is_embedded = config.chosen_world in WORLDS
+        self.world = config.out / "world" if self.is_embedded else Path(config.chosen_world)
         self.painted = config.painted or config.out / "images.lance"
         self.recipe = config_module.read_recipe(config.settings)
+        # What is no world is refused now, not when the first run is measured.
+        self.benchmark = _benchmark_of(config.chosen_world if self.is_embedded else world_of(self.world))
+        """That of the world, by which learning rates are chosen; of a user's own the first that the recipe names."""
         self.views: Mapping[Cell, Views] = {}
         """Pictures of a step; of arms whose pictures are not there yet, as many as if no painting failed."""
         self._having: dict[str, frozenset[str]] = {}
@@ -163,18 +183,26 @@ class _Matrix:
 
     def check_protocols(self) -> None:
         """Refuse a recipe by which some arm would have no accuracy, which else would show after all training."""
-        asked = self._configure(EvaluateConfig, ("evaluate",), {"run": self.config.out})
+        asked = self._measuring({"run": self.config.out})
+        measured = [name for name in asked.benchmarks if is_benchmark(name)]
+        measured = [name for name in measured if name not in WORLDS or name == self.benchmark]
         naming = [
             name
             for name in asked.protocols
             if isinstance(PROTOCOLS[name](asked), ProbeProtocol | FineTune | ZeroShot)
         ]
-        if not naming or not any(map(is_benchmark, asked.benchmarks)):
+        if not naming or not measured:
             raise UserError(
                 f"recipe {self.config.settings}: none of [evaluate] protocols ({', '.join(asked.protocols)}) names "
-                f"classes on one of its benchmarks ({', '.join(asked.benchmarks)}), and accuracies are compared; add "
-                "linear or knn, and the benchmark of the world"
+                f"classes on one of its benchmarks ({', '.join(asked.benchmarks)}) that {self.config.chosen_world} has "
+                f"pictures for, and accuracies are compared; add linear or knn, and {self.benchmark or 'table'}"
             )
+        if self.benchmark is None:
+            self.benchmark = measured[0]
+            data = BenchmarkData(
+                folder=asked.folder, table=asked.table, datasets=asked.datasets, download=asked.download
+            )
+            load_benchmark(self.benchmark, data)
         blind = [arm for arm in self.config.arms if not self._reads_text(arm)]
         if blind and naming == ["zero-shot"]:
             raise UserError(
@@ -185,9 +213,10 @@ class _Matrix:
     def prepare(self) -> None:
         """The world's tables, the pictures that painted arms learn from, and the captions that all arms have."""
         config, most = self.config, max(self.config.num_captions)
-        if config.world in WORLDS:
-            write_world(WorldConfig(name=cast(Any, config.world), out=self.world), console=self.console)
-        world_name(self.world)  # what is no world is refused now, not when the first run is measured
+        if self.is_embedded:
+            write_world(
+                WorldConfig(name=cast(Any, config.chosen_world), out=self.world), console=self.console
+            )
         real = [arm for arm in config.arms if arm.endswith(":real")]
         order = captions_to_paint(self._painting()) if len(real) < len(config.arms) else []
         if order:
@@ -260,7 +289,7 @@ class _Matrix:
         if _diverged(run.out):
             self.console.say(f"{run.out}: the loss did not stay finite, so this learning rate loses")
             return None
-        own = {"benchmarks": [self._own_benchmark], "protocols": ["linear"], "baselines": False}
+        own = {"benchmarks": [self.benchmark], "protocols": ["linear"], "baselines": False}
         record = self._evaluate([run.out], self.config.out / "search" / run.out.name, own).records[0]
         assert record.validation_accuracy is not None  # by which a linear probe chooses
         return record.validation_accuracy
@@ -270,11 +299,19 @@ class _Matrix:
 
     def _evaluate(self, runs: Sequence[Path], out: Path, more: Mapping[str, Any]) -> Scores:
         """Baselines are drawn with one seed, so that only the runs differ from table to table."""
-        place = "fashion" if self._own_benchmark == "fashion" else "world"
-        settings = {"run": runs[0], "also": list(runs[1:]), place: self.world, "out": out}
-        return evaluate(
-            self._configure(EvaluateConfig, ("evaluate",), {**settings, **more}), console=self.console
-        )
+        settings = {"run": runs[0], "also": list(runs[1:]), "out": out}
+        return evaluate(self._measuring({**settings, **more}), console=self.console)
+
+    def _measuring(self, settings: Mapping[str, Any]) -> EvaluateConfig:
+        """What the recipe says of measuring; where it is silent, geometry is measured beside accuracies."""
+        table = config_module.recipe_table(self.recipe, ("evaluate",), self.config.settings)
+        silent = {
+            "protocols": [*EvaluateConfig.protocols, "geometry"],
+            "table": self.world / "images.lance",
+        }
+        place = {"icons": "world", "fashion": "fashion"}.get(self.benchmark or "")
+        given = settings if place is None else {**settings, place: self.world}
+        return config_module.build(EvaluateConfig, silent, table, given, origin="compare")
 
     def _run_config(self, arm: str, num: int, seed: int, rate: float | None) -> TrainConfig:
         """A run of this arm on the captions that all arms have."""
@@ -305,7 +342,9 @@ class _Matrix:
         }
         if rate is not None:
             settings["optim"] = {"lr": rate}
-        return self._configure(METHODS[method].config, ("train", method), settings)
+        table = config_module.recipe_table(self.recipe, ("train", method), self.config.settings)
+        table.pop("num_epochs", None)  # all arms take as many steps
+        return config_module.build(METHODS[method].config, table, settings, origin="compare")
 
     def _painting(self) -> GenerateConfig:
         settings = {
@@ -320,13 +359,14 @@ class _Matrix:
         made = self._made(arm, self.config.num_captions[0], self.config.seeds[0], None)
         return hasattr(getattr(made, "method", None), "text")
 
-    @property
-    def _own_benchmark(self) -> str:
-        return "fashion" if world_name(self.world) == "fashion" else "icons"
-
     def _configure(self, config_class: type[T], command: tuple[str, ...], settings: Mapping[str, Any]) -> T:
         table = config_module.recipe_table(self.recipe, command, self.config.settings)
         return config_module.build(config_class, table, settings, origin="compare")
+
+
+def _benchmark_of(world: str | None) -> str | None:
+    """The benchmark that measures on the real pictures of a world; None for a user's own."""
+    return world and ("fashion" if world == "fashion" else "icons")
 
 
 def _diverged(run: Path) -> bool:

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.scores import Scores, Summary, summarise
-from stablerep.report.comparison import Point
+from stablerep.report.comparison import METRICS, Point, concept_rows, metrics_of
+
+_CONCEPTS = (
+    "Concept, not pixels: effective rank, alignment and uniformity of features; ratio of the variance between concepts "
+    "to that between styles of one concept; pictures whose nearest neighbour shows the same concept, and is of the "
+    "same style. Means over seeds."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,28 @@ class Comparison:
             ]
             for row in ordered
         ]
+
+    def show(self, console: Console) -> None:
+        """The table of accuracies; below it, where it was measured, how concepts and styles lie in the features."""
+        console.table("", self.HEADER, self.rows())
+        header, rows = self.concepts()
+        if rows:
+            console.lines("\n")
+            console.table(_CONCEPTS, header, rows)
+
+    def concepts(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Header and rows of text of what `geometry` found; no rows where it was not measured."""
+        found = concept_rows(self.to_json()["measurements"])
+        metrics = metrics_of(found)
+        rows = [
+            [
+                f"{row.place}, {row.num_captions} captions",
+                row.arm,
+                *(row.cells.get(metric, ("", ""))[0] for metric in metrics),
+            ]
+            for row in sorted(found, key=lambda row: row.place)
+        ]
+        return ("test", "arm", *(METRICS[metric] for metric in metrics)), rows
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -27,7 +27,7 @@ from stablerep.generation.folders import (
     teacher_name,
 )
 from stablerep.generation.settings import PaintConfig
-from stablerep.generation.teacher import load_teacher
+from stablerep.generation.teacher import load_diffusers_teacher
 from stablerep.store import CaptionTable, caption_id, in_style
 from stablerep.workflows.edit_audit import audit_edit
 from stablerep.workflows.edit_balance import Balance, BalanceConfig, Balancer
@@ -312,7 +312,7 @@ def _make(
     texts, record = known
     # In float32 on the CPU whatever paints, so that an edit is a function of its record.
     exact = dataclasses.replace(config.paint, dtype="float32", device="cpu")
-    teacher = load_teacher(config.teacher, exact)
+    teacher = load_diffusers_teacher(config.teacher, exact)
     side = TextSide(teacher)
     styles = teacher.styles
     preserved = [
@@ -343,7 +343,7 @@ def _balances(
     wanted = [one for one in edits if one.kind == "rebalance" and one.concept not in given]
     if not wanted:
         return {}
-    painter = load_teacher(config.teacher, config.paint)
+    painter = load_diffusers_teacher(config.teacher, config.paint)
     balancer = Balancer(editor, painter, judge(), config.balance, config.seed)
     return balancer.find(wanted, given, console)
 
