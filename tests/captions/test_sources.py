@@ -29,7 +29,11 @@ def write(path: Path, captions: list[str]) -> Path:
         path.write_text("\n".join(captions) + "\n", encoding="utf-8")
     elif path.suffix in (".csv", ".tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer = csv.DictWriter(file, list(rows[0]))
+            if path.suffix == ".tsv":  # as they are published, and by the rules: nothing is quoted
+                writer = csv.DictWriter(
+                    file, list(rows[0]), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None
+                )
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix in (".jsonl", ".ndjson"):

@@ -14,11 +14,12 @@ from PIL import Image
 
 from interchange import small_set
 from interchange.small_set import picture
+from stablerep.console import Console
 from stablerep.errors import UserError
-from stablerep.interchange import tars
+from stablerep.interchange import tables, tars
 from stablerep.interchange.convert import ConvertConfig, convert
 from stablerep.interchange.layouts import safe_name
-from stablerep.store import CaptionTable, ImageTable, caption_id
+from stablerep.store import REAL, CaptionTable, ImageTable, caption_id
 
 
 def come_in(source: Path, out: Path, **more: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -109,6 +110,25 @@ def test_an_official_set_under_an_origin_of_ones_own_says_its_folders(tmp_path: 
     assert origins == {"theirs": {"folders": folders}}
 
 
+def test_an_official_set_that_is_said_to_be_real_is_real(tmp_path: Path) -> None:
+    images, _ = come_in(official(tmp_path / "in", ("ddim_2.0",)), tmp_path / "out", origin="real")
+    assert {row["origin"] for row in images} == {REAL}
+
+
+@pytest.mark.parametrize("place", ["photos/", ""], ids=["in a folder", "named with their folder"])
+def test_photographs_that_a_csv_lists_are_real(place: str, tmp_path: Path) -> None:
+    (tmp_path / "in" / "photos").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / "in" / "photos" / f"{number}.jpg").write_bytes(picture(number))
+    named = "" if place else "photos/"
+    lines = [f"{named}0.jpg,a dog", f"{named}1.jpg, ", f"{named}1.jpg,a cat"]
+    (tmp_path / "in" / "photos.csv").write_text("\n".join(lines) + "\n")
+    images, captions = come_in(tmp_path / "in", tmp_path / "out")
+    assert [(row["origin"], row["image"]) for row in images] == [(REAL, picture(0)), (REAL, picture(1))]
+    assert [row["text"] for row in captions] == ["a dog", "a cat"]
+    assert ImageTable.open(tmp_path / "out" / "images.lance").origins() == {}
+
+
 def test_pictures_that_would_not_be_decoded_come_in_as_failures(tmp_path: Path) -> None:
     """One of more pixels than are decoded, one of a format whose decoders are never run."""
     folder = tmp_path / "in" / "cat"
@@ -148,6 +168,45 @@ def test_parquet_of_others(tmp_path: Path) -> None:
     assert [row["image"] for row in images] == [picture(0), picture(1)]
     assert [row["label"] for row in images] == ["3", None]
     assert [row["text"] for row in captions] == ["a dog", "a cat"]
+
+
+# -- what is set aside -------------------------------------------------------------------------------
+
+
+def test_samples_without_caption_or_picture_are_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = {"0.jpg": picture(0), "0.txt": b"a dog", "1.jpg": picture(1), "2.txt": b"a cat"}
+    members |= {"3.jpg": picture(3), "3.json": b"{", "4.jpg": picture(4), "4.txt": b" \n"}
+    members |= {"6.jpg": picture(6), "6.json": b'{"caption": " ", "text": "a cat"}'}
+    path = archive(tmp_path / "a.tar", members | {"5.jpg": picture(5), "5.txt": b"a cat"})
+    summary = convert(ConvertConfig(source=path, out=tmp_path / "out"), console=Console())
+    rows = ImageTable.open(tmp_path / "out" / "images.lance").dataset.to_table()
+    assert rows["image"].to_pylist() == [picture(0), picture(6), picture(5)]
+    assert (summary.num_images, summary.num_captions, summary.num_set_aside) == (3, 2, 4)
+    assert [(entry.record, entry.reason[:10]) for entry in summary.set_aside] == [
+        ("sample 1", "no caption"),
+        ("sample 2", "no picture"),
+        ("sample 3", "no caption"),
+        ("sample 4", "no caption"),
+    ]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"set aside: {path}, sample 1: no caption (no txt, no caption or text in its json, no cls)" in said
+
+
+def test_rows_without_text_are_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LISTED", 2)
+    pictures = pa.array([picture(number) for number in range(5)], pa.binary())
+    written = pa.table({"image": pictures, "text": [None, "a dog", "", " ", "a cat"]})
+    pq.write_table(written, tmp_path / "a.parquet")
+    summary = convert(ConvertConfig(source=tmp_path / "a.parquet", out=tmp_path / "out"))
+    assert (summary.num_images, summary.num_captions, summary.num_set_aside) == (2, 2, 3)
+    assert [entry.record for entry in summary.set_aside] == ["row 1", "row 3"], "only the first are listed"
+    pq.write_table(written.take([0, 2]), tmp_path / "b.parquet")
+    with pytest.raises(
+        UserError, match=r"holds no picture .*; 2 set aside; the first, .*b.parquet, row 1: the"
+    ):
+        convert(ConvertConfig(source=tmp_path / "b.parquet", out=tmp_path / "none"))
 
 
 # -- what is refused --------------------------------------------------------------------------------

@@ -22,10 +22,14 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns to read; ``caption`` is None in files without columns."""
+    """Which columns to read; ``caption`` is None in files without columns.
+
+    Where the file has no header line, columns are numbers, counted from 1.
+    """
 
     caption: str | None
     group: str | None = None
+    has_header: bool = True
 
 
 def fault_of(text: str) -> str | None:

@@ -36,6 +36,8 @@ class FileKind:
 
     columns: Callable[[Path], Mapping[str, bool]] | None
     entries: Callable[[Path, Columns], Iterator[Entry]]
+    num_columns: Callable[[Path], int] | None = None
+    """Where names of columns stand in a first line, which may be missing: how many columns there are."""
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -57,10 +59,16 @@ def _text_entries(path: Path, columns: Columns) -> Iterator[Entry]:  # noqa: ARG
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
-    """Records of a CSV or TSV file as (first line, fields, fault)."""
+    """Records of a CSV or TSV file as (first line, fields, fault); in TSV a quotation mark is a sign like any other."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     decoded = (line.decode(errors="surrogateescape") for _, line in _lines(path))
-    reader = csv.reader(decoded, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    is_tsv = path.suffix.lower() == ".tsv"
+    reader = csv.reader(
+        decoded,
+        delimiter="\t" if is_tsv else ",",
+        quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     while True:
         begin = reader.line_num + 1
         try:
@@ -93,6 +101,11 @@ def _csv_columns(path: Path) -> Mapping[str, bool]:
     }
 
 
+def seems_data(name: str) -> bool:
+    """Whether what stands in a first line looks like an entry, not like the name of a column."""
+    return _is_number(name) or "://" in name or len(name.split()) > 2
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -103,13 +116,15 @@ def _is_number(text: str) -> bool:
 
 def _csv_entries(path: Path, columns: Columns) -> Iterator[Entry]:
     header = _csv_header(path)
-    caption = header.index(str(columns.caption))
-    group = None if columns.group is None else header.index(columns.group)
-    for line, fields, fault in itertools.islice(_records(path), 1, None):
+    names = header if columns.has_header else [str(number) for number in range(1, 1 + len(header))]
+    caption = names.index(str(columns.caption))
+    group = None if columns.group is None else names.index(columns.group)
+    for line, fields, fault in itertools.islice(_records(path), int(columns.has_header), None):
         if fault is not None or not fields:
             yield Entry(line=line, fault=fault or "blank")
         elif len(fields) != len(header):
-            yield Entry(line=line, fault=f"{len(fields)} fields where the header has {len(header)}")
+            first = "header" if columns.has_header else "first line"
+            yield Entry(line=line, fault=f"{len(fields)} fields where the {first} has {len(header)}")
         else:
             yield entry_of(line, fields[caption], None if group is None else fields[group])
 
@@ -185,10 +200,14 @@ def _plain_values(column: pa.Array) -> list[object]:
     return [None if value is None else value.decode(errors="surrogateescape") for value in values]
 
 
+_SEPARATED = FileKind(
+    columns=_csv_columns, entries=_csv_entries, num_columns=lambda path: len(_csv_header(path))
+)
+
 FILE_KINDS: Mapping[str, FileKind] = {
     ".txt": FileKind(columns=None, entries=_text_entries),
-    ".csv": FileKind(columns=_csv_columns, entries=_csv_entries),
-    ".tsv": FileKind(columns=_csv_columns, entries=_csv_entries),
+    ".csv": _SEPARATED,
+    ".tsv": _SEPARATED,
     ".jsonl": FileKind(columns=_json_columns, entries=_json_entries),
     ".ndjson": FileKind(columns=_json_columns, entries=_json_entries),
     ".parquet": FileKind(columns=_parquet_columns, entries=_parquet_entries),

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from stablerep.captions.entries import Columns, Entry
-from stablerep.captions.files import FILE_KINDS, FileKind
+from stablerep.captions.files import FILE_KINDS, FileKind, seems_data
 from stablerep.captions.partition import Partitions
 from stablerep.captions.statistics import Lengths, Statistics
 from stablerep.console import Console
@@ -23,6 +23,7 @@ from stablerep.store import CaptionTable, caption_id, normalise_text
 _BATCH = 10_000
 _LISTED = 1_000
 _BINARY = (".parquet", ".tar")
+_SHOWN = 60
 _USUAL_NAMES = ("caption", "text", "prompt", "title", "txt")
 
 
@@ -36,9 +37,11 @@ class ImportConfig:
     out: Path = Path("captions.lance")
     """Caption table, which is created or continued."""
     column: str | None = None
-    """Column with the captions; unset: caption, text, prompt, title or txt, or the only one with text."""
+    """Column with the captions; unset: caption, text, prompt, title or txt, or the only one with text. Its number, such
+    as 2, in a CSV or TSV file without a header line."""
     group_column: str | None = None
-    """Column that names what must not be split between train and test; unset: each caption stands alone."""
+    """Column that names what must not be split between train and test, by its number where the captions' is a number;
+    unset: each caption stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +218,10 @@ def _choose_columns(path: Path, kind: FileKind, config: ImportConfig) -> Columns
     if kind.columns is None:
         return Columns(caption=None)
     columns = kind.columns(path)
-    offered = (
-        f"its columns are {', '.join(map(repr, columns))}" if columns else "no columns could be read from it"
-    )
+    if kind.num_columns and (config.column or "").isdecimal() and config.column not in columns:
+        return _numbered_columns(path, kind.num_columns(path), config)
+    shown = [repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...") for name in columns]
+    offered = f"its columns are {', '.join(shown)}" if columns else "no columns could be read from it"
     for name in (config.column, config.group_column):
         if name is not None and name not in columns:
             raise UserError(f"{path} has no column {name!r}; {offered}")
@@ -225,11 +229,27 @@ def _choose_columns(path: Path, kind: FileKind, config: ImportConfig) -> Columns
         return Columns(caption=config.column, group=config.group_column)
     usual = [name for wanted in _USUAL_NAMES for name in columns if name.lower() == wanted]
     texts = [name for name, holds_text in columns.items() if holds_text]
+    if not usual and kind.num_columns and any(map(seems_data, columns)):
+        raise UserError(
+            f"{path} seems to have no header line, as the first one reads {', '.join(shown)}; choose the column with "
+            "captions by its number, such as --column 2, or by its name if this is one"
+        )
     if not usual and len(texts) != 1:
         raise UserError(
             f"{path}: which column holds the captions is not clear; {offered}; choose one with --column"
         )
     return Columns(caption=(usual or texts)[0], group=config.group_column)
+
+
+def _numbered_columns(path: Path, num_columns: int, config: ImportConfig) -> Columns:
+    """Columns of a file without a header line."""
+    numbers = [str(number) for number in range(1, 1 + num_columns)]
+    for name in (config.column, config.group_column):
+        if name is not None and name not in numbers:
+            raise UserError(
+                f"{path} has no column {name!r}; without a header line its columns are {', '.join(numbers)}"
+            )
+    return Columns(caption=config.column, group=config.group_column, has_header=False)
 
 
 def _refuse_unreadable(source: _Source) -> None:

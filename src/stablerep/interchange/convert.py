@@ -14,12 +14,22 @@ from stablerep.interchange.folders import ImageFolder
 from stablerep.interchange.layouts import IMAGE_SUFFIXES, Layout, Options, safe_name
 from stablerep.interchange.official import Official
 from stablerep.interchange.parquet import Parquet
-from stablerep.interchange.tables import CAPTIONS, IMAGES, Tables, read_manifest, write_tables
+from stablerep.interchange.tables import (
+    CAPTIONS,
+    IMAGES,
+    FoundCaptions,
+    SetAside,
+    Tables,
+    read_manifest,
+    write_tables,
+)
 from stablerep.interchange.tars import WebDataset
 from stablerep.run import whole_folder, write_text
 from stablerep.storage import is_remote
 
 LayoutName = Literal["tables", "imagefolder", "official", "webdataset", "parquet"]
+
+_SHOWN = 5
 
 LAYOUTS: dict[str, Layout] = {
     "imagefolder": ImageFolder(),
@@ -45,13 +55,14 @@ class ConvertConfig:
     """Mark painted pictures in files and archives as IPTC's "trained algorithmic media"; pixels stay as they are."""
     shard_megabytes: int = 256
     """Size from which a new archive or Parquet file is begun."""
-    origin: str = "real"
-    """Origin of pictures whose source does not say who made them."""
+    origin: str | None = None
+    """The model that painted the pictures of a foreign set. Unset: they are photographs (origin real), except those in
+    folders that are named by a seed, as the official code names folders of painted ones."""
 
     def __post_init__(self) -> None:
         if self.shard_megabytes < 1:
             raise ValueError(f"shard_megabytes must be at least 1, got {self.shard_megabytes}")
-        if not self.origin:
+        if self.origin == "":
             raise ValueError("origin must not be empty")
 
 
@@ -64,6 +75,9 @@ class ConvertSummary:
     num_images: int
     num_captions: int
     num_marked: int = 0
+    num_set_aside: int = 0
+    """Records of a foreign set that had no caption or no picture; ``set_aside`` lists the first 1,000."""
+    set_aside: tuple[SetAside, ...] = ()
 
 
 def convert(config: ConvertConfig, *, console: Console = Console(quiet=True)) -> ConvertSummary:  # noqa: B008
@@ -161,6 +175,32 @@ def _read(config: ConvertConfig, found: str, options: Options, console: Console)
         num_images, num_captions = write_tables(incoming, folder, progress.advance)
         if manifest is not None:
             _require_all(config.source, manifest, num_images=num_images, num_captions=num_captions)
+        found_captions = incoming.found or FoundCaptions("")
         if num_images == 0 and manifest is None:
-            raise UserError(f"{config.source} holds no picture with a caption or label")
-    return ConvertSummary(path=config.out, layout="tables", num_images=num_images, num_captions=num_captions)
+            raise UserError(_nothing_in(config.source, found_captions))
+    _report(found_captions, console)
+    return ConvertSummary(
+        path=config.out,
+        layout="tables",
+        num_images=num_images,
+        num_captions=num_captions,
+        num_set_aside=found_captions.num_set_aside,
+        set_aside=tuple(found_captions.listed),
+    )
+
+
+def _nothing_in(source: Path, found: FoundCaptions) -> str:
+    said = f"{source} holds no picture with a caption or label"
+    if not found.listed:
+        return said
+    first = found.listed[0]
+    return (
+        f"{said}; {found.num_set_aside:,} set aside; the first, {first.file}, {first.record}: {first.reason}"
+    )
+
+
+def _report(found: FoundCaptions, console: Console) -> None:
+    for entry in found.listed[:_SHOWN]:
+        console.say(f"set aside: {entry.file}, {entry.record}: {entry.reason}")
+    if found.num_set_aside > _SHOWN:
+        console.say(f"... and {found.num_set_aside - _SHOWN:,} more set aside")

@@ -34,7 +34,7 @@ from stablerep.interchange.tables import (
     read_manifest,
     rows_in_batches,
 )
-from stablerep.store import IMAGE_SCHEMA
+from stablerep.store import IMAGE_SCHEMA, REAL
 
 ROWS = "rows.parquet"
 _FILE, _MARKED, _DIGEST = "file_name", "is_marked", "digest"
@@ -68,7 +68,7 @@ class ImageFolder:
         if (source / ROWS).is_file():
             return read_rows(source)
         found = FoundCaptions(source.name)
-        rows = _foreign(source, options.origin, found)
+        rows = _foreign(source, options.origin or REAL, found)
         return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
 
 

@@ -23,8 +23,8 @@ class Options:
     """Whether painted pictures are marked where they become files."""
     shard_bytes: int
     """Size from which a new archive or Parquet file is begun."""
-    origin: str
-    """Origin of pictures whose source does not say one."""
+    origin: str | None
+    """Origin of the pictures of a foreign set; None for what its layout says, which is ``real`` for most."""
 
 
 class Advance(Protocol):

@@ -79,14 +79,13 @@ class Official:
             raise UserError(
                 f"{source} holds {len(tables)} CSV files; exactly one must list paths and captions"
             )
-        folders = [
-            (path, origin if options.origin == REAL else options.origin)
-            for path, origin in _seed_folders(source, tables[0])
-        ]
+        folders = [(path, options.origin or _origin_of(path)) for path in _seed_folders(source, tables[0])]
         found = FoundCaptions(tables[0].name)
         rows = _foreign(tables[0], folders, found)
         settings = {
-            origin: {"folders": [path.name for path, of in folders if of == origin]} for _, origin in folders
+            origin: {"folders": [path.name for path, of in folders if of == origin]}
+            for _, origin in folders
+            if origin != REAL
         }
         return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found, origins=settings)
 
@@ -148,18 +147,27 @@ def _write_csv(tables: Tables, file: Path, keys: pa.Table, origin: str, suffix: 
     return num_listed
 
 
-def _seed_folders(source: Path, table: Path) -> list[tuple[Path, str]]:
-    """The folders that hold the first picture of the CSV, each with its origin, in the order of their seeds."""
+def _origin_of(folder: Path) -> str:
+    """Whose pictures a folder holds: one that is named by a seed was painted, any other holds photographs."""
+    sampler = _SEED.sub("", folder.name)
+    return REAL if sampler in (folder.name, REAL) else f"official-{sampler}"
+
+
+def _seed_folders(source: Path, table: Path) -> list[Path]:
+    """The folders that hold the first picture of the CSV, its own among them, in the order of their seeds."""
     first = next(iter(_lines(table)), None)
     if first is None:
         raise UserError(
             f"{table} lists no picture (its first column must be a path that ends in .png, .jpg or .jpeg)"
         )
-    holding = [path for path in source.iterdir() if path.is_dir() and inside(path, first[1], table).is_file()]
+    folders = [source, *(path for path in source.iterdir() if path.is_dir())]
+    holding = [path for path in folders if inside(path, first[1], table).is_file()]
     if not holding:
-        raise UserError(f"no folder in {source} holds {first[1]!r}, which {table.name} names first")
-    order = sorted(holding, key=lambda path: (_SEED.sub("", path.name), _seed(path), path.name))
-    return [(path, f"official-{_SEED.sub('', path.name)}") for path in order]
+        raise UserError(
+            f"neither {source} nor a folder in it holds {first[1]!r}, which {table.name} names first; paths in the CSV "
+            "are relative to one of these"
+        )
+    return sorted(holding, key=lambda path: (_SEED.sub("", path.name), _seed(path), path.name))
 
 
 def _seed(path: Path) -> int:
@@ -168,22 +176,21 @@ def _seed(path: Path) -> int:
 
 
 def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
-    """Number, path and caption of the lines that name a picture, as the official code reads them."""
+    """Number, path and caption (maybe blank) of the lines that name a picture, as the official code reads them."""
     try:
         with table.open(encoding="utf-8", newline="") as file:
             for number, line in enumerate(csv.reader(file), start=1):
                 if line and line[0].endswith((".png", ".jpg", ".jpeg")):
-                    if len(line) < 2 or not line[1].strip():
-                        raise UserError(
-                            f"{table}, line {number}: {line[0]} has no caption in the second column"
-                        )
-                    yield number, line[0], line[1]
+                    yield number, line[0], line[1] if len(line) > 1 else ""
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} cannot be read as CSV in UTF-8 ({error})") from error
 
 
 def _foreign(table: Path, folders: list[tuple[Path, str]], found: FoundCaptions) -> Iterator[dict[str, Any]]:
     for number, relative, caption in _lines(table):
+        if not caption.strip():
+            found.set_aside(table, f"line {number}", f"{relative} has no caption in the second column")
+            continue
         for folder, origin in folders:
             path = inside(folder, relative, f"{table}, line {number},")
             identity = found.add(caption, origin)

@@ -21,7 +21,7 @@ from stablerep.interchange.tables import (
     read_manifest,
     rows_in_batches,
 )
-from stablerep.store import IMAGE_SCHEMA
+from stablerep.store import IMAGE_SCHEMA, REAL
 
 DATA, CAPTIONS = "data", "captions"
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -63,7 +63,7 @@ class Parquet:
         if manifest is None:
             found = FoundCaptions(source.name)
             files = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
-            rows = (row for file in files for row in _foreign(file, options.origin, found))
+            rows = (row for file in files for row in _foreign(file, options.origin or REAL, found))
             return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
         return Incoming(
             schema=manifest["image_schema"],
@@ -160,17 +160,21 @@ def _own(source: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _foreign(file: Path, origin: str, found: FoundCaptions) -> Iterator[dict[str, Any]]:
+    number = 0
     for batch in parquet_batches(file, _BATCH):
         image, text, label = _columns(file, batch.schema)
         for row in batch.select([name for name in (image, text, label) if name]).to_pylist():
+            number += 1
             given = row[image]
             encoded = given.get("bytes") if isinstance(given, dict) else given
             name = None if label is None or row[label] is None else str(row[label])
             said = row[text] if text else None
             said = (said[0] if said else None) if isinstance(said, list) else said
-            if not (said or name):
-                raise UserError(f"{file}: a picture has neither a text nor a label; leave its row out")
-            identity = found.add(str(said or name), origin, label=name)
+            caption = str(said or "").strip() or (name or "").strip()
+            if not caption:
+                found.set_aside(file, f"row {number}", "the picture has neither a text nor a label")
+                continue
+            identity = found.add(caption, origin, label=name)
             yield identity | {"label": name} | picture_columns(encoded or b"")
 
 

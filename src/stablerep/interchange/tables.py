@@ -39,6 +39,7 @@ _BATCH = 64
 _AHEAD = 2**24
 """Bytes that Lance may read ahead of what is written, 2 GiB where nothing is said: whole tables would lie in memory."""
 _MANIFEST_VERSION = 1
+_LISTED = 1_000
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
@@ -193,10 +194,22 @@ class Incoming:
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetAside:
+    """A record of a foreign set that was left out: in which file, where in it (a sample, a row, a line), and why."""
+
+    file: str
+    record: str
+    reason: str
+
+
 class FoundCaptions:
     """Captions that come with foreign pictures: each distinct text once, and its next free image index by origin."""
 
     def __init__(self, source: str) -> None:
+        self.num_set_aside = 0
+        self.listed: list[SetAside] = []
+        """The first of what was set aside; a huge bad set must not fill the memory."""
         self._source = source
         self._known: set[bytes] = set()
         self._next: Counter[tuple[str, bytes]] = Counter()
@@ -215,6 +228,12 @@ class FoundCaptions:
         index = self._next[origin, key]
         self._next[origin, key] += 1
         return {"origin": origin, "caption_id": identity, "image_index": index}
+
+    def set_aside(self, file: Path | str, record: str, reason: str) -> None:
+        """Count a record without which the set comes in."""
+        self.num_set_aside += 1
+        if len(self.listed) < _LISTED:
+            self.listed.append(SetAside(file=str(file), record=record, reason=reason))
 
     def take(self) -> list[dict[str, Any]]:
         """The captions that are new since the last call."""

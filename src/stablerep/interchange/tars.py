@@ -36,7 +36,7 @@ from stablerep.interchange.tables import (
     read_manifest,
     rows_in_batches,
 )
-from stablerep.store import IMAGE_SCHEMA
+from stablerep.store import IMAGE_SCHEMA, REAL
 
 MAX_MEMBER_BYTES = 2**28
 _TEXTS = ("caption", "text", "prompt")
@@ -77,7 +77,8 @@ class WebDataset:
         manifest = read_manifest(source)
         if manifest is None:
             found = FoundCaptions(source.name)
-            rows = (row for sample in samples(archives) for row in _foreign(*sample, options, found))
+            origin = options.origin or REAL
+            rows = (row for sample in samples(archives) for row in _foreign(*sample, origin, found))
             return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
         schema = manifest["image_schema"]
         own = (row for sample in samples(archives) for row in _own(*sample, schema))
@@ -270,26 +271,33 @@ def _own(archive: str, key: str, sample: Sample, schema: pa.Schema) -> Iterator[
 
 
 def _foreign(
-    archive: str, key: str, sample: Sample, options: Options, found: FoundCaptions
+    archive: str, key: str, sample: Sample, origin: str, found: FoundCaptions
 ) -> Iterator[dict[str, Any]]:
     label = sample["cls"].decode(errors="replace").strip() if "cls" in sample else None
-    text = _caption(archive, key, sample) or label
-    if not text:
-        raise UserError(
-            f"{archive}: sample {key} has no caption (no txt, no caption or text in its json, no cls)"
-        )
+    text = _caption(sample) or label
     pictures = sorted((part for part in sample if f".{part}".lower().endswith(IMAGE_SUFFIXES)), key=_natural)
+    if not text:
+        reason = "no caption (no txt, no caption or text in its json, no cls)"
+        found.set_aside(archive, f"sample {key}", reason)
+        return
+    if not pictures:
+        found.set_aside(archive, f"sample {key}", f"no picture ({', '.join(IMAGE_SUFFIXES)})")
     for part in pictures:
-        identity = found.add(text, options.origin, label=label)
+        identity = found.add(text, origin, label=label)
         yield identity | {"label": label} | picture_columns(sample[part])
 
 
-def _caption(archive: str, key: str, sample: Sample) -> str | None:
+def _caption(sample: Sample) -> str | None:
+    """The text of a foreign sample, None where it has none or a json that cannot be read."""
     if "txt" in sample:
         return sample["txt"].decode(errors="replace").strip()
-    described = _json(archive, key, sample) if "json" in sample else {}
-    texts = [described[name] for name in _TEXTS if isinstance(described.get(name), str)]
-    return texts[0] if texts else None
+    try:
+        described = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        return None
+    said = described if isinstance(described, dict) else {}
+    texts = (said[name].strip() for name in _TEXTS if isinstance(said.get(name), str))
+    return next(filter(None, texts), None)
 
 
 def _json(archive: str, key: str, sample: Sample) -> dict[str, Any]:
