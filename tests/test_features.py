@@ -18,6 +18,7 @@ from stablerep.features import (
     cached,
     extract,
     extract_decodable,
+    extract_with,
     untrained_encoder,
 )
 from stablerep.models.encoder import Encoder, EncoderConfig
@@ -119,6 +120,24 @@ def test_different_data_and_precision_never_share_a_cache_entry(tmp_path: Path) 
     extract(encoder, images[:2], cache=tmp_path)
     extract(encoder, images, cache=tmp_path, precision="bfloat16")
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_centre_and_the_whole_picture_never_share_a_cache_entry(tmp_path: Path) -> None:
+    striped = np.zeros((32, 64, 3), np.uint8)
+    striped[:, :8] = striped[:, -8:] = 255  # outside the centre
+    buffer = io.BytesIO()
+    Image.fromarray(striped).save(buffer, "PNG")
+    images = [buffer.getvalue(), png((9, 8, 7))]
+    squashed, centred = Extraction(cache=tmp_path), Extraction(cache=tmp_path, resize="crop")
+    whole = extract_with(MeanColour(), images, squashed)
+    centre = extract_with(MeanColour(), images, centred)
+    np.testing.assert_allclose(whole, [[63.75] * 3, [9, 8, 7]], atol=1e-3)
+    np.testing.assert_allclose(centre, [[0] * 3, [9, 8, 7]], atol=1e-3)
+    assert len(list(tmp_path.iterdir())) == 2
+    encoder = MeanColour()
+    np.testing.assert_array_equal(extract_with(encoder, images, squashed), whole)
+    np.testing.assert_array_equal(extract_with(encoder, images, centred), centre)
+    assert encoder.num_seen == 0
 
 
 def test_features_do_not_depend_on_names_or_paths(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from stablerep.cluster import EngineConfig, Task, hired
 from stablerep.console import Console
 from stablerep.decoding import decode_image
 from stablerep.errors import UserError
-from stablerep.models.encoder import Encoder, EncoderConfig
+from stablerep.models.encoder import Encoder, EncoderConfig, Resize, centre, seen_size
 from stablerep.run import write_atomically
 from stablerep.store import ImageTable
 
@@ -93,6 +93,8 @@ class Extraction:
     engine: EngineConfig = field(default_factory=EngineConfig)
     device: str = "auto"
     """Where the encoder runs: in this process, or with Ray in its workers."""
+    resize: Resize = "squash"
+    """How pictures become square: by the encoder itself, or their centre is taken first."""
 
     def own_device(self) -> torch.device:
         """Where this process needs the encoder: on its way to Ray's workers it waits in ordinary memory."""
@@ -141,10 +143,10 @@ def extract_decodable(
     return features, undecoded
 
 
-def decoded(encoded: bytes) -> Tensor | str:
-    """A picture as uint8 (3, H, W), or why it cannot be decoded."""
+def decoded(encoded: bytes, crop: int | None = None) -> Tensor | str:
+    """A picture as uint8 (3, H, W), or its centre (3, crop, crop); or why it cannot be decoded."""
     try:
-        return decode_image(encoded)
+        return decode_image(encoded) if crop is None else centre(decode_image(encoded), crop)
     except UnidentifiedImageError:  # its message holds an address in memory
         return "cannot be decoded (no known picture format)"
     except (OSError, SyntaxError, ValueError, TypeError) as error:
@@ -174,10 +176,10 @@ def _extract(
         def here() -> np.ndarray:
             with (
                 _evaluating(encoder),
-                _decoders() as pool,
+                decoders() as pool,
                 console.progress("features", len(images), "images") as progress,
             ):
-                batches = _batches(images, dtype, how.batch_size)
+                batches = _batches(images, dtype, how)
                 parts = ((batch, _encoded(encoder, batch, pool)) for batch in batches)
                 return _gathered(encoder, parts, len(images), on_undecoded, progress.advance)
 
@@ -189,7 +191,7 @@ def _extract(
 
         def there() -> np.ndarray:
             with console.progress(f"features, {crew.size} Ray workers", len(images), "images") as progress:
-                parts = crew.run(_batches(images, dtype, how.batch_size))
+                parts = crew.run(_batches(images, dtype, how))
                 return _gathered(encoder, parts, len(images), on_undecoded, progress.advance)
 
         return _cached(_entry(encoder, images, dtype, how), images, there, on_undecoded)
@@ -204,11 +206,12 @@ def cached(encoder: FrozenEncoder, images: Sequence[bytes], how: Extraction) -> 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Encoded pictures, the number of the first of them, and the number format of the forward pass."""
+    """Encoded pictures, the number of the first of them, the number format of the forward pass, how they get square."""
 
     start: int
     images: Sequence[bytes]
     dtype: torch.dtype
+    resize: Resize
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ class _Encoding:
         self._device = runtime.pick_device(device)
         self._encoder = encoder.to(self._device).eval() if isinstance(encoder, nn.Module) else encoder
         self._precision = precision
-        self._pool = _decoders()
+        self._pool = decoders()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -243,13 +246,14 @@ class _Encoding:
         return _encoded(self._encoder, batch, self._pool)
 
 
-def _batches(images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> Iterator[_Batch]:
-    for start in range(0, len(images), batch_size):
-        yield _Batch(start, images[start : start + batch_size], dtype)
+def _batches(images: Sequence[bytes], dtype: torch.dtype, how: Extraction) -> Iterator[_Batch]:
+    for start in range(0, len(images), how.batch_size):
+        yield _Batch(start, images[start : start + how.batch_size], dtype, how.resize)
 
 
 def _encoded(encoder: FrozenEncoder, batch: _Batch, pool: ThreadPoolExecutor) -> _Encoded:
-    pictures = dict(enumerate(pool.map(decoded, batch.images)))
+    read = functools.partial(decoded, crop=seen_size(encoder) if batch.resize == "crop" else None)
+    pictures = dict(enumerate(pool.map(read, batch.images)))
     undecoded = {row: why for row, why in pictures.items() if isinstance(why, str)}
     readable = [one for one in pictures.values() if not isinstance(one, str)]
     if not readable:
@@ -271,7 +275,8 @@ def _evaluating(encoder: FrozenEncoder) -> Iterator[None]:
         encoder.train(was_training)
 
 
-def _decoders() -> ThreadPoolExecutor:
+def decoders() -> ThreadPoolExecutor:
+    """Threads that decode pictures."""
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
 
@@ -331,13 +336,16 @@ def _entry(
     encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, how: Extraction
 ) -> Path | None:
     """The file of the cache that holds these features, or will."""
-    return None if how.cache is None else how.cache / f"{_key(encoder, images, dtype, how.batch_size)}.npy"
+    return None if how.cache is None else how.cache / f"{_key(encoder, images, dtype, how)}.npy"
 
 
-def _key(encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, batch_size: int) -> str:
-    digest = hashlib.blake2b(f"{_CACHE_VERSION}\x1f{encoder.fingerprint}\x1f{dtype}".encode(), digest_size=16)
-    for start in range(0, len(images), batch_size):
-        for encoded in images[start : start + batch_size]:
+def _key(encoder: FrozenEncoder, images: Sequence[bytes], dtype: torch.dtype, how: Extraction) -> str:
+    # Squashed pictures are named as before there was a choice, so that their entries still hold.
+    resize = () if how.resize == "squash" else (how.resize,)
+    what = "\x1f".join((_CACHE_VERSION, encoder.fingerprint, str(dtype), *resize))
+    digest = hashlib.blake2b(what.encode(), digest_size=16)
+    for start in range(0, len(images), how.batch_size):
+        for encoded in images[start : start + how.batch_size]:
             image = encoded or b""  # a table may hold null in place of a picture
             digest.update(len(image).to_bytes(8, "little"))  # marks where one ends
             digest.update(image)

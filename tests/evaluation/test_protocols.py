@@ -1,7 +1,12 @@
 """The evaluation of an encoder from end to end on a tiny world."""
 
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +14,13 @@ import pytest
 from tiny_icons import TINY
 
 from stablerep.errors import UserError
+from stablerep.evaluation.few_shot import FewShotConfig
 from stablerep.evaluation.intervals import GroupBootstrap
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.evaluation.scores import Scores
 from stablerep.features import untrained_encoder
 from stablerep.models.encoder import load_encoder, save_encoder
-from stablerep.probes import PROBES, Labelled, ProbeConfig
+from stablerep.probes import PROBES, Labelled, ProbeConfig, SgdConfig
 
 MakeRun = Callable[[str, int], Path]
 
@@ -135,6 +141,55 @@ def test_missing_data_are_skipped_with_a_sentence(world: Path, make_run: MakeRun
     assert "--fashion" in scores.skipped["fashion"]
     with pytest.raises(UserError, match="nothing to evaluate: benchmark fashion"):
         evaluate(settings(run, world, benchmarks=("fashion",)))
+
+
+def test_a_fashion_world_given_as_world_is_measured_as_one(
+    world: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """`--world` is any world, as everywhere else; the tables of the tiny world do for both."""
+    fashion = tmp_path / "fashion"
+    shutil.copytree(world, fashion)
+    (fashion / "world.json").write_text(json.dumps({"world": "fashion"}))
+    run = make_run("clothes", 3)
+    quick = {"baselines": False, "protocols": ("knn",)}
+    for more in ({"world": fashion}, {"world": fashion, "benchmarks": ("fashion",)}, {"fashion": fashion}):
+        config = EvaluateConfig(
+            run=run, num_bootstrap=10, device="cpu", out=tmp_path / "out", **quick, **more
+        )
+        assert {record.benchmark for record in evaluate(config).records} == {"fashion"}
+    both = settings(run, world, fashion=fashion, benchmarks=("icons", "fashion"), **quick)
+    assert {record.benchmark for record in evaluate(both).records} == {"icons", "fashion"}
+
+
+def test_the_published_probe_sees_the_centre_and_the_scores_say_so(
+    world: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run("seen", 3)
+    quick = ProbeConfig(sgd=SgdConfig(num_epochs=1, crops=False))
+    more = {"baselines": False, "probe": quick, "protocols": ("knn", "sgd", "few-shot"), "out": tmp_path}
+    shots = FewShotConfig(ways=2, shots=1, episodes=2)
+    for asked, expected in ((None, ("squash", "crop", "squash")), ("crop", ("crop", "crop", "crop"))):
+        scores = evaluate(settings(run, world, resize=asked, few_shot=shots, **more))
+        said = {one.protocol: one.settings["resize"] for one in (*scores.records, *scores.measurements)}
+        assert tuple(said[name] for name in ("knn", "sgd", "few-shot")) == expected
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """A line under each field, of all settings of the command, which is its help."""
+    for kind in _config_classes(EvaluateConfig):
+        (body,) = (
+            node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)
+        )
+        for field, after in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign):
+                assert isinstance(after, ast.Expr), f"{kind.__name__}: {ast.unparse(field)}"
+
+
+def _config_classes(kind: type) -> Iterator[type]:
+    yield kind
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type) and isinstance(field.type, type):
+            yield from _config_classes(field.type)
 
 
 def test_a_benchmark_named_twice_is_measured_once(world: Path, make_run: MakeRun) -> None:

@@ -74,6 +74,15 @@ def test_folder_without_index_is_refused(tmp_path: Path) -> None:
         folders.check_folder(tmp_path)
 
 
+def test_a_single_file_is_answered_with_the_call_that_makes_a_folder_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "v1-5-pruned-emaonly.safetensors"
+    file.write_bytes(b"weights")
+    with pytest.raises(UserError) as caught:
+        folders.find_teacher(str(file))
+    call = f"from_single_file('{file}').save_pretrained('FOLDER', safe_serialization=True)"
+    assert str(caught.value).endswith(f"StableDiffusionPipeline.{call}")
+
+
 def test_unknown_name_lists_the_shipped_teachers() -> None:
     with pytest.raises(UserError, match="unknown teacher 'icosn'") as caught:
         folders.find_teacher("icosn")

@@ -4,11 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision.transforms as T
+from PIL import Image
 from torch import nn
 
 from stablerep.errors import UserError
@@ -18,6 +21,7 @@ from stablerep.models.encoder import (
     Encoder,
     EncoderConfig,
     ProjectionHead,
+    centre,
     load_encoder,
     save_encoder,
 )
@@ -60,6 +64,24 @@ def test_images_of_another_size_are_resized_with_antialiasing(encoder: Encoder) 
     resized = F.interpolate(x, size=(32, 32), mode="bilinear", antialias=True)
     assert torch.equal(encoder(x), encoder(resized))
     assert encoder.patch_features(x).shape == (3, 24, 4, 4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 140), (141, 90), (20, 31)])
+def test_the_centre_is_that_of_the_published_linear_probe(height: int, width: int) -> None:
+    """PIL as `main_linear.py` uses it: the shorter side to 256, the centre of 224."""
+    ramp = np.add.outer(np.arange(height) * 255 // height, np.arange(width) * 255 // width) // 2
+    pixels = np.stack([ramp, 255 - ramp, ramp // 2], 2).astype(np.uint8)
+    published = T.CenterCrop(224)(T.Resize(256)(Image.fromarray(pixels)))
+    ours = centre(torch.from_numpy(pixels).permute(2, 0, 1), 224).permute(1, 2, 0).numpy()
+    assert ours.shape == (224, 224, 3)
+    assert np.abs(ours.astype(int) - np.asarray(published, dtype=int)).max() <= 1
+
+
+def test_a_square_picture_is_seen_whole_and_a_strip_fills_no_memory() -> None:
+    square = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
+    assert centre(square, 224) is square
+    strip = torch.full((3, 1, 2**20), 7, dtype=torch.uint8)
+    assert torch.equal(centre(strip, 224), torch.full((3, 224, 224), 7, dtype=torch.uint8))
 
 
 def test_features_are_float32_under_autocast(encoder: Encoder) -> None:
@@ -229,6 +251,11 @@ def test_a_shipped_encoder_is_found_by_its_name(
 def test_a_run_without_an_encoder_is_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match=r"is a run without an encoder: .* or that has not come to its end"):
+        load_encoder(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    with pytest.raises(
+        UserError, match=r"is the run of a painter, .* `stablerep evaluate painter .* --judge ENCODER`"
+    ):
         load_encoder(tmp_path)
 
 

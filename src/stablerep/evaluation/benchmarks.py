@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stablerep.captions.worlds import world_name
 from stablerep.errors import UserError
 from stablerep.evaluation.own import fairface, image_folder
 from stablerep.evaluation.public import PUBLIC, TORCHVISION, torchvision_by_name
@@ -32,6 +33,7 @@ __all__ = [
     "Split",
     "is_benchmark",
     "load_benchmark",
+    "of_world",
 ]
 
 TRAINING_STYLES = ("noto", "twemoji", "clipart")
@@ -147,6 +149,11 @@ BENCHMARKS: Mapping[str, Callable[[BenchmarkData], Benchmark]] = {
     **{f"fairface-{target}": functools.partial(fairface, target) for target in ("race", "gender", "age")},
 }
 """Every benchmark of pictures with classes, by its name on the command line."""
+
+
+def of_world(folder: Path) -> str:
+    """The benchmark that a world is called; a folder in the shape of icons need not say what it is."""
+    return world_name(folder) if (folder / "world.json").exists() else "icons"
 
 
 def _real_pictures(folder: Path | None, world: str, option: str) -> list[LabelledPicture]:

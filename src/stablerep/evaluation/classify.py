@@ -11,12 +11,12 @@ from stablerep import config as config_module
 from stablerep import runtime
 from stablerep.evaluation.benchmarks import BENCHMARKS, Benchmark, Split
 from stablerep.evaluation.contract import Classified, Measured, NotMeasurableError, Subject, Tools, described
-from stablerep.evaluation.crops import crop_features
+from stablerep.evaluation.crops import NORMS, heads_on_crops
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.scores import Measurement
 from stablerep.probes import PROBES, Labelled, Probe, ProbeConfig, SgdProbe, fit_logistic
 from stablerep.probes.metrics import average_precisions, mean_average_precision
-from stablerep.probes.sgd import choose_head, train_heads
+from stablerep.probes.sgd import choose_head
 
 _MOST_REPLICATES = 200  # of mean average precision, each of which is a sort per class
 _OWN_SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -68,15 +68,10 @@ class ProbeProtocol:
 
     def _fit(self, subject: Subject, data: Benchmark, config: ProbeConfig, tools: Tools) -> Probe:
         labelled = _labels_of(subject, tools)
-        if self.name in ("sgd", "sgd-bn") and config.sgd.crops:
-            checks = train_heads(
-                lambda epoch: crop_features(subject.encoder, data.train.images, epoch, config.sgd, tools),
-                data.train.labels,
-                len(data.classes),
-                config.sgd,
-                batch_norm=self.name == "sgd-bn",
-            )
-            return choose_head(checks, labelled(data.validation), config)
+        config = config.on(str(runtime.pick_device(tools.device)))
+        if self.name in NORMS and config.sgd.crops:
+            trained = heads_on_crops(self.name, subject, data, config.sgd, tools)
+            return choose_head(trained, labelled(data.validation), config)
         return PROBES[self.name](labelled(data.train), labelled(data.validation), len(data.classes), config)
 
     def _several(self, subject: Subject, data: Benchmark, tools: Tools) -> list[Measurement]:
@@ -85,11 +80,8 @@ class ProbeProtocol:
                 f"{data.name}: pictures have several classes, which `logistic` alone of the probes can learn"
             )
         labelled = _labels_of(subject, tools)
-        train, validation = labelled(data.train), labelled(data.validation)
-        train, validation = (
-            Labelled(part.features, (part.labels > 0).astype(np.int64)) for part in (train, validation)
-        )
-        probe = fit_logistic(train, validation, len(data.classes), self.config)
+        config = self.config.on(str(runtime.pick_device(tools.device)))
+        probe = fit_logistic(labelled(data.train), labelled(data.validation), len(data.classes), config)
         num = min(tools.num_bootstrap, _MOST_REPLICATES)
         fewer = f"interval from {num} replicates" if num < tools.num_bootstrap else ""
         return [

@@ -12,7 +12,8 @@ from stablerep import runtime
 from stablerep.console import Console
 from stablerep.evaluation.benchmarks import BenchmarkData
 from stablerep.evaluation.scores import Kind, Measurement
-from stablerep.features import Extraction, FrozenEncoder, extract
+from stablerep.features import Extraction, FrozenEncoder, extract_with
+from stablerep.models.encoder import Resize
 from stablerep.models.joint import ImageText, NoTextTowerError, load_image_text
 
 NOTHING = "nothing"
@@ -50,17 +51,16 @@ class Tools:
     console: Console
     download: bool = False
     """Whether weights that are only named may be fetched."""
+    resize: Resize = "squash"
+    """How pictures become square."""
+    protocols: tuple[str, ...] = ()
+    """All that is measured, so that what two protocols share can be done once."""
+    trained: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    """What one protocol trained for another that comes later, until that one takes it."""
 
     def features(self, encoder: FrozenEncoder, images: Sequence[bytes]) -> np.ndarray:
         """Features (M, D) of encoded images, computed once."""
-        return extract(
-            encoder,
-            images,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            cache=self.cache,
-            console=self.console,
-        )
+        return extract_with(encoder, images, self.matching, console=self.console)
 
     def joint(self, subject: Subject) -> ImageText:
         """The image-text model of a run; ``NotMeasurableError`` where it has none."""
@@ -73,8 +73,10 @@ class Tools:
 
     @property
     def matching(self) -> Extraction:
-        """How vectors of images and texts are computed."""
-        return Extraction(batch_size=self.batch_size, precision=self.precision, cache=self.cache)
+        """How features, and vectors of images and texts, are computed."""
+        return Extraction(
+            batch_size=self.batch_size, precision=self.precision, cache=self.cache, resize=self.resize
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""Random crops of training pictures through a frozen encoder, as published for linear probes.
+"""Random crops of training pictures through a frozen encoder, and the heads that learn from them, as published.
 
 Shapes: M images, D features, H and W pixels.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,15 +13,48 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from stablerep import runtime
-from stablerep.evaluation.contract import Tools
-from stablerep.evaluation.pictures import readable
-from stablerep.features import FrozenEncoder, device_of, encode_pictures
-from stablerep.models.encoder import Encoder
+from stablerep.evaluation.benchmarks import Benchmark
+from stablerep.evaluation.contract import Subject, Tools
+from stablerep.evaluation.pictures import joined, readable
+from stablerep.features import FrozenEncoder, decoders, device_of, encode_pictures
+from stablerep.models.encoder import seen_size
 from stablerep.probes import SgdConfig
+from stablerep.probes.sgd import Trained, train_heads
 
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
-_SIZE_OF_OTHERS = 64
+NORMS: Mapping[str, bool] = {"sgd": False, "sgd-bn": True}
+"""The probes that learn from crops, by their protocol: whether behind a batch norm."""
+
+
+def heads_on_crops(
+    protocol: str, subject: Subject, data: Benchmark, config: SgdConfig, tools: Tools
+) -> Trained:
+    """The heads of one of ``NORMS``, trained on a new crop of every training picture in every epoch.
+
+    Where both are measured, both are trained on the same crops, and the other one waits in ``tools`` to be asked for.
+    """
+    if _place(subject, data, protocol) not in tools.trained:
+        images, labels = data.train.images, data.train.labels
+        if config.refit:
+            images = joined(images, data.validation.images)
+            labels = np.concatenate([labels, data.validation.labels])
+        names = [name for name in NORMS if name == protocol or name in tools.protocols]
+        found = train_heads(
+            lambda epoch: crop_features(subject.encoder, images, epoch, config, tools),
+            labels,
+            len(data.classes),
+            config,
+            norms=[NORMS[name] for name in names],
+            num_train=len(data.train),
+        )
+        tools.trained.update({_place(subject, data, name): found[NORMS[name]] for name in names})
+    trained: Trained = tools.trained.pop(_place(subject, data, protocol))
+    return trained
+
+
+def _place(subject: Subject, data: Benchmark, protocol: str) -> tuple[str, ...]:
+    return data.name, protocol, subject.fingerprint
 
 
 @torch.inference_mode()
@@ -31,17 +65,24 @@ def crop_features(
 
     The crop is a function of the seed, the epoch and the place of the image alone.
     """
-    size = encoder.config.image_size if isinstance(encoder, Encoder) else _SIZE_OF_OTHERS
+    size = seen_size(encoder)
     dtype = runtime.pick_precision(tools.precision, device_of(encoder))
-    parts = []
-    for start in range(0, len(images), tools.batch_size):
-        batch = images[start : start + tools.batch_size]
-        crops = [
-            _crop(readable(image, f"training picture {start + row}"), size, config, (epoch, start + row))
-            for row, image in enumerate(batch)
-        ]
-        parts.append(encode_pictures(encoder, crops, dtype))
-    return np.concatenate(parts)
+
+    def crop(image: bytes, place: int) -> Tensor:
+        return _crop(readable(image, f"training picture {place}"), size, config, (epoch, place))
+
+    # Filled in place: of a million pictures the parts beside the whole would take the memory twice.
+    features: np.ndarray | None = None
+    with decoders() as pool:
+        for start in range(0, len(images), tools.batch_size):
+            batch = images[start : start + tools.batch_size]
+            crops = list(pool.map(crop, batch, itertools.count(start)))
+            part = encode_pictures(encoder, crops, dtype)
+            if features is None:
+                features = np.empty((len(images), part.shape[1]), part.dtype)
+            features[start : start + len(part)] = part
+    assert features is not None, "a benchmark without training pictures is refused"
+    return features
 
 
 def _crop(image: Tensor, size: int, config: SgdConfig, identity: tuple[int, int]) -> Tensor:

@@ -31,6 +31,7 @@ class FewShotConfig:
     queries: int = 15
     """Pictures of each class to name; fewer where the groups that nothing was learned from hold no more."""
     episodes: int = 600
+    """Episodes over which the accuracy is averaged."""
     centre: bool = True
     """Subtract the mean of the training pictures before the cosine."""
 

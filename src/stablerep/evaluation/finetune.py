@@ -44,6 +44,7 @@ class FineTuneConfig:
     layer_decay: float = 0.65
     """Each layer learns slower than the next one by this factor (published: 0.65 for ViT-B, 0.8 for ViT-L)."""
     weight_decay: float = 0.05
+    """Weight decay of AdamW, not on biases and norms."""
     drop_path: float = 0.1
     """Published: 0.1 for ViT-B, 0.3 for ViT-L."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
@@ -53,10 +54,13 @@ class FineTuneConfig:
     erase: float = 0.25
     """Probability of erasing a rectangle."""
     mixup: float = 0.8
+    """Alpha of mixup, which blends two pictures; none at 0."""
     cutmix: float = 1.0
+    """Alpha of cutmix, which pastes a part of one picture into another; none at 0. One of the two is drawn per step."""
     average_decay: float = 0.9999
     """Decay of the averaged weights, which are measured as well; validation chooses between them and the last."""
     seed: int = 0
+    """Seed of the head, of the order, of the augmentation and of what the network draws."""
 
     def __post_init__(self) -> None:
         if min(self.num_epochs, self.batch_size) < 1 or self.base_lr <= 0:
@@ -129,14 +133,16 @@ def _copied(encoder: Encoder, num_classes: int, config: FineTuneConfig) -> Class
 
 @torch.inference_mode()
 def named(model: Classifier, images: Sequence[bytes], tools: Tools) -> np.ndarray:
-    """The class (M,) that the model names for each picture, resized as the encoder resizes."""
+    """The class (M,) that the model names for each picture."""
     model.eval()
     device = model.head.weight.device
     found = []
     for start in range(0, len(images), tools.batch_size):
         size = model.encoder.config.image_size
         batch = images[start : start + tools.batch_size]
-        pixels = [square(image, size, f"picture {start + row}") for row, image in enumerate(batch)]
+        pixels = [
+            square(image, size, f"picture {start + row}", tools.resize) for row, image in enumerate(batch)
+        ]
         found.append(model(torch.stack(pixels).to(device)).argmax(1).cpu().numpy())
     return np.concatenate(found)
 

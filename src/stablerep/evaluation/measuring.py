@@ -4,7 +4,7 @@ Shapes: M pictures.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from stablerep.evaluation.benchmarks import (
 from stablerep.evaluation.contract import Classified, Measure, NotMeasurableError, Subject, Tools
 from stablerep.evaluation.intervals import Accuracies, GroupBootstrap
 from stablerep.evaluation.scores import Measurement, Outcome, Record
+from stablerep.models.encoder import Resize
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Measuring:
     data: BenchmarkData
     tools: Tools
     keep: Callable[[Found], object]
+    resize: Mapping[str, Resize] = field(default_factory=dict)
+    """How pictures become square, by protocol; squashed where nothing is said."""
     found: Found = field(default_factory=Found)
 
     def on(self, name: str) -> None:
@@ -62,19 +65,23 @@ class Measuring:
         self, name: str, protocol: str, subject: Subject, data: Any, scoring: "_Scoring | None"
     ) -> None:
         measure = self.measures[protocol]
+        resize: dict[str, Any] = {"resize": self.resize.get(protocol, "squash")}
         self.tools.console.say(f"{name}, {protocol}: {subject.name}")
         try:
-            measured = measure.measure(subject, data, self.tools)
+            measured = measure.measure(subject, data, replace(self.tools, **resize))
         except NotMeasurableError as error:
             self._skip(f"{name}: {protocol}: {subject.name}", f"{protocol}: {error}")
             return
         if isinstance(measured, Classified):
             assert scoring is not None, "classes are named on a Benchmark only"
-            for record, outcome in scoring.score(subject, protocol, measured, measure.settings):
+            settings = resize | dict(measure.settings)
+            for record, outcome in scoring.score(subject, protocol, measured, settings):
                 self.found.records.append(record)
                 self.found.outcomes.append(outcome)
         else:
-            self.found.measurements += measured
+            self.found.measurements += [
+                replace(one, settings=resize | dict(one.settings)) for one in measured
+            ]
         self.keep(self.found)
 
     def _load(self, name: str) -> dict[str, Any]:

@@ -15,18 +15,29 @@ import tyro
 from stablerep import cost, runtime
 from stablerep.captions.worlds import world_name
 from stablerep.console import Console
-from stablerep.evaluation.asked import Counterparts, Wanted, read_asked, read_paintings, real_counterparts
+from stablerep.errors import UserError
+from stablerep.evaluation.asked import (
+    Asked,
+    Counterparts,
+    Wanted,
+    read_asked,
+    read_paintings,
+    real_counterparts,
+)
 from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, first_in_hash_order, load_benchmark
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
 from stablerep.evaluation.fidelity import Fidelity, Named, prompt_fidelity
 from stablerep.evaluation.intervals import Interval
 from stablerep.evaluation.near_copies import NearCopies, NearCopyConfig, find_near_copies
+from stablerep.evaluation.painter import SCORES, captions_to_paint, find_painter, scores_of
 from stablerep.features import FrozenEncoder, RawPixels, extract
+from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.models.encoder import load_encoder
 from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
 from stablerep.run import write_atomically, write_text
 from stablerep.storage import file_beside
+from stablerep.store import literal
 
 RAW_PIXELS = "raw-pixels"
 
@@ -40,7 +51,8 @@ class PainterConfig:
     """
 
     images: tyro.conf.Positional[Path]
-    """Table of painted pictures (images.lance)."""
+    """Table of painted pictures (images.lance); or a painter, which then paints first: the run that trained it, a
+    diffusers folder, or a shipped teacher by name."""
     world: Path
     """Folder of the world: its real pictures train the judge, its captions say what was asked for."""
     judge: str
@@ -59,6 +71,11 @@ class PainterConfig:
     """Judge only the pictures that match a filter, such as "match_rank = 0" for the best of each caption."""
     keep: str | None = None
     """Judge only the pictures where this column is true, such as the mask of an audit."""
+    num_captions: int = 500
+    """Where a painter is given: of the captions that are judged it paints so many that have real pictures, the first by
+    their ids (hashes)."""
+    num_images: int = 4
+    """Where a painter is given: pictures that it paints of each."""
     split: Literal["train", "validation", "test", "all"] = "all"
     """Captions whose pictures are judged."""
     seen_words: bool = False
@@ -66,7 +83,7 @@ class PainterConfig:
     num_bootstrap: int = 1000
     """Replicates of the bootstrap over captions."""
     seed: int = 0
-    """Seed of the bootstrap, of the shuffled control, and of which pictures are drawn."""
+    """Seed of the bootstrap, of the shuffled control, of which pictures are drawn, and of what a painter paints."""
     batch_size: int = 256
     """Pictures per forward pass."""
     precision: runtime.Precision = "auto"
@@ -84,13 +101,14 @@ class PainterConfig:
     copies: NearCopyConfig = field(default_factory=NearCopyConfig)
     """Settings of that search."""
     out: Path | None = None
-    """Where to write the scores; painter-scores.json beside the table where not given. Beside it: what the judge named
-    every picture (painter-scores-named.parquet), the pairs that are most alike (painter-scores-nearest.png), and
-    features, cached by content, in features/."""
+    """Where to write the scores; painter-scores.json beside the table, or in the painter's run, where not given. Beside
+    it: what the judge named every picture (painter-scores-named.parquet), the pairs that are most alike
+    (painter-scores-nearest.png), features, cached by content, in features/, and what a painter painted
+    (painter-scores-painted.lance)."""
 
     def __post_init__(self) -> None:
-        if min(self.num_bootstrap, self.batch_size) < 1:
-            raise ValueError("num_bootstrap and batch_size must be positive")
+        if min(self.num_bootstrap, self.batch_size, self.num_captions, self.num_images) < 1:
+            raise ValueError("num_bootstrap, batch_size, num_captions and num_images must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +141,9 @@ class PainterScores:
     keep: str | None = None
     num_left_out: int = 0
     """Pictures that ``where`` and ``keep`` left out; failed paintings are counted whatever these say."""
+    num_training_captions: int = 0
+    """Painted captions of the training split, whose concepts the judge knows, unlike those of its real test pictures:
+    with them prompt fidelity over the judge may exceed one."""
 
     HEADER: ClassVar[tuple[str, ...]] = ("", "value")
 
@@ -139,6 +160,7 @@ class PainterScores:
             ["captions shuffled, %", f"{100 * self.fidelity.shuffled:.1f}"],
             ["chance, %", f"{100 * self.chance:.1f}"],
             ["captions, pictures", f"{self.fidelity.num_captions:,}, {self.fidelity.num_pictures:,}"],
+            ["captions of concepts that the judge learned from", f"{self.num_training_captions:,}"],
         ]
         if self.seen_words:
             rows.append(["captions left out for an unseen word", f"{self.num_captions_left_out:,}"])
@@ -182,18 +204,45 @@ def _copy_rows(copies: NearCopies) -> list[list[str]]:
 def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=True)) -> PainterScores:  # noqa: B008
     """Measure the painted pictures of a table; write painter-scores.json and the pairs nearest to one another.
 
-    Raises ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
+    A painter in place of the table paints first, by ``generate``: what it painted before is not painted again. Raises
+    ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
     """
-    with cost.metered("evaluate painter", cost.beside(config.images)):
-        return _measure(config, console)
-
-
-def _measure(config: PainterConfig, console: Console) -> PainterScores:
+    painter = find_painter(config.images)
     data = BenchmarkData(world=config.world, fashion=config.world)
     benchmark = load_benchmark(config.benchmark or _of_the_world(config.world), data)
     asked = read_asked(config.world, config.split, seen_words=config.seen_words)
     if config.seen_words:
         console.say(f"{len(asked.labels):,} captions are made of seen words, {asked.num_left_out:,} are not")
+    if painter is not None:
+        known = captions_to_paint(config.world, asked, benchmark.classes)
+        asked = asked.only(known[: config.num_captions])
+        config = _painted(painter, asked, config, console)
+    with cost.metered("evaluate painter", cost.beside(config.images)):
+        return _measure(config, benchmark, asked, console)
+
+
+def _painted(painter: str, asked: Asked, config: PainterConfig, console: Console) -> PainterConfig:
+    """The same about the table that the painter paints its captions into."""
+    if config.origin is not None:
+        raise UserError(
+            f"--origin {config.origin} chooses a painter of a table, and {config.images} is one painter; leave it out"
+        )
+    scores = scores_of(config.images, config.out)
+    ids = ", ".join(map(literal, asked.labels))
+    asking = GenerateConfig(
+        captions=config.world / "captions.lance",
+        where=f"id IN ({ids})",
+        teacher=painter,
+        out=scores.with_name(f"{scores.stem}-painted.lance"),
+        num_images=config.num_images,
+        seed=config.seed,
+        device=config.device,
+    )
+    painted = generate(asking, console=console)
+    return dataclasses.replace(config, images=painted.path, origin=painted.origin, out=scores)
+
+
+def _measure(config: PainterConfig, benchmark: Benchmark, asked: Asked, console: Console) -> PainterScores:
     wanted = Wanted(config.origin, config.where, config.keep)
     paintings = read_paintings(config.images, wanted, asked, benchmark.classes)
     judge = _train_judge(config, benchmark, console)
@@ -237,6 +286,7 @@ def _measure(config: PainterConfig, console: Console) -> PainterScores:
         where=config.where,
         keep=config.keep,
         num_left_out=paintings.num_left_out,
+        num_training_captions=len(asked.training.intersection(paintings.captions)),
     )
     _write_named(named, _scores_path(config))
     _write(scores, pairs, _scores_path(config), console)
@@ -256,7 +306,7 @@ def _write_named(named: Named, scores: Path) -> None:
 
 
 def _scores_path(config: PainterConfig) -> Path:
-    return config.out or file_beside(config.images, "painter-scores.json", "--out")
+    return config.out or file_beside(config.images, SCORES, "--out")
 
 
 def _write(scores: PainterScores, pairs: Sequence[Block], path: Path, console: Console) -> None:
@@ -337,7 +387,7 @@ def _distances(
         painted[counterparts.painted],
         _features(encoder, counterparts.real, config, console),
         config.distances,
+        captions=counterparts.captions,
         seed=config.seed,
-        encoder=name,
-        fingerprint=encoder.fingerprint,
+        encoder=(name, encoder.fingerprint),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stablerep.errors import UserError
 from stablerep.features import decoded
+from stablerep.models.encoder import Resize
 
 Box = tuple[int, int, int, int]
 
@@ -57,6 +58,12 @@ def some_of(images: Sequence[bytes], places: Sequence[int]) -> LazyPictures:
     return LazyPictures(len(places), lambda place: images[places[place]])
 
 
+def joined(first: Sequence[bytes], second: Sequence[bytes]) -> LazyPictures:
+    """The pictures of both, one after the other."""
+    num = len(first)
+    return LazyPictures(num + len(second), lambda place: first[place] if place < num else second[place - num])
+
+
 def items_of(dataset: Any, places: Sequence[int]) -> LazyPictures:
     """The pictures of items (picture, target) of a data set, as they are in a file where it gives a path."""
 
@@ -67,17 +74,17 @@ def items_of(dataset: Any, places: Sequence[int]) -> LazyPictures:
     return LazyPictures(len(places), read)
 
 
-def readable(encoded: bytes, which: str) -> Tensor:
-    """A picture as uint8 (3, H, W); ``UserError`` that says which one where it cannot be decoded."""
-    picture = decoded(encoded)
+def readable(encoded: bytes, which: str, crop: int | None = None) -> Tensor:
+    """A picture as ``features.decoded`` gives it; ``UserError`` that says which one where it cannot be decoded."""
+    picture = decoded(encoded, crop)
     if isinstance(picture, str):
         raise UserError(f"{which} {picture}; repair or leave it out")
     return picture
 
 
-def square(encoded: bytes, size: int, which: str) -> Tensor:
-    """A picture of any shape as (3, size, size) in [0, 1], as an encoder resizes it; errors as ``readable``."""
-    pixels = readable(encoded, which)[None].float() / 255
+def square(encoded: bytes, size: int, which: str, resize: Resize = "squash") -> Tensor:
+    """A picture of any shape as (3, size, size) in [0, 1], as an encoder gets it; errors as ``readable``."""
+    pixels = readable(encoded, which, size if resize == "crop" else None)[None].float() / 255
     return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)[0]
 
 

@@ -1,7 +1,7 @@
 """Evaluation of encoders: frozen features, probes chosen on validation, tests with intervals, baselines."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from stablerep import cost, runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.arrangement import Arrangement, GeometryConfig
-from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, is_benchmark
+from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, is_benchmark, of_world
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.composition import PAIRS, Composition
 from stablerep.evaluation.contract import Measure, Subject, Tools
@@ -26,7 +26,7 @@ from stablerep.evaluation.scores import RAW, UNTRAINED, Scores, in_order
 from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
 from stablerep.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from stablerep.features import RawPixels, untrained_encoder
-from stablerep.models.encoder import load_encoder
+from stablerep.models.encoder import Resize, load_encoder
 from stablerep.probes import ProbeConfig
 from stablerep.run import provenance
 
@@ -38,11 +38,12 @@ class EvaluateConfig:
     run: tyro.conf.Positional[Path]
     """Run or encoder folder, a shipped name, an official .pth file, timm:NAME[@FILE] or open_clip:NAME@FILE."""
     world: Path | None = None
-    """Folder of the icons world, for the benchmark `icons`."""
+    """Folder of a world, for the benchmark of its name: `icons` or `fashion`."""
     fashion: Path | None = None
-    """Folder of the fashion world, for the benchmark `fashion`."""
+    """Folder of the fashion world, where --world is the icons world."""
     benchmarks: tuple[str, ...] = ("icons",)
-    """Real data to score on; docs/guides/evaluate.md lists which protocol reads which."""
+    """Real data to score on; docs/guides/evaluate.md lists which protocol reads which. With the fashion world alone
+    `icons` stands for `fashion`."""
     protocols: tuple[str, ...] = ("knn", "linear")
     """How to measure: knn, linear, logistic, sgd, sgd-bn, few-shot, fine-tune, zero-shot, retrieval,
     composition, segmentation, fairness, geometry."""
@@ -66,6 +67,9 @@ class EvaluateConfig:
     """Seed of the bootstrap and of the untrained encoder."""
     batch_size: int = 256
     """Pictures per forward pass."""
+    resize: Resize | None = None
+    """How a picture becomes square: squash resizes each side by itself, crop takes the centre as published for `sgd`
+    (square pictures stay whole); where not given, crop for `sgd` and `sgd-bn`, and squash for the others."""
     precision: runtime.Precision = "auto"
     """Number format of the forward pass; auto takes bfloat16 where it is faster."""
     device: str = "auto"
@@ -133,6 +137,10 @@ PROTOCOLS: Mapping[str, Callable[[EvaluateConfig], Measure]] = {
 """Every protocol by its name on the command line, with the settings that it takes from the configuration."""
 
 
+_RESIZE: Mapping[str, Resize] = {"sgd": "crop", "sgd-bn": "crop"}
+"""What published protocols do to a picture; the others squash it."""
+
+
 def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) -> Scores:  # noqa: B008
     """Score the run, baselines and further runs on every benchmark; the scores of this evaluation.
 
@@ -142,9 +150,19 @@ def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) 
     Features are cached by content below ``features/`` beside the scores. Raises ``UserError`` where nothing can run,
     or earlier scores cannot be read.
     """
+    config = _in_its_world(config)
     keeper = Keeper(_out_folder(config), console)  # what cannot be kept is refused before hours of measuring
     with cost.metered("evaluate", keeper.folder / cost.FILE):
         return _score(config, keeper, console)
+
+
+def _in_its_world(config: EvaluateConfig) -> EvaluateConfig:
+    """The configuration with a fashion world where its benchmark looks for it; without another one it is measured."""
+    if config.world is not None and of_world(config.world) == "fashion":
+        config = replace(config, world=None, fashion=config.fashion or config.world)
+    if config.benchmarks == ("icons",) and config.world is None and config.fashion is not None:
+        return replace(config, benchmarks=("fashion",))
+    return config
 
 
 def _score(config: EvaluateConfig, keeper: Keeper, console: Console) -> Scores:
@@ -169,6 +187,7 @@ def _score(config: EvaluateConfig, keeper: Keeper, console: Console) -> Scores:
         data=_data(config),
         tools=_tools(config, keeper.folder, console),
         keep=lambda found: keeper.keep(so_far(found), encoders),
+        resize={name: config.resize or _RESIZE.get(name, "squash") for name in config.protocols},
     )
     for name in dict.fromkeys(config.benchmarks):
         measuring.on(name)
@@ -201,6 +220,7 @@ def _tools(config: EvaluateConfig, out: Path, console: Console) -> Tools:
         num_bootstrap=config.num_bootstrap,
         console=console,
         download=config.download,
+        protocols=config.protocols,
     )
 
 

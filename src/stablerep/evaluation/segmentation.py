@@ -33,13 +33,17 @@ class SegmentationConfig:
     learning_rates: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     """Each has a head of its own, trained at once; validation chooses."""
     num_epochs: int = 20
+    """Passes over the training pictures, the learning rate falling to zero along a cosine."""
     batch_size: int = 32
+    """Pictures per step."""
     weight_decay: float = 1e-4
+    """Weight decay of AdamW, on the weights and not on the biases."""
     num_train: int = 2000
     """At most so many training pictures, whose features are held in memory."""
     finer: int = 4
     """Training compares at so many times the resolution of the patches; tests compare every pixel."""
     seed: int = 0
+    """Seed of the heads and of the order."""
 
     def __post_init__(self) -> None:
         if not self.learning_rates or min(self.learning_rates) <= 0:
@@ -72,8 +76,8 @@ class Segmentation:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """How the heads are trained."""
-        return config_module.to_dict(self.config)
+        """How the heads are trained; scenes are always seen whole, as their masks are."""
+        return {"resize": "squash", **config_module.to_dict(self.config)}
 
     def measure(self, subject: Subject, data: Segmented, tools: Tools) -> list[Measurement]:
         """mIoU and pixel accuracy, with intervals over pictures; raw pixels stand for colour alone."""

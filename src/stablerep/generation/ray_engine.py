@@ -19,7 +19,7 @@ from stablerep.generation.plan import PlanItem, num_asked, num_missing, plan
 from stablerep.generation.repaint import images_asked, require_mask
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.shared_table import DoneKeys, Tally, Writer, claim
-from stablerep.generation.teacher import load_teacher
+from stablerep.generation.teacher import TEACHERS, load_teacher
 from stablerep.generation.wanted import read_captions
 from stablerep.generation.work import Conditionings, Outcome, picture_settings, plan_in_words
 from stablerep.store import ImageTable
@@ -92,8 +92,8 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
     """Paint what is missing on the workers of a Ray cluster; without an address one is started on this machine."""
     require_mask(config)
     captions = read_captions(config)
-    # A worker has another working directory; a shipped name goes before a path, as in `find_teacher`.
-    if config.teacher not in shipped_teachers() and Path(config.teacher).exists():
+    # A worker has another working directory; a name goes before a path, as in `load_teacher`.
+    if config.teacher not in (*TEACHERS, *shipped_teachers()) and Path(config.teacher).exists():
         config = dataclasses.replace(config, teacher=str(Path(config.teacher).resolve()))
     task = Task(load=functools.partial(Painter, config), name=_in_words, device=config.device)
     with hired(task, config, console) as crew:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from stablerep.generation.edited_folder import read_edit
@@ -40,8 +40,20 @@ class Teacher(Protocol):
         """At most ``batch_size`` pictures, uint8 (B, 3, H, W), with a reason for each failure."""
 
 
-def load_teacher(name_or_path: str, config: PaintConfig | None = None) -> DiffusersTeacher:
-    """Open a teacher: a shipped name, a local diffusers folder, or the hub id of one.
+TEACHERS: dict[str, Callable[[PaintConfig], Teacher]] = {}
+"""Teachers that are no diffusers pipeline, by name; asked before any folder. The shipped ones are folders in assets."""
+
+
+def load_teacher(name_or_path: str, config: PaintConfig | None = None) -> Teacher:
+    """Open a teacher: one of ``TEACHERS``, else a diffusers pipeline; raises as ``load_diffusers_teacher`` does."""
+    config = config or PaintConfig()
+    if name_or_path in TEACHERS:
+        return TEACHERS[name_or_path](config)
+    return load_diffusers_teacher(name_or_path, config)
+
+
+def load_diffusers_teacher(name_or_path: str, config: PaintConfig | None = None) -> DiffusersTeacher:
+    """Open a pipeline, whose inside can be read and changed: a shipped name, a diffusers folder, or the hub id of one.
 
     Raises ``UserError`` where there is none, where its folder holds pickles or custom code, or where the sampler asked
     for does not fit it. Nothing is downloaded unless ``config.download`` is set.

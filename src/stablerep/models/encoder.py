@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
 
 from stablerep import config as config_module
 from stablerep import runtime
@@ -24,6 +25,12 @@ from stablerep.models import files, weights
 _FILES = files.ModelFiles(name="encoder", what="an encoder", version=1)
 DESCRIPTION = _FILES.description
 WEIGHTS = _FILES.weights
+
+Resize = Literal["squash", "crop"]
+"""How a picture of any shape becomes a square: each side resized by itself, or the centre taken."""
+_MARGIN = 256 / 224
+_LONGEST = 8
+_SIZE_OF_OTHERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +130,26 @@ class Encoder(nn.Module):
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
         return (images - self.mean) / self.std
+
+
+def seen_size(encoder: object) -> int:
+    """Side in pixels of the square that an encoder sees; 64 for what takes pictures of any size."""
+    return encoder.config.image_size if isinstance(encoder, Encoder) else _SIZE_OF_OTHERS
+
+
+def centre(picture: Tensor, size: int) -> Tensor:
+    """The centre (3, size, size) of a picture (3, H, W) in uint8; a square picture as it is.
+
+    The shorter side becomes ``size`` * 256 / 224 first, as in the published linear probe (StableRep, `main_linear.py`).
+    """
+    height, width = picture.shape[-2:]
+    if height == width:
+        return picture
+    longest = _LONGEST * min(height, width)  # of a crafted strip the longer side would fill the memory
+    picture = transforms.center_crop(picture, [min(height, longest), min(width, longest)])
+    picture = transforms.resize(picture, [round(size * _MARGIN)], antialias=True)
+    square: Tensor = transforms.center_crop(picture, [size, size])
+    return square
 
 
 class ProjectionHead(nn.Module):
@@ -298,6 +325,11 @@ def find_folder(name_or_path: str | Path) -> Path | None:
             f"this program is a folder with {DESCRIPTION} and {WEIGHTS}"
         )
     if (path / "run.json").is_file():
+        if (path / "teacher").is_dir():
+            raise UserError(
+                f"{path} is the run of a painter, and holds no encoder; painters are measured by `stablerep evaluate "
+                f"painter {path} --world WORLD --judge ENCODER`"
+            )
         raise UserError(
             f"{path} is a run without an encoder: one that learns something else, or that has not come to its end; "
             "the command that trains it goes on"

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stablerep import runtime
 from stablerep.probes.base import Labelled, together
 from stablerep.probes.metrics import Metric, accuracy, mean_average_precision
 from stablerep.probes.path import Solution, solve_path
-from stablerep.probes.settings import PathConfig, ProbeConfig
+from stablerep.probes.settings import PathConfig, ProbeConfig, device_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ def _choose(
     All constants are looked at: the accuracy has more than one peak along the path. Where pictures have several
     classes, one classifier against the rest for each class, chosen by 11-point mAP.
     """
-    device = runtime.pick_device(path.device)
+    device = device_named(path.device)
     constants = path.constants()
     best: Solution | None = None
     reached: list[float] = []
@@ -88,7 +87,7 @@ def _choose(
 def _refitted(both: Labelled, chosen: Solution, num_classes: int, path: PathConfig) -> Solution:
     """The chosen constant on both splits; the stronger ones lead to it, as every solution starts from another."""
     constants = [constant for constant in path.constants() if solution_l2(constant) >= chosen.l2]
-    device = runtime.pick_device(path.device)
+    device = device_named(path.device)
     found = solve_path(both.features, both.labels, constants, path, num_classes=num_classes, device=device)
     return list(found)[-1]
 

@@ -1,10 +1,15 @@
 """Settings of the probes, as published where a paper says."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import torch
 
+from stablerep import runtime
 from stablerep.probes.metrics import Metric
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +31,8 @@ class PathConfig:
     """Constants that are solved at once; one after another on a CPU, all on a GPU where not given."""
     refit: bool = True
     """After the choice, train again on training and validation examples together, as published."""
-    device: str = "cpu"
-    """Where the path is solved: auto, cpu, cuda."""
+    device: str = AUTO
+    """Where the path is solved: auto, cpu, cuda; auto is where encoders compute in `evaluate`, the CPU elsewhere."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weakest_l2 <= self.strongest_l2:
@@ -53,13 +58,19 @@ class SgdConfig:
     batch_size: int = 1024
     """Pictures per step; all of them where there are fewer."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     check_every: int = 10
     """Epochs between two looks at the validation pictures."""
     crops: bool = True
-    """Train on a new random crop, mirrored or not, of every picture in every epoch; else on the whole pictures, whose
-    features are computed once."""
+    """Train on a new random crop, mirrored or not, of every picture in every epoch; else on the pictures as tests are
+    seen, whose features are computed once."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of a crop, as a share of the picture's."""
+    refit: bool = False
+    """Train further heads beside the others, on training and validation pictures together; after the choice these are
+    measured."""
+    device: str = AUTO
+    """Where the heads are trained: auto, cpu, cuda; auto is where encoders compute in `evaluate`, the CPU elsewhere."""
     seed: int = 0
     """Seed of the heads, of the order and of the crops."""
 
@@ -104,3 +115,16 @@ class ProbeConfig:
             raise ValueError(f"neighbours must be positive, got {self.neighbours}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def on(self, device: str) -> "ProbeConfig":
+        """These settings with this device in place of every `auto`."""
+        parts: dict[str, Any] = {"linear": self.linear, "logistic": self.logistic, "sgd": self.sgd}
+        return replace(
+            self,
+            **{name: replace(part, device=device) for name, part in parts.items() if part.device == AUTO},
+        )
+
+
+def device_named(name: str) -> torch.device:
+    """Where a probe is fitted; ``auto`` is the CPU here, where no encoder is at hand. Errors as ``pick_device``."""
+    return runtime.pick_device("cpu" if name == AUTO else name)

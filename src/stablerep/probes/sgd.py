@@ -3,6 +3,7 @@
 Shapes: M examples, N examples of a step, D features, L learning rates, C classes.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stablerep import runtime
-from stablerep.probes.base import Labelled
+from stablerep.probes.base import Labelled, together
 from stablerep.probes.metrics import accuracy
-from stablerep.probes.settings import ProbeConfig, SgdConfig
+from stablerep.probes.settings import ProbeConfig, SgdConfig, device_named
 
 _EPS = 1e-6
 _BN_MOMENTUM = 0.1
@@ -80,56 +81,84 @@ class SgdProbe:
         return {"top1_maximum_on_test": top1, "learning_rate": rate, "epoch": epoch}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Heads at every check: those that validation chooses among, and those that are measured after the choice."""
+
+    checks: tuple[Heads, ...]
+    measured: tuple[Heads, ...]
+    """The same, or others that were trained beside them on the validation examples as well."""
+
+
 def train_heads(
     epoch: Callable[[int], np.ndarray],
     labels: np.ndarray,
     num_classes: int,
     config: SgdConfig,
     *,
-    batch_norm: bool,
-) -> list[Heads]:
-    """Train one head per learning rate; ``epoch(e)`` gives the features (M, D) of epoch e.
+    norms: Sequence[bool] = (False,),
+    num_train: int | None = None,
+) -> dict[bool, Trained]:
+    """Train one head per learning rate, without and with batch norm; ``epoch(e)`` gives the features (M, D) of epoch e.
 
     SGD with momentum and without weight decay, the learning rate falling along a cosine from step to step, weights
-    drawn from N(0, 0.01). With ``batch_norm`` features pass a batch norm without parameters first.
+    drawn from N(0, 0.01). With batch norm features pass one without parameters first. Where only the first
+    ``num_train`` examples are training ones, further heads learn from all M, on the same features; these are measured.
     """
-    num_examples = len(labels)
-    size = min(config.batch_size, num_examples)
-    steps = config.num_epochs * math.ceil(num_examples / size)
-    targets = torch.from_numpy(labels).long()
-    rates = torch.tensor(config.learning_rates)[:, None] * size / 256
-    training: _Training | None = None
-    checks, step = [], 0
+    counts = (num_train or len(labels), len(labels))
+    trainings: dict[tuple[bool, int], _Training] = {}
+    checks: dict[tuple[bool, int], list[Heads]] = {}
     for number in range(config.num_epochs):
         features = torch.from_numpy(epoch(number))
-        if training is None:
-            training = _Training(features.shape[1], num_classes, config, batch_norm)
-        order = torch.randperm(
-            num_examples, generator=runtime.torch_generator("sgd order", config.seed, number)
-        )
-        for rows in torch.split(order, size):
-            rate = rates * (1 + math.cos(math.pi * step / steps)) / 2
-            training.step(features[rows], targets[rows], rate)
-            step += 1
-        if (number + 1) % config.check_every == 0 or number + 1 == config.num_epochs:
-            checks.append(training.heads(number + 1))
-    return checks
+        for norm, count in dict.fromkeys(itertools.product(norms, counts)):
+            if number == 0:
+                trainings[norm, count] = _Training(
+                    features.shape[1], labels[:count], num_classes, config, norm
+                )
+                checks[norm, count] = []
+            trainings[norm, count].epoch(features, number)
+            if (number + 1) % config.check_every == 0 or number + 1 == config.num_epochs:
+                checks[norm, count].append(trainings[norm, count].heads(number + 1))
+    return {
+        norm: Trained(checks=tuple(checks[norm, counts[0]]), measured=tuple(checks[norm, counts[1]]))
+        for norm in norms
+    }
 
 
 class _Training:
-    """Weights (D, L, C) and their momentum; the statistics of the batch norm."""
+    """Weights (D, L, C) and their momentum; the statistics of the batch norm; how far it is."""
 
-    def __init__(self, dim: int, num_classes: int, config: SgdConfig, batch_norm: bool) -> None:
-        self.momentum, self.batch_norm = config.momentum, batch_norm
+    def __init__(
+        self, dim: int, labels: np.ndarray, num_classes: int, config: SgdConfig, batch_norm: bool
+    ) -> None:
+        self.config, self.batch_norm = config, batch_norm
+        self.device = device_named(config.device)
+        self.targets = torch.from_numpy(labels).long().to(self.device)
+        self.size = min(config.batch_size, len(labels))
+        self.num_steps = config.num_epochs * math.ceil(len(labels) / self.size)
+        self.step = 0
+        rates = torch.tensor(config.learning_rates)[:, None] * self.size / 256
+        self.rates = rates.to(self.device)
         generator = runtime.torch_generator("sgd heads", config.seed)
         shape = (dim, len(config.learning_rates), num_classes)
-        self.weight = torch.randn(shape, generator=generator) * 0.01
-        self.bias = torch.zeros(shape[1:])
-        self.velocity = torch.zeros(shape)
-        self.bias_velocity = torch.zeros(shape[1:])
-        self.mean, self.variance = torch.zeros(dim), torch.ones(dim)
+        self.weight = (torch.randn(shape, generator=generator) * 0.01).to(self.device)
+        self.bias = torch.zeros(shape[1:], device=self.device)
+        self.velocity, self.bias_velocity = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        self.mean, self.variance = (
+            torch.zeros(dim, device=self.device),
+            torch.ones(dim, device=self.device),
+        )
 
-    def step(self, features: Tensor, targets: Tensor, rates: Tensor) -> None:
+    def epoch(self, features: Tensor, number: int) -> None:
+        """Every example once, in the order of this epoch; features (M, D) of others may follow."""
+        generator = runtime.torch_generator("sgd order", self.config.seed, number)
+        for rows in torch.split(torch.randperm(len(self.targets), generator=generator), self.size):
+            share = 1 + math.cos(math.pi * self.step / self.num_steps)
+            targets = self.targets[rows.to(self.device)]
+            self._move(features[rows].to(self.device), targets, self.rates * share / 2)
+            self.step += 1
+
+    def _move(self, features: Tensor, targets: Tensor, rates: Tensor) -> None:
         """One step of all heads on features (N, D), at learning rates (L, 1)."""
         if self.batch_norm:
             mean, variance = self.mean, self.variance  # a single example has none of its own
@@ -140,31 +169,33 @@ class _Training:
             features = (features - mean) / (variance + _EPS).sqrt()
         logits = (features @ self.weight.flatten(1)).view(len(features), *self.bias.shape) + self.bias
         residual = logits.softmax(2)
-        residual[torch.arange(len(targets)), :, targets] -= 1
+        residual[torch.arange(len(targets), device=self.device), :, targets] -= 1
         residual /= len(targets)
         gradient = (features.T @ residual.flatten(1)).view_as(self.weight)
-        self.velocity.mul_(self.momentum).add_(gradient)
-        self.bias_velocity.mul_(self.momentum).add_(residual.sum(0))
+        self.velocity.mul_(self.config.momentum).add_(gradient)
+        self.bias_velocity.mul_(self.config.momentum).add_(residual.sum(0))
         self.weight -= rates * self.velocity
         self.bias -= rates * self.bias_velocity
 
     def heads(self, epoch: int) -> Heads:
+        """As they are now, on the CPU."""
+        scale = (self.variance + _EPS).sqrt() if self.batch_norm else torch.ones_like(self.variance)
         return Heads(
             epoch=epoch,
-            mean=self.mean.clone(),
-            scale=(self.variance + _EPS).sqrt() if self.batch_norm else torch.ones_like(self.variance),
-            weight=self.weight.clone(),
-            bias=self.bias.clone(),
+            mean=self.mean.clone().cpu(),
+            scale=scale.cpu(),
+            weight=self.weight.clone().cpu(),
+            bias=self.bias.clone().cpu(),
         )
 
 
-def choose_head(checks: Sequence[Heads], validation: Labelled, config: ProbeConfig) -> SgdProbe:
+def choose_head(trained: Trained, validation: Labelled, config: ProbeConfig) -> SgdProbe:
     """The head and epoch with the best validation accuracy; of equals that with the lowest cross-entropy there."""
     rates = config.sgd.learning_rates
     targets = torch.from_numpy(validation.labels).long()
-    probe = SgdProbe(checks=tuple(checks), learning_rates=rates, check=0, head=0, validation_accuracy=-1.0)
+    probe = SgdProbe(checks=trained.measured, learning_rates=rates, check=0, head=0, validation_accuracy=-1.0)
     lowest = math.inf
-    for check, heads in enumerate(checks):
+    for check, heads in enumerate(trained.checks):
         for head in range(len(rates)):
             logits = heads.logits(validation.features, head)
             reached = accuracy(validation.labels, logits.argmax(1).numpy(), config.metric)
@@ -191,7 +222,13 @@ def fit_sgd_bn(train: Labelled, validation: Labelled, num_classes: int, config: 
 def _fit(
     train: Labelled, validation: Labelled, num_classes: int, config: ProbeConfig, *, batch_norm: bool
 ) -> SgdProbe:
-    checks = train_heads(
-        lambda _: train.features, train.labels, num_classes, config.sgd, batch_norm=batch_norm
+    known = together(train, validation) if config.sgd.refit else train
+    trained = train_heads(
+        lambda _: known.features,
+        known.labels,
+        num_classes,
+        config.sgd,
+        norms=(batch_norm,),
+        num_train=len(train.labels),
     )
-    return choose_head(checks, validation, config)
+    return choose_head(trained[batch_norm], validation, config)
