@@ -1,6 +1,6 @@
 """What audits cost beside painting: processor time per picture of each audit, and of the teacher that paints.
 
-    python bench/audit_cost.py --world icons --encoder runs/clip-real --attributes docs/guides/attributes-icons.toml \\
+    python bench/audit_cost.py --world icons --encoder runs/clip-real --attributes icons \\
         --num-captions 64 --num-images 4 [--images a-copy-of/images.lance]
 
 The teacher paints the first captions of the world's training split, then every audit runs once on what it painted, or
@@ -12,6 +12,7 @@ wall time stands beside. On a GPU only wall time says something.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -91,8 +92,8 @@ def audit(options: argparse.Namespace, images: Path, folder: Path) -> dict[str, 
     return costs
 
 
-def main() -> None:
-    """Measure, print, save."""
+def main() -> int:
+    """Measure, print, save; 1 where the bar is missed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,7 +105,9 @@ def main() -> None:
         "--images", type=Path, help="a copy of a painted table, in place of painting: columns are added"
     )
     parser.add_argument("--encoder", help="image-text run of audit match, which reads attributes too")
-    parser.add_argument("--attributes", type=Path, help="attributes file of audit bias")
+    parser.add_argument(
+        "--attributes", type=Path, help="attributes file of audit bias, by path or shipped name"
+    )
     parser.add_argument("--num-captions", type=int, default=64)
     parser.add_argument("--num-images", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
@@ -122,7 +125,6 @@ def main() -> None:
             f"   {1000 * cost.wall:8.2f} ms   {100 * cost.wall / painting.wall:6.1f} % of the painting"
         )
     share = together.cpu / painting.cpu
-    print(f"in CPU time {'within' if share <= LARGEST_SHARE else 'MORE THAN'} a quarter")
     measured: dict[str, Any] = {
         "painting": asdict(painting),
         "audits": {what: asdict(cost) for what, cost in costs.items()},
@@ -130,7 +132,16 @@ def main() -> None:
     }
     asked = {key: str(value) for key, value in vars(options).items()}
     write_text(options.out, json.dumps({"asked": asked, "seconds per picture": measured}, indent=2) + "\n")
+    return 0 if report(share) else 1
+
+
+def report(share: float) -> bool:
+    """Print whether the bar is kept."""
+    passed = share <= LARGEST_SHARE
+    verdict = "PASSED" if passed else "FAILED"
+    print(f"{verdict}: audits take {share:.1%} of the CPU time of painting (bar {LARGEST_SHARE:.0%})")
+    return passed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,14 +12,15 @@ are. Thresholds come from the reference alone.
 The kinds: identical; JPEG of quality 30; half size; cropped, keeping 80 % of the area at a random place, brought
 back to full size; mirrored; colour-shifted, the hue turned by 5 to 15 % of its circle, each channel times 0.7 to 1,
 plus up to 40 of 255; pasted, 60 to 85 % of the side, at a random place on a background of random colours, 1.5 times
-the size of the picture.
+the size of the picture. Of each kind 95 % should be flagged, and of what is genuine less than one in a thousand.
 """
 
 import argparse
 import io
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from stablerep.store import OK, CaptionTable, ImageTable
 
 Kind = Callable[[Image.Image, np.random.Generator], Image.Image]
 REPETITION = 0.97
+LEAST_FOUND, ALARMS_BELOW = 0.95, 0.001
 _TWIN = re.compile(
     r"\b(left|right)(wards?)?\b|\bfacing\b|\bwith [\w-]+ skin tone\b|\b(medium|light|dark)(-\w+)? skin tone\b"
 )
@@ -176,8 +178,8 @@ class Pictures:
         return cls(images, small, subject, reference, genuine[likeness <= REPETITION], cleared)
 
 
-def main() -> None:
-    """Build the reference, set the thresholds, count alarms and finds."""
+def main() -> int:
+    """Build the reference, set the thresholds, count alarms and finds; 1 where a bar is missed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -210,12 +212,25 @@ def main() -> None:
     if options.sheet:
         originals = ([every.encoded[row] for row in rows] for rows in (genuine, reference))
         save_pairs(options.sheet, every.cleared + _alarm_pairs(found, limits, *originals))
-    find_planted(every, bank, limits, options.planted)
+    flagged = find_planted(every, bank, limits, options.planted)
     print(f"{time.perf_counter() - begin:.0f} s, {time.process_time() - begin_cpu:.0f} s of CPU")
+    return 0 if report(flagged, float(alarms.mean())) else 1
 
 
-def find_planted(every: Pictures, bank: Bank, limits: np.ndarray, num: int) -> None:
-    """Copies of each kind of some reference pictures: how many are flagged."""
+def report(flagged: Mapping[str, float], alarms: float) -> bool:
+    """Print whether the bars are kept: the share of each kind that is flagged, and that of what is no copy."""
+    worst = min(flagged, key=flagged.__getitem__)
+    passed = flagged[worst] >= LEAST_FOUND and alarms < ALARMS_BELOW
+    print(
+        f"{'PASSED' if passed else 'FAILED'}: of every kind at least {flagged[worst]:.1%} flagged ({worst}; bar "
+        f"{LEAST_FOUND:.0%}), {alarms:.3%} false alarms (bar: below {ALARMS_BELOW:.1%})"
+    )
+    return passed
+
+
+def find_planted(every: Pictures, bank: Bank, limits: np.ndarray, num: int) -> dict[str, float]:
+    """Copies of each kind of some reference pictures: the share of each that is flagged."""
+    flagged = {}
     chosen = runtime.numpy_generator("planted").permutation(len(every.reference))[:num]
     for kind in KINDS:
         copies = [planted(every.encoded[every.reference[row]], kind, int(row)) for row in chosen]
@@ -224,6 +239,8 @@ def find_planted(every: Pictures, bank: Bank, limits: np.ndarray, num: int) -> N
         index = matches.index[np.arange(len(chosen)), above.argmax(1)]
         hit, right = above.max(1) > 0, bank.groups[index] == bank.groups[chosen]
         print(f"{kind:20} flagged {hit.mean():.1%}, with the right original {(hit & right).mean():.1%}")
+        flagged[kind] = float(hit.mean())
+    return flagged
 
 
 def _alarm_pairs(
@@ -240,4 +257,4 @@ def _alarm_pairs(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

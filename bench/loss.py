@@ -6,7 +6,7 @@ Each way runs forward and backward in a process of its own, so that its peak mem
 so that all see the same machine. Printed are the best CPU time of all rounds, the memory above what was there after a
 small warm-up, and how far value and gradient differ.
 The third way is ``SupConLoss`` of pytorch-metric-learning (Khosla et al. 2020: the mean over a row's positives, as ours
-is for equal weights), which `pip install pytorch-metric-learning` brings.
+is for equal weights), which comes with the extra `dev`.
 
 With ``--ranks`` above one so many gloo processes share the rows and exchange what they must; the figures are those of
 the first one. pytorch-metric-learning, which knows one process, is then left out.

@@ -40,8 +40,8 @@ class Config:
     """Paintings of its captions; columns are added."""
     encoders: tuple[str, ...]
     """Runs whose encoders read."""
-    attributes: Path = Path(__file__).parents[1] / "docs" / "guides" / "attributes-icons.toml"
-    """Attributes file."""
+    attributes: Path = Path("icons")
+    """Attributes file, by its path or a shipped name."""
     out: Path = Path("bias")
     """Where the findings go."""
 

@@ -6,6 +6,8 @@
 Every part is made of comparisons (``stablerep compare``), goes on where it was stopped, and leaves one small file
 OUT/PART.json with every score and interval. ``--num-steps``, ``--seeds`` and ``--num-captions`` set how long it takes.
 More captions than there are (fashion has 3,494 for training, icons 2,573) are refused before anything is painted.
+The part ``teachers`` says what one learner makes of pictures that the recipe's teacher painted in several numbers of
+steps, and further ones (``--teachers runs/fast/teacher`` of `stablerep train distillation`), beside their time.
 
 Captions that never name the class need another world, with 384 of them for training, and a teacher that has read such
 captions, which the shipped one has not. With a recipe classless.toml of the lines ``extends = "fashion"``,
@@ -21,7 +23,7 @@ captions, which the shipped one has not. With a recipe classless.toml of the lin
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import tyro
 
 from claims_parts import LEARNERS, PARTS, TRAIN, Cell, Claims, captions_of, real_pictures
 from crossing import crossing
+from durations import seconds_by_step, seconds_of_painting
 from mistakes import in_one_sentence
 from stablerep import config as config_module
 from stablerep.audit.match import MatchAuditConfig, audit_match
@@ -63,6 +66,7 @@ def main(config: Claims) -> None:
             "part": part,
             "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
             "provenance": provenance(),
+            "seconds": _seconds(config, part, [cell for cell, _ in cells]),
             "points": points,
         }
         content |= DIFFERENCES[part](config) if part in DIFFERENCES else {}
@@ -91,7 +95,7 @@ def plan(config: Claims) -> dict[str, list[tuple[Cell, Recipe]]]:
 def with_sizes(cell: Cell, real: Mapping[str, int]) -> Cell:
     """The cell with its numbers of captions; ``UserError`` where there are not so many."""
     num = sum(number >= cell.least_real for number in real.values())
-    sizes = cell.num_captions or (num,)
+    sizes = tuple(num if size == "all" else size for size in cell.num_captions)
     if max(sizes) > num:
         raise UserError(
             f"{cell.value}: {max(sizes)} captions with at least {cell.least_real} real pictures are asked for, and the "
@@ -103,7 +107,7 @@ def with_sizes(cell: Cell, real: Mapping[str, int]) -> Cell:
 def recipe_of(config: Claims, base: Recipe, cell: Cell, real: Mapping[str, int]) -> dict[str, Any]:
     """The recipe of a cell: what it extends, and how it differs from that."""
     left_out = _with_too_few(cell, real)
-    painting: dict[str, Any] = {} if cell.guidance is None else {"guidance_scale": cell.guidance}
+    painting = dict(cell.painting)
     if left_out:
         where = config_module.recipe_table(base, ("generate",), config.settings).get("where", TRAIN)
         painting["where"] = f"({where}) AND id NOT IN ({left_out})"
@@ -122,7 +126,7 @@ def recipe_of(config: Claims, base: Recipe, cell: Cell, real: Mapping[str, int])
 def _with_too_few(cell: Cell, real: Mapping[str, int]) -> str:
     """The captions before the last one of a cell that have too few real pictures for it, as a list in a filter."""
     enough = sorted(caption for caption, number in real.items() if number >= cell.least_real)
-    last = enough[max(cell.num_captions or (len(enough),)) - 1]
+    last = enough[max(cell.sizes) - 1]
     few = sorted(caption for caption, number in real.items() if number < cell.least_real and caption < last)
     return ", ".join(f"'{caption}'" for caption in few)
 
@@ -156,27 +160,29 @@ def views_per_step(base: Recipe, recipe: Recipe, arm: str) -> int:
 
 def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe) -> dict[str, Any]:
     """The point of a cell: what its learners learned from, and what they score."""
+    seeds = config.seeds_of(part)
     if cell.audited:
-        _audit(config, cell)
+        _audit(config, cell, seeds[0])
     folder = config.out / part / str(cell.value)
     write_text(folder / "recipe.toml", tomli_w.dumps(recipe))
-    assert cell.num_captions is not None
     asked = CompareConfig(
         out=folder,
         world=str(config.world),
         settings=str(folder / "recipe.toml"),
         arms=cell.arms,
-        num_captions=cell.num_captions,
+        num_captions=cell.sizes,
         num_images=cell.num_images,
         num_steps=config.num_steps,
-        seeds=config.seeds,
+        seeds=seeds,
         painted=_painted(config, cell),
     )
     found = compare(asked, console=Console()).to_json()
     trained = {(row["arm"], row["num_captions"]) for row in found["rows"] if row["arm"] in cell.arms}
-    names = [f"{_name(arm)}-{num}-seed-{config.seeds[0]}" for arm, num in sorted(trained)]
+    names = [f"{_name(arm)}-{num}-seed-{seeds[0]}" for arm, num in sorted(trained)]
     return {
         "value": cell.value,
+        "place": seconds_of_painting(_painted(config, cell)) if cell.is_timed else cell.place,
+        "line": cell.line,
         "learned_from": {name: learned_from(folder / "runs" / name) for name in names},
         "rows": found["rows"],
         "measurements": found["measurements"],
@@ -204,11 +210,17 @@ def drawn_from(data: DataConfig, seed: int) -> dict[str, float]:
     }
 
 
+def _seconds(config: Claims, part: str, cells: Sequence[Cell]) -> dict[str, float]:
+    """What the steps of a part took; paintings and the matcher, which parts share, count in each of them."""
+    folders = [config.out / part, *([config.out / "matcher"] if any(cell.audited for cell in cells) else [])]
+    return seconds_by_step(folders, {_painted(config, cell) for cell in cells})
+
+
 def _painted(config: Claims, cell: Cell) -> Path:
     return config.out / "painted" / f"{cell.painted}.lance"
 
 
-def _audit(config: Claims, cell: Cell) -> None:
+def _audit(config: Claims, cell: Cell, seed: int) -> None:
     """Paint, and match every picture with its caption by a CLIP that learned from the real ones."""
     table, captions = _painted(config, cell), config.world / "captions.lance"
     recipe = config_module.read_recipe(config.settings)
@@ -223,7 +235,7 @@ def _audit(config: Claims, cell: Cell) -> None:
         "out": table,
         "limit": config.num_captions,
         "num_images": config.kept_of,
-        "seed": config.seeds[0],  # that of the comparison, which paints into the same table
+        "seed": seed,  # that of the comparison, which paints into the same table
     }
     generate(configured(GenerateConfig, ("generate",), painting), console=console)
     data = {"images": [config.world / "images.lance"], "captions": captions}
@@ -238,7 +250,10 @@ def _audit(config: Claims, cell: Cell) -> None:
 def _matrix_differences(config: Claims) -> dict[str, Any]:
     """The claims: learning from painted pictures against learning from the real ones of the same captions."""
     folder = config.out / "matrix" / "same captions" / "scores"
-    scores = [Scores.read(folder / f"{config.num_captions}-captions-seed-{seed}") for seed in config.seeds]
+    scores = [
+        Scores.read(folder / f"{config.num_captions}-captions-seed-{seed}")
+        for seed in config.seeds_of("matrix")
+    ]
     there = {record.encoder.rsplit(f"-{config.num_captions}-", 1)[0] for record in scores[0].records}
     against = [
         {"ours": ours, "theirs": theirs, **summary}
@@ -286,7 +301,7 @@ def real_needed(
 def _scores(config: Claims, value: str, num_pictures: int) -> list[Scores]:
     folder = config.out / "headline" / value / "scores"
     num = captions_of(num_pictures)
-    return [Scores.read(folder / f"{num}-captions-seed-{seed}") for seed in config.seeds]
+    return [Scores.read(folder / f"{num}-captions-seed-{seed}") for seed in config.seeds_of("headline")]
 
 
 def _name(arm: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stablerep.errors import UserError
 
@@ -12,6 +12,8 @@ RIVALS = ("simclr:real", "clip:real")
 PAINTED = ("simclr:painted", "clip:painted", "stablerep:painted", "stablerep-plus:painted")
 LEARNERS = ("stablerep", "stablerep-plus", "simclr", "clip", "supervised")
 TRAIN = "split = 'train'"
+FIVE_SEEDS = ("matrix", "reference")
+"""Parts whose numbers stand side by side in one table of five seeds; curves have three."""
 VIEWS = 4
 """Views of a caption in a batch, over whatever pictures there are of it."""
 
@@ -26,21 +28,25 @@ class Claims:
     """Recipe of the world: icons or fashion."""
     out: Path
     parts: tuple[str, ...] = ("matrix",)
-    """Of matrix, reference, sizes, images, guidance, mix, kept, weights, headline."""
+    """Of matrix, reference, sizes, images, guidance, mix, kept, weights, teachers, headline."""
     num_captions: int = 2000
     """Captions of all parts but `reference`, `sizes`, `headline` and the fixed half of `images`."""
-    sizes: tuple[int, ...] = (250, 500, 1000, 2000)
-    headline: tuple[int, ...] = (500, 1000)
+    sizes: tuple[int | Literal["all"], ...] = (250, 500, 1000, 2000, "all")
+    headline: tuple[int, ...] = (1000, 2000)
     """Painted pictures that StableRep+ learns from, two of each caption."""
-    times: tuple[float, ...] = (1.0, 2.5, 5.0)
+    times: tuple[float, ...] = (1.0, 2.5)
     """So many times as many real pictures CLIP gets in `headline`, two of each caption as well."""
     num_images: int = 4
-    """Pictures painted per caption in `matrix`, `sizes` and `guidance`."""
+    """Pictures painted per caption in `matrix`, `sizes`, `guidance` and `teachers`."""
     images: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Pictures painted per caption in `images`."""
     fixed: int = 2400
     """Pictures painted in all, however many of each caption, in the fixed half of `images`."""
-    guidance: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    guidance: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+    teacher_steps: tuple[int, ...] = (4, 8, 12)
+    """Steps in which the teacher of the recipe paints in `teachers`."""
+    teachers: tuple[str, ...] = ()
+    """Further painters in `teachers`, each in its own steps, such as a distilled one."""
     real_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Shares of real ones among the pictures that a learner sees, in `mix`."""
     kept: tuple[float, ...] = (1.0, 0.75, 0.5)
@@ -50,7 +56,12 @@ class Claims:
     num_steps: int = 1000
     num_train: int = 10_000
     """Labelled real pictures that the probes are fitted on."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] | None = None
+    """Where not given, 0 to 4 in `matrix` and `reference`, and 0 to 2 elsewhere."""
+
+    def seeds_of(self, part: str) -> tuple[int, ...]:
+        """Run seeds of a part."""
+        return self.seeds or tuple(range(5 if part in FIVE_SEEDS else 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +70,8 @@ class Cell:
 
     value: float | str
     arms: tuple[str, ...]
-    num_captions: tuple[int, ...] | None
-    """None: all that have a real picture to learn from."""
+    num_captions: tuple[int | Literal["all"], ...]
+    """all: that have a real picture to learn from."""
     num_images: int
     """Painted pictures of each caption that are learned from."""
     painted: str
@@ -72,9 +83,21 @@ class Cell:
     where: str = TRAIN
     audited: bool = False
     """The table of painted pictures is filled, and matched with its captions, before."""
-    guidance: float | None = None
+    painting: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further settings of `stablerep generate`."""
+    is_timed: bool = False
+    """Its place is the seconds that painting took."""
+    place: float | None = None
+    """Where it lies on the axis of a figure; None where that is the number of captions, or no number."""
+    line: str = "{arm}"
+    """Name of its lines in a figure; {arm} is replaced by the arm."""
     data: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """By method, further settings of its data."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of captions, once it is counted how many "all" are."""
+        return tuple(num for num in self.num_captions if isinstance(num, int))
 
     def learner(self, method: str, left_out: str = "") -> dict[str, Any]:
         """Settings of the data of one method, without the captions that a filter leaves out."""
@@ -107,7 +130,7 @@ def _matrix(config: Claims) -> Iterator[Cell]:
 def _reference(config: Claims) -> Iterator[Cell]:
     """The rivals on all real pictures that the teacher learned from, which no learner of the matrix sees."""
     cell = _cell(config, "all real", (*RIVALS, "supervised:real"))
-    yield dataclasses.replace(cell, num_captions=None, num_real=None)
+    yield dataclasses.replace(cell, num_captions=("all",), num_real=None)
 
 
 def _sizes(config: Claims) -> Iterator[Cell]:
@@ -123,9 +146,14 @@ def _images(config: Claims) -> Iterator[Cell]:
                 f"images {num} does not divide fixed {config.fixed}, so that the budgets would differ; "
                 "choose numbers that divide it (--images, --fixed)"
             )
-        for name, captions in ((f"{num}", config.num_captions), (f"{num} fixed", config.fixed // num)):
+        for name, line, captions in (
+            (f"{num}", "{arm}", config.num_captions),
+            (f"{num} fixed", "{arm}, fixed number painted", config.fixed // num),
+        ):
             yield dataclasses.replace(
                 _cell(config, name, ("simclr:painted", "stablerep:painted")),
+                place=num,
+                line=line,
                 num_captions=(captions,),
                 num_images=num,
                 painted="images",
@@ -136,7 +164,8 @@ def _images(config: Claims) -> Iterator[Cell]:
 def _guidance(config: Claims) -> Iterator[Cell]:
     for scale in config.guidance:
         cell = _cell(config, scale, ("simclr:painted", "clip:painted", "stablerep:painted"))
-        yield dataclasses.replace(cell, painted=f"guidance-{scale:g}", guidance=scale)
+        painting = {"guidance_scale": scale}
+        yield dataclasses.replace(cell, place=scale, painted=f"guidance-{scale:g}", painting=painting)
 
 
 def _mix(config: Claims) -> Iterator[Cell]:
@@ -148,6 +177,8 @@ def _mix(config: Claims) -> Iterator[Cell]:
             data["mix"] = [1 - share, share]  # the painted table comes first
         yield dataclasses.replace(
             _cell(config, share, (f"stablerep-plus:{source}",)),
+            place=share,
+            line="stablerep-plus",
             num_images=VIEWS,
             painted=f"images-{VIEWS}",
             num_real=VIEWS,
@@ -162,15 +193,19 @@ def _kept(config: Claims) -> Iterator[Cell]:
         num = max(1, round(share * config.kept_of))
         cell = dataclasses.replace(
             _audited(config, f"random {num} of {config.kept_of}", ("stablerep:painted",)),
+            place=num,
+            line="{arm}, random",
             num_images=num,
             data={"stablerep": _views_over(num)},
         )
         if num == config.kept_of:
-            yield dataclasses.replace(cell, value=f"all {num}")
+            yield dataclasses.replace(cell, value=f"all {num}", line="{arm}, all")
             continue
         yield cell
         best = f"{TRAIN} AND match_rank < {num}"
-        yield dataclasses.replace(cell, value=f"best {num} of {config.kept_of}", where=best)
+        yield dataclasses.replace(
+            cell, value=f"best {num} of {config.kept_of}", line="{arm}, best", where=best
+        )
 
 
 def _weights(config: Claims) -> Iterator[Cell]:
@@ -190,11 +225,36 @@ def _audited(config: Claims, value: str, arms: tuple[str, ...]) -> Cell:
     )
 
 
+def _teachers(config: Claims) -> Iterator[Cell]:
+    """The same learner on pictures of several teachers: what it reaches, beside how long they painted."""
+    paintings: list[tuple[str, dict[str, Any]]] = [
+        (f"{num} steps", {"num_inference_steps": num}) for num in config.teacher_steps
+    ]
+    paintings += [(_called(teacher), {"teacher": teacher}) for teacher in config.teachers]
+    names = [name for name, _ in paintings]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"two teachers would have one name among {', '.join(names)}; give different steps, and teachers in folders "
+            "of different names (--teacher-steps, --teachers)"
+        )
+    for name, painting in paintings:
+        cell = _cell(config, name, ("stablerep:painted",))
+        painted = f"teacher-{name.replace(' ', '-')}"
+        yield dataclasses.replace(cell, painted=painted, painting=painting, is_timed=True)
+
+
+def _called(teacher: str) -> str:
+    """The name of a teacher, of the run where it is the ``teacher`` folder of one."""
+    path = Path(teacher)
+    return path.parent.name if path.name == "teacher" and path.parent.name else path.name
+
+
 def _headline(config: Claims) -> Iterator[Cell]:
     """n counts pictures, as in the paper: both get half as many captions with two pictures each."""
     for num in config.headline:
         yield dataclasses.replace(
             _cell(config, f"{num} painted", ("stablerep-plus:painted",)),
+            place=num,
             num_captions=(captions_of(num),),
             num_images=2,
             least_real=2,
@@ -204,6 +264,7 @@ def _headline(config: Claims) -> Iterator[Cell]:
     for num in real_pictures(config):
         yield dataclasses.replace(
             _cell(config, f"{num} real", ("clip:real",)),
+            place=num,
             num_captions=(captions_of(num),),
             num_real=2,
             least_real=2,
@@ -234,5 +295,6 @@ PARTS: dict[str, Callable[[Claims], Iterator[Cell]]] = {
     "mix": _mix,
     "kept": _kept,
     "weights": _weights,
+    "teachers": _teachers,
     "headline": _headline,
 }

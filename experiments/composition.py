@@ -4,7 +4,7 @@
     stablerep train supervised --recipe fashion --data.images fashion/images.lance --out judge
     python experiments/composition.py --world fashion --judge judge --out composition
 
-Of every class one tone is held out (no dark bag, no light shirt, ...), though each word occurs with others. A painter
+Of every class one tone is held out (no light bag, no dark shirt, ...), though each word occurs with others. A painter
 that learned without these pairs, and one that learned from everything for as many steps, paint captions of the held-out
 pairs and of the others with the same noise. A linear probe on a judge that learned from real pictures names the class;
 the tone is measured on the picture, with the cuts by which the captions were written. Then both paint two-object

@@ -31,7 +31,7 @@ from stablerep.generation.editing import Moves, text_map
 from stablerep.generation.editor import EditSettings, weights_of
 from stablerep.generation.pipelines import DiffusersTeacher
 from stablerep.generation.settings import PaintConfig
-from stablerep.generation.teacher import load_teacher
+from stablerep.generation.teacher import load_diffusers_teacher
 from stablerep.run import write_text
 from stablerep.store import CaptionTable, in_style
 
@@ -84,7 +84,7 @@ HEADER = ("concept", "styles", "vectors", "weight", "ridge", "known left, %", "n
 
 def main(config: Config) -> None:
     """Solve the edits with all settings and print what they leave."""
-    teacher = load_teacher(config.teacher, PaintConfig(dtype="float32", device="cpu"))
+    teacher = load_diffusers_teacher(config.teacher, PaintConfig(dtype="float32", device="cpu"))
     texts = CaptionTable.open(config.world / "captions.lance").read(["id", "text"], "split = 'train'")
     ordered = texts.sort_by("id")["text"].to_pylist()
     rng = runtime.numpy_generator("edit settings", config.seed)
@@ -101,8 +101,9 @@ def solved(config: Config, teacher: DiffusersTeacher, concept: str, texts: Seque
     seen = layers.T @ layers  # |W x|^2 = x^T W^T W x
     naming = [text for text in texts if mentions(text, concept)]
     contexts = [text for number, text in enumerate(naming) if number % 3]
+    every = styles or (None,)
     others = [
-        in_style(text, styles[number % len(styles)]) for number, text in enumerate(without(texts, [concept]))
+        in_style(text, every[number % len(every)]) for number, text in enumerate(without(texts, [concept]))
     ]
     preserved = side.moments(others[: config.num_preserved])["tokens"]
     rest = _tokens(side, others[config.num_preserved :][: config.num_held_out])

@@ -5,10 +5,13 @@
     python experiments/painter_claims.py --world fashion --settings fashion --painter teacher-fashion \
         --teacher fashion --judge judge --out painter-claims
 
-Arms: one real picture per caption; K painted ones; those of them that match their caption best; real and painted; and
-painted ones with hidden features aligned to an encoder (REPA). All train at a constant rate with averaged weights and
-are scored on validation captions at equal steps, with the same noise. Writes OUT/painter-claims.json and .png; what
-is there already is neither trained, painted nor judged again, and is refused where it belongs to other settings.
+Arms: one real picture per caption; K painted ones; those of them that match their caption best; real and painted;
+painted ones with hidden features aligned to an encoder (REPA), after every ``--alignment-block`` and with every
+``--alignment-weight`` that is given; and painted ones with captions read by the text tower of an image-text run. All
+train at a constant rate with averaged weights and are scored on validation captions at equal steps, with the same
+noise. With ``--best-of N`` the last painter of every training paints N pictures per caption, and the one that matches
+it best is judged beside all. Writes OUT/painter-claims.json and .png; what is there already is neither trained, painted
+nor judged again, and is refused where it belongs to other settings.
 """
 
 import dataclasses
@@ -22,7 +25,22 @@ from typing import Any, Literal
 import tyro
 
 from mistakes import in_one_sentence
-from painter_scores import BOTH, HEADER, PAINTED, REAL, Curves, Score, draw, real_needed, summarise, table_of
+from painter_arms import ARMS, Arm, chosen_arms
+from painter_scores import (
+    BEST_HEADER,
+    BOTH,
+    HEADER,
+    PAINTED,
+    REAL,
+    Curves,
+    Score,
+    best_table_of,
+    draw,
+    real_needed,
+    summarise,
+    summarise_best,
+    table_of,
+)
 from stablerep import config as config_module
 from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.captions.worlds import world_name
@@ -40,32 +58,6 @@ from stored import measured_once
 from usable import usable_real
 
 TRAIN = "split = 'train'"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """What a painter learns from, the encoder it is aligned to, and the arms that it is held against."""
-
-    source: str
-    against: tuple[str, ...] = ()
-    best_half: bool = False
-    """Of the painted pictures of each caption only the half that matches it best."""
-    align: str | None = None
-    """stablerep, simclr or untrained."""
-
-
-ARMS: dict[str, Arm] = {
-    REAL: Arm(source=REAL),
-    PAINTED: Arm(source=PAINTED, against=(REAL,)),
-    "painted, best half": Arm(source=PAINTED, against=(REAL, PAINTED), best_half=True),
-    BOTH: Arm(source=BOTH, against=(REAL, PAINTED)),
-    "painted + StableRep": Arm(source=PAINTED, against=(PAINTED,), align="stablerep"),
-    "painted + SimCLR": Arm(source=PAINTED, against=(PAINTED,), align="simclr"),
-    "painted + untrained": Arm(source=PAINTED, against=(PAINTED,), align="untrained"),
-    "both + StableRep": Arm(source=BOTH, against=(BOTH,), align="stablerep"),
-    "both + SimCLR": Arm(source=BOTH, against=(BOTH,), align="simclr"),
-    "both + untrained": Arm(source=BOTH, against=(BOTH,), align="untrained"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,35 +84,46 @@ class Config:
     """Validation captions that every score paints, twice each."""
     num_train: int | None = None
     """Real pictures that train the judge's probe, anew for every score; all where not given."""
-    alignment_block: int = 3
-    alignment_weight: float = 0.5
+    alignment_block: tuple[int, ...] = (3,)
+    alignment_weight: tuple[float, ...] = (0.5,)
+    best_of: int = 1
+    """Pictures of each validation caption of which the best by match is judged, at the end of every training."""
+    matcher: str | None = None
+    """Image-text run that ranks them, best one that saw no painted picture; the experiment's own CLIP, which learned
+    from the real ones, where not given."""
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
 def main(config: Config) -> None:
     """Train and score every arm at every size, then write table and figure."""
-    unknown = sorted(set(config.arms) - ARMS.keys())
-    if unknown:
-        raise UserError(f"unknown arm {unknown[0]!r}; there are: {', '.join(ARMS)} (--arms)")
     lab = _Lab(config)
     for num in lab.sizes:
         lab.check_same_captions(num)
     curves: dict[int, Curves] = {
-        num: {name: [lab.curve(name, num, seed) for seed in config.seeds] for name in config.arms}
+        num: {name: [lab.curve(name, num, seed) for seed in config.seeds] for name in lab.arms}
         for num in lab.sizes
     }
     results = [
-        summarise(name, num, curves[num], ARMS[name].against) for num in lab.sizes for name in config.arms
+        summarise(name, num, curves[num], arm.against) for num in lab.sizes for name, arm in lab.arms.items()
+    ]
+    best = [
+        summarise_best(name, num, [lab.best_of(name, num, seed) for seed in config.seeds])
+        for num in lab.sizes
+        for name in lab.arms
+        if config.best_of > 1
     ]
     content = {
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "provenance": provenance(),
         "results": results,
         "real_needed": real_needed(curves),
+        "best_of": best,
     }
     write_text(config.out / "painter-claims.json", json.dumps(content, indent=1) + "\n")
     draw(results, config.out / "painter-claims.png")
     lab.console.table(str(config.out), HEADER, table_of(results))
+    if best:
+        lab.console.table(f"best of {config.best_of}", BEST_HEADER, best_table_of(best))
 
 
 class _Lab:
@@ -128,6 +131,7 @@ class _Lab:
 
     def __init__(self, config: Config) -> None:
         self.config, self.console = config, Console()
+        self.arms = chosen_arms(config.arms, config.alignment_block, config.alignment_weight)
         self.captions, self.real = config.world / "captions.lance", config.world / "images.lance"
         self.benchmark = "fashion" if world_name(config.world) == "fashion" else "icons"
         self.recipes = {name: config_module.read_recipe(name) for name in {config.settings, config.painter}}
@@ -142,11 +146,11 @@ class _Lab:
     def check_same_captions(self, num: int) -> None:
         """``UserError`` where filters and failures take captions from one arm and not from another."""
         chosen = {}
-        for name in self.config.arms:
+        for name, arm in self.arms.items():
             table = config_module.recipe_table(
                 self.recipes[self.config.painter], ("train", "text-to-image", "data"), self.config.painter
             )
-            data = config_module.build(DataConfig, table, self._data(ARMS[name], num), origin=name)
+            data = config_module.build(DataConfig, table, self._data(arm, num), origin=name)
             chosen[name] = set(ViewSource(data, seed=self.config.seeds[0]).caption_ids)
         (first, captions), *others = chosen.items()
         for name, theirs in others:
@@ -158,16 +162,18 @@ class _Lab:
 
     def curve(self, name: str, num: int, seed: int) -> list[Score]:
         """Scores of one arm at one size along one training."""
-        arm, every = ARMS[name], self.config.num_steps // self.config.num_points
-        folder = self.config.out / f"{num}-captions" / _plain(name) / f"seed-{seed}"
+        arm, every = self.arms[name], self.config.num_steps // self.config.num_points
+        folder = self._folder(name, num, seed)
         vae = find_teacher(self.config.teacher, download=False) / "vae"
         method: dict[str, Any] = {"autoencoder": vae}
         if arm.align:
             method["alignment"] = {
                 "encoder": self._encoder(arm.align, num, seed),
-                "block": self.config.alignment_block,
-                "weight": self.config.alignment_weight,
+                "block": arm.block,
+                "weight": arm.weight,
             }
+        if arm.text:
+            method["text_from"] = self._encoder(arm.text, num, seed)
         self._train(
             "text-to-image",
             self.config.painter,
@@ -185,35 +191,66 @@ class _Lab:
         steps = range(every, every * self.config.num_points + 1, every)
         return [self._score(folder, step, seed) for step in steps]
 
+    def best_of(self, name: str, num: int, seed: int) -> dict[str, Score]:
+        """Scores of ``best_of`` pictures of each caption by the painter at the end of a training: all, and the best."""
+        folder = self._folder(name, num, seed)
+        path = folder / f"best-of-{self.config.best_of}.json"
+        found = measured_once(path, self._judged_by("matcher"), lambda: self._ranked(folder, seed))
+        return {kind: config_module.build(Score, one, origin=str(folder)) for kind, one in found.items()}
+
+    def _ranked(self, folder: Path, seed: int) -> dict[str, Any]:
+        step = self.config.num_steps // self.config.num_points * self.config.num_points
+        place = f"best-of-{self.config.best_of}"
+        painted = self._paint(folder, step, seed, place, self.config.best_of)
+        matcher = self.config.matcher or str(self._matcher())
+        audit_match(
+            MatchAuditConfig(images=painted, captions=self.captions, encoder=matcher), console=self.console
+        )
+        return {
+            "all": dataclasses.asdict(self._judge(painted, folder, step, place)),
+            "best": dataclasses.asdict(self._judge(painted, folder, step, f"{place}-best", "match_rank = 0")),
+        }
+
+    def _judged_by(self, *further: str) -> dict[str, Any]:
+        """Settings that a score belongs to."""
+        names = ("world", "settings", "judge", "num_judged", "num_train", *further)
+        return {name: getattr(self.config, name) for name in names}
+
+    def _folder(self, name: str, num: int, seed: int) -> Path:
+        return self.config.out / f"{num}-captions" / _plain(name) / f"seed-{seed}"
+
     def _score(self, folder: Path, step: int, seed: int) -> Score:
         """Paint validation captions with the painter of one step, with the same noise for all, and judge them."""
-        names = ("world", "settings", "judge", "num_judged", "num_train")
-        settings = {name: getattr(self.config, name) for name in names}
+        place = f"step-{step}"
         found = measured_once(
-            folder / f"step-{step}.json",
-            settings,
-            lambda: dataclasses.asdict(self._judged(folder, step, seed)),
+            folder / f"{place}.json",
+            self._judged_by(),
+            lambda: dataclasses.asdict(
+                self._judge(self._paint(folder, step, seed, place, 2), folder, step, place)
+            ),
         )
         return config_module.build(Score, found, origin=str(folder))
 
-    def _judged(self, folder: Path, step: int, seed: int) -> Score:
-        painted = folder / f"step-{step}" / "images.lance"
+    def _paint(self, folder: Path, step: int, seed: int, place: str, num_images: int) -> Path:
+        """Pictures of the validation captions by the painter of one step."""
+        painted = folder / place / "images.lance"
         painting = {
             "captions": self.captions,
             "teacher": str(folder / "run" / "exports" / f"step-{step}" / "teacher"),
             "out": painted,
             "where": "split = 'validation'",
             "limit": self.config.num_judged,
-            "num_images": 2,
+            "num_images": num_images,
             "seed": seed,
         }
         generate(self._configured(GenerateConfig, ("generate",), painting), console=self.console)
+        return painted
+
+    def _judge(self, painted: Path, folder: Path, step: int, place: str, where: str | None = None) -> Score:
+        """What the judge says of the pictures that a filter lets through."""
         # All scores lie in one folder, where the features of the judge's own pictures are computed once.
-        out = (
-            self.config.out
-            / "scores"
-            / f"{'-'.join(folder.relative_to(self.config.out).parts)}-step-{step}.json"
-        )
+        name = f"{'-'.join(folder.relative_to(self.config.out).parts)}-{place}"
+        out = self.config.out / "scores" / f"{name}.json"
         scores = evaluate_painter(
             PainterConfig(
                 images=painted,
@@ -221,6 +258,7 @@ class _Lab:
                 benchmark=self.benchmark,  # type: ignore[arg-type]
                 judge=self.config.judge,
                 num_train=self.config.num_train,
+                where=where,
                 split="validation",
                 search_copies=False,
                 out=out,
@@ -232,7 +270,7 @@ class _Lab:
             scores.fidelity.mean_per_class.value,
             kid.mean if kid else None,
             kid.floor_95 if kid else None,
-            out.with_name(f"{out.stem}-named.parquet"),
+            out.with_name(f"{name}-named.parquet"),
         )
 
     def _data(self, arm: Arm, num: int) -> dict[str, Any]:
@@ -271,14 +309,17 @@ class _Lab:
             "num_images": self.config.num_images,
         }
         generate(self._configured(GenerateConfig, ("generate",), painting), console=self.console)
-        data = {"images": [self.real], "captions": self.captions}
-        matcher, steps = self.config.out / "matcher", self.config.encoder_steps
-        self._train("clip", self.config.settings, {"out": matcher, "num_steps": steps, "data": data})
-        matching = MatchAuditConfig(images=table, captions=self.captions, encoder=str(matcher))
+        matching = MatchAuditConfig(images=table, captions=self.captions, encoder=str(self._matcher()))
         return {"num_pictures": audit_match(matching, console=self.console).num_pictures}
 
+    def _matcher(self) -> Path:
+        """A CLIP that learned from the real pictures."""
+        data = {"images": [self.real], "captions": self.captions}
+        settings = {"out": self.config.out / "matcher", "num_steps": self.config.encoder_steps, "data": data}
+        return self._train("clip", self.config.settings, settings)
+
     def _encoder(self, kind: str, num: int, seed: int) -> Path:
-        """The encoder to align to: trained on the painted pictures of these captions, or as it was before training."""
+        """A run on the painted pictures of these captions, to align to or to read with; or one before its training."""
         folder = self.config.out / f"{num}-captions" / "encoders" / f"{kind}-{seed}"
         if kind != "untrained":
             settings = {"out": folder, "num_steps": self.config.encoder_steps, "seed": seed}
@@ -302,7 +343,7 @@ class _Lab:
 
 def _plain(name: str) -> str:
     """The name of an arm as the name of a folder."""
-    return re.sub(r"[^a-z]+", "-", name.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the curves of painter_claims.py say: differences, steps and pictures that are needed, and the figure."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from stablerep.evaluation.intervals import GroupBootstrap, Interval, over_seeds
 from stablerep.run import write_atomically
 
 REAL, PAINTED, BOTH = "real", "painted", "both"
+_LABELS = {
+    "fidelity": "prompt fidelity on validation captions, %",
+    "kid": "KID to real pictures of validation captions",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,10 @@ def summarise(name: str, num: int, curves: Curves, against: Sequence[str]) -> di
     }
 
 
-HEADER = ("arm", "captions", "fidelity at the end, %", "ahead, points", "steps to the end of real, %")
+HEADER = (
+    "arm", "captions", "fidelity at the end, %", "ahead, points", "steps to the end of real, %",
+    "KID at the end (real against real)",
+)  # fmt: skip
 
 
 def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -74,9 +82,45 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                 f"{100 * result['final_fidelity']:.1f}",
                 ", ".join(ahead),
                 "" if share is None else f"{100 * share:.0f}",
+                _final_kid(result),
             )
         )
     return rows
+
+
+def _final_kid(result: Mapping[str, Any]) -> str:
+    """Mean over seeds, and 95 % of what real pictures have to one another; empty where one was not measured."""
+    ends = [run[-1] for run in result["kid"]]
+    return "" if None in ends else f"{np.mean(ends):.2g} ({result['kid_floor']:.2g})"
+
+
+BEST_HEADER = ("arm", "captions", "all, %", "best by match, %", "ahead, points")
+
+
+def summarise_best(name: str, num: int, runs: Sequence[Mapping[str, Score]]) -> dict[str, Any]:
+    """Fidelity of all pictures of each caption beside that of the best of them; paired over captions and seeds."""
+    best, everything = ([[run[kind]] for run in runs] for kind in ("best", "all"))
+    return {
+        "arm": name,
+        "num_captions": num,
+        "all": final(everything),
+        "best": final(best),
+        "ahead": _ahead_of(best, everything),
+    }
+
+
+def best_table_of(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows under ``BEST_HEADER`` of what ``summarise_best`` found."""
+    return [
+        (
+            one["arm"],
+            f"{one['num_captions']:,}",
+            f"{100 * one['all']:.1f}",
+            f"{100 * one['best']:.1f}",
+            Interval.read(one["ahead"]).in_percent(sign=True),
+        )
+        for one in found
+    ]
 
 
 def final(runs: Sequence[Sequence[Score]]) -> float:
@@ -126,19 +170,24 @@ def _ahead(mine: Sequence[Path], theirs: Sequence[Path]) -> Any:
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Fidelity against steps, a panel per number of captions, a line per arm."""
+    """Fidelity and, where it was measured, KID against steps: a column per number of captions, a line per arm."""
     sizes = list(dict.fromkeys(result["num_captions"] for result in results))
-    figure = Figure(figsize=(4.6 * len(sizes), 3.6), layout="constrained")
-    grid = figure.subplots(1, len(sizes), squeeze=False)[0]
-    for axes, size in zip(grid, sizes, strict=True):
-        for result in results:
-            if result["num_captions"] == size:
-                curve = 100 * np.array(result["fidelity"])
-                axes.plot(result["steps"], curve.mean(0), label=result["arm"], linewidth=1.4)
+    has_kid = all(kid is not None for result in results for run in result["kid"] for kid in run)
+    rows = ("fidelity", "kid") if has_kid else ("fidelity",)
+    figure = Figure(figsize=(4.6 * len(sizes), 3.6 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(sizes), squeeze=False)
+    for axes, (measure, size) in zip(grid.flat, itertools.product(rows, sizes), strict=True):
+        mine = [result for result in results if result["num_captions"] == size]
+        for result in mine:
+            scale = 100 if measure == "fidelity" else 1
+            curve = scale * np.array(result[measure]).mean(0)
+            axes.plot(result["steps"], curve, label=result["arm"], linewidth=1.4)
+        if measure == "kid":
+            axes.axhline(mine[0]["kid_floor"], linestyle=":", color="grey", label="real against real, 95 %")
         axes.set_title(f"{size:,} captions", fontsize=9, loc="left")
         axes.set_xlabel("steps", fontsize=8)
-        axes.set_ylabel("prompt fidelity on validation captions, %", fontsize=8)
+        axes.set_ylabel(_LABELS[measure], fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    grid[-1].legend(fontsize=7, frameon=False)
+    grid[-1, -1].legend(fontsize=7, frameon=False)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

@@ -3,18 +3,22 @@
     python experiments/tables.py experiments/measured/fashion-matrix.json
 
 Reads what `stablerep compare` wrote (compare.json) or a part of `experiments/claims.py` (PART.json), and prints
-Markdown: one table of all tests, with how far the first arm is ahead in brackets, then what protocols without classes
-found, such as `geometry`, and what the part decides: differences, and how many real pictures equal the painted ones.
+Markdown: one table of all values, arms and tests, with how far the first arm is ahead in brackets; what protocols
+without classes found, such as `geometry`; what is published; and what the part decides: differences, and how many real
+pictures equal the painted ones. ``--figure FILE`` draws the scores of one file against its values.
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 
+from curve_figure import AXES, draw_curves, name_of
 from mistakes import in_one_sentence
+from paper import PAPER
+from stablerep.console import duration
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
 from stablerep.run import read_json
@@ -22,119 +26,154 @@ from stablerep.run import read_json
 Rows = Sequence[Mapping[str, Any]]
 
 
-def main(paths: Sequence[str]) -> None:
+def main(paths: tyro.conf.Positional[tuple[Path, ...]] = (), figure: Path | None = None) -> None:
     """Print the tables of every file."""
     if not paths:
         raise UserError("no file is named; give a compare.json or PART.json")
-    for path in map(Path, paths):
-        print("\n".join(tables(read_json(path), path.stem)))
+    if figure is not None and len(paths) > 1:
+        raise UserError(f"--figure {figure} would show {len(paths)} files; give one file")
+    for path in paths:
+        content = read_json(path)
+        print("\n".join(tables(content, path.stem)))
+        if figure is not None:
+            draw_curves(content, figure)
 
 
 def tables(content: Mapping[str, Any], name: str) -> list[str]:
     """The lines of Markdown for what a file of this name holds."""
-    lines = []
-    for title, part in _parts(content, name):
-        lines += [f"### {title}", "", *_scores(part["rows"]), *_other(part.get("measurements", []))]
-    return [*lines, *_differences(content.get("against", [])), *_needed(content.get("needed", []))]
+    part, lines = content.get("part", ""), []
+    for title, points in _tables_of(content, name):
+        lines += [f"### {title}", "", *_scores(points, part), *_other(points, part)]
+    lines += [*_published(part), *_differences(content.get("against", []))]
+    return [*lines, *_needed(content.get("needed", [])), *_time(content.get("seconds", {}))]
 
 
-def _parts(content: Mapping[str, Any], name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if "points" not in content:
-        yield name, content
-        return
-    for point in content["points"]:
-        yield f"{name}: {point['value']}", point
+def _tables_of(content: Mapping[str, Any], name: str) -> list[tuple[str, Rows]]:
+    """Points that share a table, under its title: those of a curve do."""
+    if "points" not in content or content["part"] in AXES:
+        return [(name, content.get("points", [content]))]
+    return [(f"{name}: {point['value']}", [point]) for point in content["points"]]
 
 
-def _scores(rows: Rows) -> list[str]:
-    """A line for each arm and size, a column for each test and protocol; in brackets how far the first arm is ahead."""
-    tests = list(dict.fromkeys(_test(row) for row in rows))
+def _scores(points: Rows, part: str) -> list[str]:
+    """A line for each value, arm and size, a column for each test; in brackets how far the first arm is ahead.
+
+    Of a curve the baselines, which are the same at every value, come once and last.
+    """
+    tests = list(dict.fromkeys(name_of(row["summary"]) for point in points for row in point["rows"]))
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    baselines: dict[tuple[str, ...], dict[str, str]] = {}
+    for point in points:
+        for row in point["rows"]:
+            arm, summary = row["arm"], row["summary"]
+            if _is_baseline(arm) and part in AXES:
+                key = (*_values(point, part, arm), arm, "")
+                baselines.setdefault(key, {})[name_of(summary)] = _score(summary)
+            else:
+                key = (*_values(point, part, arm), arm, f"{row['num_captions']:,}")
+                found.setdefault(key, {})[name_of(summary)] = _said(summary)
+    return _table((*_value_columns(part), "arm", "captions"), tests, found | baselines)
+
+
+def _table(
+    first: Sequence[str], others: Sequence[str], found: Mapping[tuple[str, ...], Mapping[str, str]]
+) -> list[str]:
+    """A line for each key, whose words come first, and a column for each of the others; nothing without a key."""
+    if not found:
+        return []
     lines = [
-        f"| arm | captions | {' | '.join(tests)} |",
-        "|---" * (len(tests) + 2) + "|",
+        (*first, *others),
+        *((*key, *(row.get(name, "") for name in others)) for key, row in found.items()),
     ]
-    found: dict[tuple[str, int], dict[str, str]] = {}
-    for row in rows:
-        found.setdefault((row["arm"], row["num_captions"]), {})[_test(row)] = _said(row["summary"])
-    lines += [
-        f"| {arm} | {num:,} | {' | '.join(cells.get(test, '') for test in tests)} |"
-        for (arm, num), cells in found.items()
-    ]
-    return [*lines, ""]
+    header, *shown = (f"| {' | '.join(line)} |" for line in lines)
+    return [header, "|---" * len(lines[0]) + "|", *shown, ""]
 
 
-def _test(row: Mapping[str, Any]) -> str:
-    return _name(row["summary"])
+def _value_columns(part: str) -> tuple[str, ...]:
+    """What tells the points of a curve apart."""
+    if part not in AXES:
+        return ()
+    return ("teacher", AXES[part].label) if part == "teachers" else (AXES[part].label,)
 
 
-def _name(summary: Mapping[str, Any]) -> str:
-    return f"{summary['benchmark']}: {summary['test']}, {summary['protocol']}"
+def _values(point: Mapping[str, Any], part: str, arm: str) -> tuple[str, ...]:
+    """Cells of an arm at a point under ``_value_columns``; a baseline has no value."""
+    columns = _value_columns(part)
+    cells = (str(point.get("value", "")), f"{point.get('place') or 0:,.0f}")
+    return ("",) * len(columns) if _is_baseline(arm) else cells[: len(columns)]
+
+
+def _is_baseline(arm: str) -> bool:
+    """Arms are METHOD:SOURCE, baselines have a name."""
+    return ":" not in arm
+
+
+def _published(part: str) -> list[str]:
+    """What is known of the paper's own answer."""
+    found = [(one.value, one.arm, f"{one.percent}", one.source) for one in PAPER if one.part == part]
+    return _table(
+        ("the paper", "arm", "ImageNet, linear probe unless said, %", "source"),
+        (),
+        {line: {} for line in found},
+    )
+
+
+def _score(summary: Mapping[str, Any]) -> str:
+    return Interval.read(summary["mean_per_class"]).in_percent()
 
 
 def _said(summary: Mapping[str, Any]) -> str:
-    value = Interval.read(summary["mean_per_class"]).in_percent()
     if summary["ahead"] is None:
-        return value
+        return _score(summary)
     arm = Interval.read(summary["ahead"])  # the arm minus the first; minus zero would print a sign
     first = Interval(value=0.0 - arm.value, low=0.0 - arm.high, high=0.0 - arm.low)
-    return f"{value} ({first.in_percent(sign=True)})"
+    return f"{_score(summary)} ({first.in_percent(sign=True)})"
 
 
 def _differences(found: Rows) -> list[str]:
     """A line for each pair that is compared, a column for each test and protocol; in points, with interval."""
-    if not found:
-        return []
-    tests = list(dict.fromkeys(_name(one) for one in found))
-    cells: dict[str, dict[str, str]] = {}
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
     for one in found:
         pair = f"{one.get('ours', one.get('painted'))} over {one.get('theirs', one.get('real'))}"
-        cells.setdefault(pair, {})[_name(one)] = Interval.read(one["ahead"]).in_percent(sign=True)
-    return [
-        f"| ahead | {' | '.join(tests)} |",
-        "|---" * (len(tests) + 1) + "|",
-        *(f"| {pair} | {' | '.join(row.get(test, '') for test in tests)} |" for pair, row in cells.items()),
-        "",
-    ]
+        cells.setdefault((pair,), {})[name_of(one)] = Interval.read(one["ahead"]).in_percent(sign=True)
+    return _table(("ahead",), list(dict.fromkeys(map(name_of, found))), cells)
 
 
 def _needed(found: Rows) -> list[str]:
     """With how many real pictures CLIP is level with StableRep+ on painted ones, test by test."""
-    if not found:
-        return []
-    return [
-        "| StableRep+, painted pictures | test | level with CLIP on real pictures |",
-        "|---|---|---|",
-        *(f"| {one['painted']:,} | {_name(one)} | {one['said']} |" for one in found),
-        "",
-    ]
+    level = "level with CLIP on real pictures"
+    cells: dict[tuple[str, ...], dict[str, str]] = {
+        (f"{one['painted']:,}", name_of(one)): {level: one["said"]} for one in found
+    }
+    return _table(("StableRep+, painted pictures", "test"), (level,), cells)
 
 
-def _other(measurements: Rows) -> list[str]:
+def _other(points: Rows, part: str) -> list[str]:
     """Means over seeds with their standard deviations; no number in percent."""
-    if not measurements:
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for point in points:
+        for one in point.get("measurements", []):
+            values = np.array(one["per_run"])
+            spread = (
+                f" ± {values.std(ddof=1):.2g}"
+                if len(values) > 1 and values.std() > 1e-9 * abs(values.mean())
+                else ""
+            )
+            place = (f"{one['arm']}, {one['num_captions']:,}", f"{one['benchmark']}: {one['test']}")
+            key = (*_values(point, part, one["arm"]), *place)
+            found.setdefault(key, {})[one["metric"]] = f"{values.mean():.3g}{spread}"
+    metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
+    return _table((*_value_columns(part), "arm, captions", "test"), metrics, found)
+
+
+def _time(seconds: Mapping[str, float]) -> list[str]:
+    """What was spent, in all and on each kind of step; nothing of a file that does not say."""
+    if not seconds:
         return []
-    metrics = list(dict.fromkeys(one["metric"] for one in measurements))
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for one in measurements:
-        values = np.array(one["per_run"])
-        spread = (
-            f" ± {values.std(ddof=1):.2g}"
-            if len(values) > 1 and values.std() > 1e-9 * abs(values.mean())
-            else ""
-        )
-        place = (f"{one['arm']}, {one['num_captions']:,}", f"{one['benchmark']}: {one['test']}")
-        found.setdefault(place, {})[one["metric"]] = f"{values.mean():.3g}{spread}"
-    return [
-        f"| arm, captions | test | {' | '.join(metrics)} |",
-        "|---" * (len(metrics) + 2) + "|",
-        *(
-            f"| {arm} | {test} | {' | '.join(cells.get(metric, '') for metric in metrics)} |"
-            for (arm, test), cells in found.items()
-        ),
-        "",
-    ]
+    steps = ", ".join(f"{step} {duration(spent)}" for step, spent in seconds.items())
+    return [f"Total time: {duration(sum(seconds.values()))} ({steps}).", ""]
 
 
 if __name__ == "__main__":
     with in_one_sentence():
-        main(sys.argv[1:])
+        tyro.cli(main, description=__doc__)

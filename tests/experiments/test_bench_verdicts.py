@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from generation import tiny_pipelines
+from generation.some_captions import TEXTS, add_captions
 from stablerep.store import ImageTable
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,10 @@ def bench(name: str) -> Any:
 
 
 caching, large_batch, loader, loss = map(bench, ("caching", "large_batch", "loader", "loss"))
+painting, copies_search, logistic_path = map(bench, ("painting", "copies_search", "logistic_path"))
+audit_cost, audit_match, copies_planted, gallery = map(
+    bench, ("audit_cost", "audit_match", "copies_planted", "gallery")
+)
 
 
 def measured(seconds: float, megabytes: float) -> Any:
@@ -94,6 +100,138 @@ def test_memory_of_caching_is_judged_above_what_was_there(
     # 1350 of 1220 MB would look harmless: most of both was there before the first step.
     assert caching.report(whole, caching.Measured(seconds=12, peak=peak, before=900), small) == passed
     assert capsys.readouterr().out.startswith("PASSED" if passed else "FAILED")
+
+
+def painted(faster: float, outside: float) -> Any:
+    seconds = {painting.PLAIN: 10 * faster, painting.OURS: 10, f"{painting.OURS}, compiled": 1}
+    return painting.Measured(steps=8, num_pictures=128, seconds=seconds, outside=outside)
+
+
+def searched(**changes: float) -> Any:
+    return copies_search.Found(
+        **({"size": 100_000, "seconds": 60, "gigabytes": 0.8, "recall": 1.0} | changes)
+    )
+
+
+def waited(page: float, search: float, **more: float) -> dict[str, float]:
+    return {
+        "open tables and model": 9,
+        "first page": page,
+        "search by words": search / 2,
+        "search by meaning": search,
+    } | more
+
+
+@pytest.mark.parametrize(
+    ("report", "found", "passed"),
+    [
+        (painting.report, (painted(1.5, 0.1), "icons"), True),
+        (painting.report, (painted(1.49, 0.1), "icons"), False),  # whatever a compiled one does
+        (painting.report, (painted(1.5, 0.11), "icons"), False),
+        (copies_search.report, (searched(),), True),
+        (copies_search.report, (searched(seconds=121),), False),
+        (copies_search.report, (searched(gigabytes=2.1),), False),
+        (copies_search.report, (searched(recall=0.98),), False),
+        (copies_search.report, (searched(size=200_000, seconds=240, gigabytes=3),), True),
+        (copies_search.report, (searched(size=200_000, recall=0.98),), False),
+        (logistic_path.report, (3.0, 0.001), True),
+        (logistic_path.report, (2.9, 0.0), False),
+        (logistic_path.report, (11.5, 0.0011), False),
+        (audit_cost.report, (0.25,), True),
+        (audit_cost.report, (0.26,), False),
+        (audit_match.report, (0.9,), True),
+        (audit_match.report, (0.89,), False),
+        (copies_planted.report, ({"identical": 1.0, "pasted": 0.95}, 0.0008), True),
+        (copies_planted.report, ({"identical": 1.0, "pasted": 0.94}, 0.0008), False),
+        (copies_planted.report, ({"identical": 1.0, "pasted": 1.0}, 0.001), False),
+        (gallery.report, (waited(2.0, 1.0),), True),
+        (gallery.report, (waited(2.1, 1.0),), False),
+        (gallery.report, (waited(2.0, 1.1),), False),
+        (gallery.report, (waited(0.1, 0.2, **{"first page in Chromium": 2.1}),), False),
+    ],
+)
+def test_each_bench_says_whether_its_bars_are_kept(
+    report: Any, found: tuple[Any, ...], passed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(*found) == passed
+    assert capsys.readouterr().out.splitlines()[-1].startswith("PASSED: " if passed else "FAILED: ")
+
+
+def run(module: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of a bench that reads its words itself."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+    return int(module.main())
+
+
+def test_a_small_search_is_judged_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--sizes", "200", "300", "--threads", str(torch.get_num_threads()))
+    monkeypatch.setattr(copies_search, "MOST_GIGABYTES", 1000)  # of the process that tests
+    assert run(copies_search, monkeypatch, *words) == 0
+    monkeypatch.setattr(copies_search, "MOST_SECONDS", 0)
+    assert run(copies_search, monkeypatch, *words) == 1
+
+
+def test_a_small_path_is_judged_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"--examples": 90, "--features": 6, "--classes": 3, "--constants": 2}
+    words = [
+        *(str(word) for pair in sizes.items() for word in pair),
+        "--threads",
+        str(torch.get_num_threads()),
+    ]
+    monkeypatch.setattr(logistic_path, "LEAST_FASTER", 0)
+    monkeypatch.setattr(logistic_path, "MOST_APART", 1)
+    assert run(logistic_path, monkeypatch, *words) == 0
+    monkeypatch.setattr(logistic_path, "LEAST_FASTER", 1e9)
+    assert run(logistic_path, monkeypatch, *words) == 1
+
+
+@pytest.mark.slow
+def test_painting_is_judged_at_every_number_of_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_pipelines.pixart(tmp_path / "teacher")
+    monkeypatch.setattr(
+        painting, "write_world", lambda config: add_captions(config.out / "captions.lance", TEXTS)
+    )
+    monkeypatch.setattr(painting, "why_no_compile", lambda: "not in a test")
+    config = painting.Config(
+        teacher=str(tmp_path / "teacher"), num_captions=2, num_images=2, steps=(2, 3), where="split = 'train'"
+    )
+    monkeypatch.setattr(painting, "LEAST_FASTER", 0)
+    monkeypatch.setattr(painting, "MOST_OUTSIDE", 1)
+    assert painting.main(config) == 0
+    said = capsys.readouterr().out
+    assert [said.count(f"{config.teacher}: {steps} steps, 4 pictures") for steps in config.steps] == [1, 1]
+    assert said.count("pictures/s") == 6 and said.count("PASSED: at ") == 2
+    monkeypatch.setattr(painting, "MOST_OUTSIDE", 0)
+    assert painting.main(config) == 1
+
+
+@pytest.mark.slow
+def test_the_audit_of_matches_is_judged_on_swapped_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a tiny world, by a model that sees the colours of its labels, as its judge does."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "evaluation"))
+    from tiny_icons import captions, drawing, image_row, real_rows, write_tables
+    from tiny_joint import aligned_model, joint_run
+
+    world = write_tables(tmp_path / "world", real_rows())
+    run_folder = joint_run(tmp_path / "run", aligned_model())
+    ImageTable.open_or_create(tmp_path / "painted.lance").append(
+        image_row(caption, index, drawing(str(caption["label"]), 50_000 + 10 * row + index), origin="painter")
+        for row, caption in enumerate(captions())
+        for index in range(4)
+    )
+    words = {
+        "--world": world, "--encoder": run_folder, "--judge": run_folder, "--training": tmp_path / "painted.lance",
+        "--draws": 1, "--out": tmp_path / "found.json",
+    }  # fmt: skip
+    asked = [str(word) for pair in words.items() for word in pair]
+    monkeypatch.setattr(audit_match, "LEAST_FOUND", 0.3)
+    assert run(audit_match, monkeypatch, *asked) == 0
+    monkeypatch.setattr(audit_match, "LEAST_FOUND", 1.01)
+    assert run(audit_match, monkeypatch, *asked) == 1
 
 
 def test_make_bench_runs_all_and_fails_where_one_missed(tmp_path: Path) -> None:

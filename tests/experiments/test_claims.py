@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+import tyro
 
 import claims
 from claims_parts import PARTS, Claims
@@ -68,6 +69,51 @@ def test_the_weights_are_all_that_differs() -> None:
     assert weighted == {**uniform, "weight": "match_level"}
 
 
+# -- what is asked where nothing is said ------------------------------------------------------------
+
+
+def test_the_table_has_five_seeds_and_curves_have_three() -> None:
+    seeds = {part: asked().seeds_of(part) for part in PARTS}
+    assert {part for part, chosen in seeds.items() if chosen == (0, 1, 2, 3, 4)} == {"matrix", "reference"}
+    assert {chosen for part, chosen in seeds.items() if part not in ("matrix", "reference")} == {(0, 1, 2)}
+    assert asked(seeds=(7,)).seeds_of("matrix") == (7,)
+
+
+def test_the_words_of_the_command_line() -> None:
+    places = ["--world", "w", "--settings", "fashion", "--out", "o"]
+    read = tyro.cli(
+        Claims, args=[*places, "--seeds", "0", "1", "--sizes", "250", "all", "--teachers", "a/teacher"]
+    )
+    assert (read.seeds, read.sizes, read.teachers) == ((0, 1), (250, "all"), ("a/teacher",))
+    assert tyro.cli(Claims, args=places) == asked(world=Path("w"), out=Path("o"))
+
+
+def test_the_headline_fits_into_the_world_fashion() -> None:
+    of_two = Counter(
+        {f"{number:04}": 2 if number < 3240 else 1 for number in range(3494)}
+    )  # as in that world
+    for part, most in (("headline", 2500), ("sizes", 3494), ("reference", 3494)):
+        sizes = [size for cell in PARTS[part](asked()) for size in claims.with_sizes(cell, of_two).sizes]
+        assert max(sizes) == most
+    with pytest.raises(UserError, match=r"4000 captions with at least 1 real .* the world has 3494"):
+        claims.with_sizes(next(PARTS["sizes"](asked(sizes=(4000,)))), of_two)
+
+
+def test_teachers_paint_in_tables_of_their_own() -> None:
+    config = asked(teacher_steps=(4, 12), teachers=("runs/fast/teacher", "other"))
+    cells = {cell.value: cell for cell in PARTS["teachers"](config)}
+    assert {name: dict(cell.painting) for name, cell in cells.items()} == {
+        "4 steps": {"num_inference_steps": 4},
+        "12 steps": {"num_inference_steps": 12},
+        "fast": {"teacher": "runs/fast/teacher"},
+        "other": {"teacher": "other"},
+    }
+    assert len({cell.painted for cell in cells.values()}) == 4
+    assert {cell.arms for cell in cells.values()} == {("stablerep:painted",)}
+    with pytest.raises(UserError, match="two teachers would have one name among fast, fast"):
+        list(PARTS["teachers"](asked(teacher_steps=(), teachers=("a/fast", "b/fast/teacher"))))
+
+
 # -- what is learned from ----------------------------------------------------------------------------
 
 
@@ -100,7 +146,7 @@ def data_of(config: Claims, part: str, place: int, arm: str, folder: Path) -> Da
     read = config_module.read_recipe(str(folder / "cell.toml"))
     real, painted = config.world / "images.lance", claims._painted(config, cell)
     images = {"real": [real], "painted": [painted], "both": [painted, real]}[source]
-    settings = {"images": images, "num_captions": (cell.num_captions or (None,))[0]}
+    settings = {"images": images, "num_captions": cell.sizes[0]}
     if source != "real":
         settings["num_painted"] = cell.num_images
     return config_module.build(DataConfig, read["train"][method]["data"], settings, origin="test")

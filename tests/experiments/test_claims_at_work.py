@@ -14,6 +14,7 @@ from claims_parts import Claims
 from generation import tiny_pipelines
 from learning.tiny_training import ENCODER, HEAD, SIZE, TEXT
 from stablerep.captions.worlds import WorldConfig, write_world
+from stablerep.cost import read_costs
 from stablerep.store import ImageTable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -49,7 +50,7 @@ def small_recipe(teacher: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which five parts were measured."""
+    """The folder in which six parts were measured."""
     folder = tmp_path_factory.mktemp("claims")
     source = write_files(folder / "files", num_train=600, num_test=60)
     write_world(WorldConfig(name="fashion", out=folder / "world", source=source, hide_class=True))
@@ -60,13 +61,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
             world=folder / "world",
             settings=str(folder / "small.toml"),
             out=folder / "out",
-            parts=("matrix", "headline", "mix", "kept", "weights"),
+            parts=("matrix", "headline", "mix", "kept", "weights", "teachers"),
             num_captions=8,
             headline=(16,),
             times=(1.0, 1.5),
             real_shares=(0.5,),
             kept=(0.5,),
             kept_of=4,
+            teacher_steps=(2,),
+            teachers=(str(folder / "teacher"),),
             num_steps=1,
             num_train=60,
             seeds=(0,),
@@ -97,6 +100,27 @@ def test_the_headline_says_captions_and_how_many_real_pictures_are_needed(measur
     assert [one["protocol"] for one in found["needed"]] == ["knn", "linear"]
     lines = tables.tables(found, "headline")
     assert sum(line.startswith("| 16 | fashion: official test") for line in lines) == 2
+
+
+def test_teachers_are_held_against_the_time_that_they_took(measured: Path) -> None:
+    found = json.loads((measured / "teachers.json").read_text())
+    (slow, fast), name = found["points"], measured.parent.name
+    assert (slow["value"], fast["value"]) == ("2 steps", name)
+    for point, table in ((slow, "teacher-2-steps"), (fast, f"teacher-{name}")):
+        assert point["place"] == sum(
+            one.seconds for one in read_costs(measured / "painted" / f"{table}.costs.jsonl")
+        )
+    assert found["seconds"]["generate"] == pytest.approx(slow["place"] + fast["place"], abs=0.01)
+    assert set(found["seconds"]) == {"generate", "train stablerep", "evaluate"}
+    lines = tables.tables(found, "teachers")
+    assert any(line.startswith("| teacher | seconds of painting | arm |") for line in lines)
+    assert lines[-2].startswith("Total time: ")
+
+
+def test_the_time_of_a_part_counts_what_it_shares(measured: Path) -> None:
+    for part in ("kept", "weights"):
+        seconds = json.loads((measured / f"{part}.json").read_text())["seconds"]
+        assert seconds["generate"] > 0 and seconds["train clip"] > 0, part
 
 
 def test_the_mixture_is_half_real(measured: Path) -> None:

@@ -33,9 +33,9 @@ def markdown(lines: list[str]) -> list[Table]:
     return found
 
 
-def page_table(first: str) -> Table:
+def page_table(first: str, page: str = "results.md") -> Table:
     """The table of the page that has a row of this name, alone or before others."""
-    tables_of_page = markdown((ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines())
+    tables_of_page = markdown((ROOT / "docs" / page).read_text(encoding="utf-8").splitlines())
     return next(table for table in tables_of_page if next(iter(table), None) == first)
 
 
@@ -87,7 +87,7 @@ def test_the_matrix() -> None:
     of_fashion = [
         one for one in content if one["benchmark"] == "fashion"
     ]  # another test would take its place
-    geometries = markdown(tables._other(of_fashion))[0]
+    geometries = markdown(tables._other([{"measurements": of_fashion}], "matrix"))[0]
     page = page_table("StableRep, painted")
     assert len(page) == 10
     for said, cells in page.items():
@@ -134,4 +134,4 @@ def test_a_bug_keeps_its_traceback(error: Any) -> None:
     with pytest.raises(error), in_one_sentence():
         raise error("x")
     with pytest.raises(UserError, match="cannot be read as JSON"):
-        tables.main(["none.json"])
+        tables.main([Path("none.json")])

@@ -1,5 +1,6 @@
 """painter_claims.py, painter_curves.py and edit_icons.py: equal captions, measured once, decided, and refused."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
+from matplotlib.figure import Figure
 
 import edit_icons
 import painter_claims
 import painter_curves
 from learning.tiny_training import SIZE, image_row, write_images
-from painter_scores import Score, real_needed, share_of_steps, summarise, table_of
+from painter_arms import ARMS, chosen_arms
+from painter_scores import (
+    Score,
+    best_table_of,
+    draw,
+    real_needed,
+    share_of_steps,
+    summarise,
+    summarise_best,
+    table_of,
+)
 from stablerep.errors import UserError
 from stablerep.store import REAL
 from stored import measured_once
@@ -148,6 +160,88 @@ def test_other_paintings_than_those_there_are_refused(claims: Callable[..., pain
         painter_claims._Lab(claims(num_captions=(4,), num_images=5))._painted()
 
 
+def test_a_sweep_has_an_arm_for_every_block_and_weight() -> None:
+    arms = chosen_arms(("painted", "painted + StableRep", "both + SimCLR"), (2, 5), (0.5, 1.0))
+    assert list(arms)[:3] == [
+        "painted",
+        "painted + StableRep, block 2, weight 0.5",
+        "painted + StableRep, block 2, weight 1",
+    ]
+    assert len(arms) == 9 == len(set(map(painter_claims._plain, arms)))
+    last = arms["both + SimCLR, block 5, weight 1"]
+    assert (last.source, last.align, last.block, last.weight, last.against) == (
+        "both",
+        "simclr",
+        5,
+        1,
+        ("both",),
+    )
+    one = chosen_arms(("painted + StableRep",), (4,), (0.3,))
+    assert {name: (arm.block, arm.weight) for name, arm in one.items()} == {"painted + StableRep": (4, 0.3)}
+    assert painter_claims._plain("painted, best half") == "painted-best-half", "as folders were called before"
+    with pytest.raises(UserError, match=r"unknown arm 'reel'; there are: real, .*\(--arms\)"):
+        chosen_arms(("reel",), (3,), (0.5,))
+
+
+def test_a_painter_is_trained_as_its_arm_says(
+    claims: Callable[..., painter_claims.Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, Any] = {}
+
+    def train(_: Any, method: str, __: str, settings: Any) -> Path:
+        trained[method] = settings
+        return Path(settings["out"])
+
+    monkeypatch.setattr(painter_claims._Lab, "_train", train)
+    monkeypatch.setattr(painter_claims._Lab, "_score", lambda *_: None)
+    lab = painter_claims._Lab(claims(alignment_block=(2,), alignment_weight=(0.25,), num_captions=(4,)))
+    lab.curve("painted + SimCLR", 4, 0)
+    alignment = {"encoder": trained["simclr"]["out"], "block": 2, "weight": 0.25}
+    assert trained["text-to-image"]["method"]["alignment"] == alignment
+    for name, method in (("painted + CLIP text", "clip"), ("painted + StableRep+ text", "stablerep-plus")):
+        lab.curve(name, 4, 1)
+        assert trained["text-to-image"]["method"]["text_from"] == trained[method]["out"]
+        assert "alignment" not in trained["text-to-image"]["method"]
+        assert trained[method]["data"] == lab._data(ARMS["painted"], 4), "no real picture"
+    lab.curve("painted", 4, 0)
+    assert set(trained["text-to-image"]["method"]) == {"autoencoder"}
+
+
+@pytest.mark.parametrize("matcher", [None, "runs/clip"])
+def test_the_best_by_match_is_judged_beside_all(
+    matcher: str | None, claims: Callable[..., painter_claims.Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[Any]] = {"paint": [], "match": [], "judge": []}
+
+    def judge(config: Any) -> Any:
+        asked["judge"].append(config)
+        value = 0.5 if config.where is None else 0.7
+        return SimpleNamespace(
+            fidelity=SimpleNamespace(mean_per_class=SimpleNamespace(value=value)), distances=()
+        )
+
+    monkeypatch.setattr(painter_claims, "generate", lambda config, **_: asked["paint"].append(config))
+    monkeypatch.setattr(painter_claims, "audit_match", lambda config, **_: asked["match"].append(config))
+    monkeypatch.setattr(painter_claims, "evaluate_painter", judge)
+    monkeypatch.setattr(painter_claims._Lab, "_matcher", lambda _: Path("own"))
+    config = claims(best_of=8, matcher=matcher, num_steps=40, num_points=4, num_judged=5, num_captions=(4,))
+    lab = painter_claims._Lab(config)
+    found = lab.best_of("real", 4, 3)
+    assert {kind: score.fidelity for kind, score in found.items()} == {"all": 0.5, "best": 0.7}
+    (painted,), (matched,) = asked["paint"], asked["match"]
+    assert (painted.num_images, painted.limit, painted.seed) == (8, 5, 3)
+    assert painted.teacher.endswith("4-captions/real/seed-3/run/exports/step-40/teacher")
+    assert (matched.images, matched.encoder) == (painted.out, matcher or "own")
+    assert [(one.images, one.where) for one in asked["judge"]] == [
+        (painted.out, None),
+        (painted.out, "match_rank = 0"),
+    ]
+    assert len({one.out for one in asked["judge"]}) == 2
+    assert lab.best_of("real", 4, 3) == found and len(asked["paint"]) == 1
+    with pytest.raises(UserError, match="matcher: "):
+        painter_claims._Lab(claims(**{**vars(config), "matcher": "another"})).best_of("real", 4, 3)
+
+
 def run(folder: Path, *fidelities: float) -> list[Score]:
     """A training with these scores along it; at its end so many of ten pictures were named rightly."""
     named = folder / f"{fidelities[-1]}.parquet"
@@ -169,7 +263,7 @@ def test_every_arm_is_held_against_its_own_references(tmp_path: Path) -> None:
         "painted + SimCLR": [run(tmp_path, 0.4, 0.6, 0.9)],
         "both": [run(tmp_path, 0.1, 0.2, 0.2)],
     }
-    found = {name: summarise(name, 5, curves, painter_claims.ARMS[name].against) for name in curves}
+    found = {name: summarise(name, 5, curves, ARMS[name].against) for name in curves}
     ahead = {
         name: {other: one["value"] for other, one in row["ahead_of"].items()} for name, row in found.items()
     }
@@ -189,8 +283,42 @@ def test_every_arm_is_held_against_its_own_references(tmp_path: Path) -> None:
     assert share_of_steps([run(tmp_path, 0.1, 0.3), run(tmp_path, 0.3, 0.1)], 0.2) == 0.5
 
 
+def test_the_best_are_compared_with_all_of_the_same_captions(tmp_path: Path) -> None:
+    seeds = [{"all": run(tmp_path, 0.5)[0], "best": run(tmp_path, 0.7)[0]} for _ in range(2)]
+    found = summarise_best("real", 5, seeds)
+    assert (found["all"], found["best"]) == (0.5, pytest.approx(0.7))
+    assert found["ahead"]["value"] == pytest.approx(0.2)
+    (line,) = best_table_of([found])
+    assert line[:4] == ("real", "5", "50.0", "70.0") and line[4].startswith("+20.0 [")
+
+
+def test_kid_stands_in_the_table_and_under_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def far(fidelity: float, *kids: float | None) -> list[Score]:
+        scores = run(tmp_path, *[fidelity] * len(kids))
+        return [
+            dataclasses.replace(one, kid=kid, kid_floor=0.002) for one, kid in zip(scores, kids, strict=True)
+        ]
+
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (figures.append(self), Path(path).touch()))
+    curves = {"real": [far(0.5, 0.3, 0.1), far(0.5, 0.3, 0.2)], "both": [far(0.6, 0.2, 0.05)] * 2}
+    results = [summarise(name, num, curves, ()) for num in (5, 9) for name in curves]
+    assert [line[5] for line in table_of(results)] == ["0.15 (0.002)", "0.05 (0.002)"] * 2
+    draw(results, tmp_path / "figure.png")
+    labels = [axes.get_ylabel().split()[0] for axes in figures[0].axes]
+    assert labels == ["prompt", "prompt", "KID", "KID"]
+    lines = {line.get_label(): list(line.get_ydata()) for line in figures[0].axes[2].get_lines()}
+    assert lines["real"] == pytest.approx([0.3, 0.15])
+    assert lines["real against real, 95 %"] == [0.002, 0.002]
+
+    without = [summarise("real", 5, {"real": [far(0.5, None, None)]}, ())]
+    assert table_of(without)[0][5] == ""
+    draw(without, tmp_path / "figure.png")
+    assert len(figures[1].axes) == 1
+
+
 def test_every_arm_has_references_among_the_arms() -> None:
-    arms = painter_claims.ARMS
+    arms = ARMS
     assert {other for arm in arms.values() for other in arm.against} == {"real", "painted", "both"}
     aligned = {name: arm.against for name, arm in arms.items() if arm.align}
     assert all(against == (arms[name].source,) for name, against in aligned.items()) and len(aligned) == 6

@@ -1,0 +1,159 @@
+"""The figure of a part of claims.py: value against accuracy with its interval, a panel per test, a line per arm."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from paper import PAPER
+from stablerep.errors import UserError
+from stablerep.evaluation.intervals import Interval
+from stablerep.run import write_atomically
+
+_PANELS_PER_ROW = 3
+_COLOURS = tuple(f"C{number}" for number in range(10))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What the values of a part are."""
+
+    label: str
+    is_logarithmic: bool = False
+
+
+CAPTIONS = Axis("captions", is_logarithmic=True)
+AXES: Mapping[str, Axis] = {
+    "images": Axis("pictures per caption", is_logarithmic=True),
+    "guidance": Axis("guidance scale"),
+    "mix": Axis("share of real pictures"),
+    "kept": Axis("pictures kept of each caption"),
+    "weights": Axis("weight of a picture"),
+    "teachers": Axis("seconds of painting"),
+    "headline": Axis("pictures", is_logarithmic=True),
+}
+"""What tells the points of a part apart; where a part is not here, the number of captions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """One score with its interval."""
+
+    panel: str
+    line: str
+    place: float
+    score: Interval
+
+
+def draw_curves(content: Mapping[str, Any], path: Path) -> None:
+    """Write the figure of what a PART.json or compare.json holds as PNG; ``UserError`` where that is no curve."""
+    dots = list(dots_of(content))
+    if len({dot.place for dot in dots}) < 2:
+        raise UserError(
+            f"{path}: all scores lie at one value, so there is no curve; give a part with several, or no --figure"
+        )
+    part = content.get("part", "")
+    panels = list(dict.fromkeys(dot.panel for dot in dots))
+    colours = dict(zip(dict.fromkeys(dot.line for dot in dots), itertools.cycle(_COLOURS), strict=False))
+    columns = min(_PANELS_PER_ROW, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4 * columns, 3 * rows + 0.8), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        mine = [dot for dot in dots if dot.panel == panel]
+        _draw_lines(axes, mine, colours)
+        _draw_crossings(axes, mine, content.get("needed", []))
+        if panel.endswith("linear"):
+            _draw_paper(axes, part, colours)
+        _dress(axes, panel, AXES.get(part, CAPTIONS), sorted({dot.place for dot in dots}))
+    drawn = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    place = "outside upper center"
+    figure.legend(drawn.values(), drawn.keys(), loc=place, ncols=columns, fontsize=8, frameon=False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def dots_of(content: Mapping[str, Any]) -> Iterator[Dot]:
+    """The scores of all arms; baselines learn from nothing and have no place."""
+    for point in content.get("points", [content]):
+        for row in point["rows"]:
+            if ":" not in row["arm"]:
+                continue
+            summary, place = row["summary"], point.get("place")
+            yield Dot(
+                panel=name_of(summary),
+                line=point.get("line", "{arm}").format(arm=row["arm"]),
+                place=row["num_captions"] if place is None else place,
+                score=Interval.read(summary["mean_per_class"]),
+            )
+
+
+def name_of(summary: Mapping[str, Any]) -> str:
+    """The test and the protocol of a score."""
+    return f"{summary['benchmark']}: {summary['test']}, {summary['protocol']}"
+
+
+def _draw_lines(axes: Any, dots: Sequence[Dot], colours: Mapping[str, str]) -> None:
+    for line, colour in colours.items():
+        mine = sorted((dot for dot in dots if dot.line == line), key=lambda dot: dot.place)
+        scores = [dot.score for dot in mine]
+        spread = [
+            [100 * max(0.0, score.value - score.low) for score in scores],
+            [100 * max(0.0, score.high - score.value) for score in scores],
+        ]
+        places, values = [dot.place for dot in mine], [100 * score.value for score in scores]
+        style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
+        axes.errorbar(places, values, yerr=spread, label=line, color=colour, **style)
+
+
+def _draw_crossings(axes: Any, dots: Sequence[Dot], needed: Sequence[Mapping[str, Any]]) -> None:
+    """From what painted pictures reach to the number of real ones that reach it."""
+    for one in needed:
+        level = [dot.score.value for dot in dots if dot.place == one["painted"] and "painted" in dot.line]
+        if dots[0].panel != name_of(one) or one["pictures"] is None or not level:
+            continue
+        ends = [one["painted"], one["pictures"]]
+        axes.plot(
+            ends, [100 * level[0]] * 2, ":", color="grey", marker="|", label="as many real pictures reach it"
+        )
+        axes.annotate(
+            f"{one['pictures']:,.0f}", (ends[1], 100 * level[0]), (2, -9), textcoords="offset points", size=7
+        )
+
+
+def _draw_paper(axes: Any, part: str, colours: Mapping[str, str]) -> None:
+    """Published numbers in the colours of the arms, hollow and dashed: they are of another data set."""
+    found = [one for one in PAPER if one.part == part and one.place is not None]
+    for arm in dict.fromkeys(one.arm for one in found):
+        mine = [one for one in found if one.arm == arm]
+        style = {"marker": "D", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8}
+        axes.plot(
+            [one.place for one in mine],
+            [one.percent for one in mine],
+            "--",
+            color=colours.get(arm, "grey"),
+            label=f"the paper, {arm}, ImageNet",
+            **style,
+        )
+
+
+def _dress(axes: Any, panel: str, axis: Axis, places: Sequence[float]) -> None:
+    if axis.is_logarithmic:
+        axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place:,g}" for place in places])
+        axes.minorticks_off()
+    axes.set_title(panel, fontsize=9, loc="left")
+    axes.set_xlabel(axis.label, fontsize=8)
+    axes.set_ylabel("mean per class, %", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.4)
