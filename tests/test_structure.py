@@ -141,7 +141,7 @@ BROKEN: tuple[tuple[Callable[[Module], Iterator[str]], str, str, int], ...] = (
     (
         top_level_imports,
         "features.py",
-        "try:\n    from scipy.linalg import sqrtm\nexcept ImportError:\n    pass\n",
+        "try:\n    from umap.umap_ import UMAP\nexcept ImportError:\n    pass\n",
         2,
     ),
     (top_level_imports, "features.py", "class Server:\n    import gradio.blocks\n", 2),

@@ -1,7 +1,9 @@
 """What a reader of the documentation has at hand: captions, pictures, weights and data under the names of the pages."""
 
+import io
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +91,30 @@ def before_the_first_page(folder: Path) -> None:
     (folder / "captions.txt").write_text("\n".join(TEXTS))
     (folder / "classes.txt").write_text("\n".join(CLASSES))
     (folder / "names.txt").write_text("# brands\nSpider-Man\n")
-    (folder / "cc12m.tsv").write_text("caption\turl\n" + "".join(f"{text}\tx\n" for text in TEXTS))
+    urls = (f"https://example.org/{number}.jpg" for number in range(len(TEXTS)))
+    (folder / "cc12m.tsv").write_text(
+        "".join(f"{url}\t{text}\n" for url, text in zip(urls, TEXTS, strict=True))
+    )
+    _photographs(folder / "shards")
     (folder / "parts").mkdir()
     (folder / "parts" / "one.csv").write_text("caption,page\na red apple,1\na blue cat,2\n")
     (folder / "pictures").mkdir()
     for number, name in enumerate(("pictures/a.png", "pictures/b.png", "a.png", "b.png", "photo.jpg")):
         _picture(folder / name, number)
+
+
+def _photographs(folder: Path) -> None:
+    """A WebDataset of photographs with captions, as it is published: one of each, and one without a caption."""
+    folder.mkdir()
+    with tarfile.open(folder / "00000.tar", "w") as archive:
+        for number, text in enumerate((*TEXTS, *CLASSES, "")):
+            noise = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+            encoded = io.BytesIO()
+            Image.fromarray(noise).save(encoded, "JPEG")
+            for kind, content in (("jpg", encoded.getvalue()), ("txt", text.encode())):
+                member = tarfile.TarInfo(f"{number:05}.{kind}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
 
 
 def _picture(path: Path, number: int) -> None:

@@ -21,11 +21,15 @@ NOT_RUN: Mapping[tuple[str, str], str] = {
     ("README.md", "make test          # run the test suite"): _WHOLE,
     ("docs/index.md", "make setup"): _SETUP,
     ("docs/index.md", "make quickstart"): _QUICKSTART,
-    ("docs/guides/gallery.md", "pip install 'stablerep[gallery]'"): "asks a package registry",
+    ("docs/guides/gallery.md", "pip install '.[gallery]'"): "asks a package registry",
     (
         "docs/guides/interchange.md",
         "stablerep evaluate timm:vit_base_patch16_224.mae --world icons --out scores-mae --download",
     ): "fetches 350 MB of weights from the hub; tests/models/test_foreign.py loads such files by name",
+    (
+        "docs/guides/interchange.md",
+        "stablerep export runs/stablerep-plus --to onnx --out exported-onnx          # pip install '.[onnx]'",
+    ): "traces both towers, for a quarter of a minute; tests/models/test_export.py runs what comes out",
     ("docs/guides/scale.md", "ray up docs/examples/ray-cluster.yaml"): "rents machines",
     ("docs/performance.md", "python bench/train_step.py"): _STEP,
     ("docs/performance.md", "python bench/train_step.py --captions 8 --rounds 3"): _STEP,

@@ -86,8 +86,13 @@ def indented_code(page: Path) -> list[str]:
 
 
 def command_lines(page: Path) -> list[Line]:
-    """Every ``stablerep ...`` of a page: in fenced blocks, and in running text where it is a whole command."""
+    """Every ``stablerep ...`` of a page: in fenced blocks, and in running text where it is a whole command.
+
+    Of scripts for Slurm, which are shown as text, those that ``srun`` starts.
+    """
     fenced = [line for block in blocks(page) for line in block.lines if _is_command(line)]
+    shown = [block.text for block in blocks(page) if block.language == "text"]
+    fenced += [line for text in shown for line in logical_lines(text) if line.startswith("srun ")]
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     prose = [line for line in _INLINE.findall(text) if _is_whole(line)]
     return [Line(page, line) for line in [*fenced, *prose]]

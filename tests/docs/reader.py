@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -16,27 +17,36 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import scripts
+import sklearn.datasets
 import smaller
 import tyro
 from not_run import NOT_RUN
 from pages import ROOT, Block, Line, is_stablerep
 
 from stablerep import api, cli, config
+from stablerep.audit.attributes import read_attributes
 from stablerep.audit.everything import AUDITS
 from stablerep.captions import worlds
 from stablerep.commands import COMMANDS
 from stablerep.evaluation import scenes
 from stablerep.evaluation.benchmarks import BENCHMARKS
+from stablerep.evaluation.scores import summarise
 from stablerep.generation.folders import read_defaults
+from stablerep.generation.teacher import TEACHERS
 from stablerep.learning.methods import METHODS
+from stablerep.report import drawing
 from stablerep.workflows import circle, compare, quickstart
 
 SHIM = f"""#!{sys.executable}
 from stablerep.cli import main
 main()
 """
+
+_SUBSTITUTION = re.compile(r"<\((stablerep [^)]+)\)")
+"""What bash replaces by the name of a file that holds the output of the command."""
 
 LONG = ("compare", "circle")
 DONE: dict[str, Any] = {}
@@ -74,9 +84,16 @@ class Reader:
         elif first == "python":
             scripts.run(line.words[1:])
         else:
-            typed = ["bash", "-euo", "pipefail", "-c", line.text]
+            typed = ["bash", "-euo", "pipefail", "-c", _SUBSTITUTION.sub(self._output, line.text)]
             done = subprocess.run(typed, check=True, stderr=subprocess.PIPE, text=True)
             assert not done.stderr, line.name  # `source <(...)` succeeds even if what it reads does not
+
+    def _output(self, found: re.Match[str]) -> str:
+        """The name of a file with what a command in ``<(...)`` prints, which here as well runs in this process."""
+        file = self.folder / "output.txt"
+        with file.open("w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
+            assert cli.run([*found[1].split()[1:], "--quiet"]) == 0, found[0]
+        return str(file)
 
     def made_small(self, config: Any) -> Any:
         """A configuration as it is carried out here, with its output out of the way if another block made it."""
@@ -91,8 +108,11 @@ class Reader:
 
 
 @contextlib.contextmanager
-def reading(folder: Path, material: Path) -> Iterator[Reader]:
-    """A reader in a folder, whose every command and function of the interface does less."""
+def reading(folder: Path, material: Path, *, figures: bool = False) -> Iterator[Reader]:
+    """A reader in a folder, whose every command and function of the interface does less.
+
+    Reports draw their figures, and write them where ``figures`` asks for them; that takes longer than all else in them.
+    """
     reader = Reader(folder, material, known={"stablerep": __import__("stablerep")})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -107,6 +127,10 @@ def reading(folder: Path, material: Path) -> Iterator[Reader]:
         build = api._build
         patch.setattr(api, "_build", lambda *asked: reader.made_small(build(*asked)))
         patch.setattr(scenes, "_SIZES", {"train": 8, "validation": 4, "test": 4})
+        patch.setattr(sklearn.datasets, "load_digits", few_digits)
+        patch.setitem(summarise.__kwdefaults__, "num_bootstrap", 100)
+        if not figures:
+            patch.setattr(drawing, "_inline", lambda *_: "<svg></svg>")
         for workflow in (circle, compare, quickstart):
             patch.setattr(workflow, "config_module", _building(material))
             for name in ("write_world", "evaluate_painter"):
@@ -114,8 +138,15 @@ def reading(folder: Path, material: Path) -> Iterator[Reader]:
                     patch.setattr(workflow, name, _with_less(getattr(workflow, name), material))
         for module, name in ((compare, "compare"), (worlds, "write_world")):  # as scripts call them
             patch.setattr(module, name, _with_less(getattr(module, name), material))
-        with _forgetting(METHODS, AUDITS, BENCHMARKS):
+        with _forgetting(METHODS, AUDITS, BENCHMARKS, TEACHERS):
             yield reader
+
+
+def few_digits(load: Callable[[], Any] = sklearn.datasets.load_digits) -> Any:
+    """Twenty of each digit."""
+    digits = load()
+    rows = np.concatenate([np.flatnonzero(digits.target == digit)[:20] for digit in range(10)])
+    return SimpleNamespace(images=digits.images[rows], target=digits.target[rows])
 
 
 @contextlib.contextmanager
@@ -198,11 +229,11 @@ def answer_once(server: Any, sockets: Any = None) -> None:
 
 
 def launch(line: Line) -> None:
-    """A line of torchrun: read by torch's own parser, its script run as the one process of one machine."""
+    """A line of torchrun: read by torch's own parser, its module run as the one process of one machine."""
     from torch.distributed import run
 
     asked = run.parse_args(line.words[1:])
-    assert Path(asked.training_script).is_file(), line.name
+    assert asked.module, f"{line.name}: -m stablerep is what every environment has"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -212,7 +243,7 @@ def launch(line: Line) -> None:
             patch.setenv(name, str(value))
         patch.setattr(sys, "argv", [asked.training_script, *asked.training_script_args])
         with pytest.raises(SystemExit) as end:
-            runpy.run_path(asked.training_script, run_name="__main__")
+            runpy.run_module(asked.training_script, run_name="__main__")
         assert end.value.code == 0, line.name
 
 
@@ -229,10 +260,14 @@ def run_shown_file(reader: Reader, block: Block) -> None:
 
 
 def load_recipe(reader: Reader, block: Block) -> None:
-    """A recipe is read by the command that its table names, as by ``--recipe mine.toml``."""
+    """A recipe is read by the command that its table names, as by ``--recipe mine.toml``; attributes by their audit."""
     recipe = reader.folder / "mine.toml"
     recipe.write_text(block.text, encoding="utf-8")
-    named = [words for words in COMMANDS if _table(tomllib.loads(block.text), words)]
+    content = tomllib.loads(block.text)
+    if "attributes" in content:
+        read_attributes(recipe)
+        return
+    named = [words for words in COMMANDS if _table(content, words)]
     assert named, f"{block.name}: no command reads this recipe"
     for words in named:
         config_class, _ = COMMANDS[words].load()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stablerep.audit.copies import CopyAuditConfig
+from stablerep.audit.copies import CopyRules
 from stablerep.audit.match import MatchRules
 from stablerep.audit.quality import QualityRules
 from stablerep.captions.synthesis import SynthesizeConfig
@@ -74,15 +74,16 @@ AT_MOST: Mapping[type[Any], Mapping[str, int]] = {
     AuditConfig: {"num_images": 3, "num_edited": 2, "num_preserved": 4, "num_distractors": 3, "num_bootstrap": 20},
     BalanceConfig: {"num_images": 4, "rounds": 2},
     CircleConfig: {"num_captions": CAPTIONS, "num_images": 2},
-    CopyAuditConfig: {"num_calibration": 20},
+    CopyRules: {"num_calibration": 20},
     DataConfig: {"images_per_caption": 2},
-    DistanceConfig: {"kid_size": 8, "kid_subsets": 4},
+    DistanceConfig: {"kid_splits": 4},
     EditConfig: {"num_preserved": 8},
     EngineConfig: {"num_workers": 1},
     FewShotConfig: {"episodes": 4, "ways": 2, "shots": 1, "queries": 1},
     GenerateConfig: {"limit": CAPTIONS, "num_images": 2},
     MatchRules: {"num_shuffled": 20},
     NearCopyConfig: {"num_pictures": 6, "num_planted": 4, "num_shown": 2},
+    PainterConfig: {"num_captions": CAPTIONS, "num_images": 2},
     QualityRules: {"num_reference": 20},
     QuickstartConfig: {"num_captions": CAPTIONS, "num_images": 2, "num_steps": 2},
     SynthesizeConfig: {"num": 400},
@@ -109,11 +110,12 @@ def smaller(config: Any, material: Path) -> Any:
 def _special(config: Any, material: Path) -> dict[str, Any]:
     """What no number says."""
     special: dict[str, Any] = {}
-    if isinstance(config, EngineConfig) and not (isinstance(config, GenerateConfig) and config.where is None):
-        special |= {
-            "engine": "local",
-            "address": None,
-        }  # one command goes to the cluster for all; see test_cluster.py
+    if isinstance(
+        config, EngineConfig
+    ):  # that Ray does the same is for the tests of its rooms, which start one
+        special |= {"engine": "local", "address": None}
+    if isinstance(config, SynthesizeConfig) and config.model is not None:
+        special["num"] = min(config.num, 40)
     if isinstance(config, WorldConfig):
         special["source"] = material / ("few.parquet" if config.name == "icons" else "fashion-mnist")
     if isinstance(config, TrainConfig):
@@ -127,10 +129,12 @@ def _special(config: Any, material: Path) -> dict[str, Any]:
         special |= {"height": SIDE, "width": SIDE}
     if isinstance(config, (GenerateConfig, EditConfig, QuickstartConfig)) and config.teacher in SHIPPED:
         special["teacher"] = str(material / "teacher")
+    if isinstance(config, PainterConfig) and str(config.images) in SHIPPED:
+        special["images"] = material / "painter" / "teacher"
     if isinstance(config, CircleConfig):
         special["teacher"] = str(material / "painter" / "teacher")
     if isinstance(config, DistillationConfig) and config.teacher in SHIPPED:
         special["teacher"] = str(material / "painter" / "teacher")
     if isinstance(config, CompareConfig):
-        special |= {"num_captions": (VIEWS, CAPTIONS)[: len(config.num_captions)], "arms": config.arms[:4]}
+        special |= {"num_captions": (CAPTIONS,), "arms": config.arms[:4]}
     return special

@@ -36,9 +36,10 @@ def test_command_lines_are_found_in_every_form(tmp_path: Path) -> None:
         "```\n$ stablerep generate a.lance \\\n    --limit 3   # a few\n"
         "torchrun --nproc-per-node 2 bin/stablerep report x\n```\n"
         "```python\nstablerep report y\n```\n"
+        "```text\n#!/bin/bash\nsrun torchrun --nnodes $N \\\n    --at $(a | b):1 -m stablerep report z\n```\n"
     )
     found = [line.arguments for line in command_lines(page)]
-    assert found[:2] == [["generate", "a.lance", "--limit", "3"], ["report", "x"]]
+    assert found[:3] == [["generate", "a.lance", "--limit", "3"], ["report", "x"], ["report", "z"]]
     assert ["report", "y"] not in found
 
 

@@ -25,11 +25,13 @@ from stablerep.audit.everything import AUDITS, AuditAllConfig, audit_all
 from stablerep.captions.sources import ImportConfig, import_captions
 from stablerep.config import build
 from stablerep.decoding import decode_image
+from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, load_benchmark
 from stablerep.features import TableImages
-from stablerep.generation import work
 from stablerep.generation.execute import generate
-from stablerep.generation.settings import GenerateConfig
+from stablerep.generation.folders import find_teacher
+from stablerep.generation.settings import GenerateConfig, PaintConfig
+from stablerep.generation.teacher import TEACHERS, load_teacher
 from stablerep.learning.methods import METHODS, train
 from stablerep.models.encoder import load_encoder
 from stablerep.store import CaptionTable, ImageTable
@@ -38,9 +40,10 @@ from stablerep.store import CaptionTable, ImageTable
 @pytest.fixture(autouse=True)
 def registries() -> Iterator[None]:
     """What the examples enter is taken out again."""
-    before = [dict(registry) for registry in (METHODS, AUDITS, BENCHMARKS)]
+    registries = (METHODS, AUDITS, BENCHMARKS, TEACHERS)
+    before = [dict(registry) for registry in registries]
     yield
-    for registry, entries in zip((METHODS, AUDITS, BENCHMARKS), before, strict=True):
+    for registry, entries in zip(registries, before, strict=True):
         registry.clear()  # type: ignore[attr-defined]
         registry.update(entries)  # type: ignore[attr-defined]
 
@@ -86,9 +89,8 @@ def test_the_method_trains_and_exports_an_encoder(tmp_path: Path) -> None:
     assert load_encoder(tmp_path / "run").dim == ENCODER["width"]
 
 
-def test_the_teacher_paints_what_prompts_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = example("teacher").Discs()
-    monkeypatch.setattr(work, "load_teacher", lambda *_: teacher)
+def test_the_teacher_paints_what_prompts_name(tmp_path: Path) -> None:
+    example("teacher")
     (tmp_path / "captions.txt").write_text("a red disc\na green disc\na blue disc\n")
     captions = tmp_path / "captions.lance"
     import_captions(ImportConfig(files=(tmp_path / "captions.txt",), out=captions))
@@ -105,6 +107,20 @@ def test_the_teacher_paints_what_prompts_name(tmp_path: Path, monkeypatch: pytes
     for row, picture in zip(rows, pictures, strict=True):
         lightest = decode_image(picture).float().mean((1, 2)).argmax()
         assert ("red", "green", "blue")[int(lightest)] in texts[row["caption_id"]]
+
+
+def test_the_teacher_is_asked_for_by_its_name_and_has_no_inside() -> None:
+    discs = example("teacher").Discs
+    teacher = load_teacher("discs", PaintConfig(height=48))
+    assert isinstance(teacher, discs) and teacher.settings["side"] == 48
+    with pytest.raises(
+        UserError, match="teacher 'discs' is no diffusers pipeline: it paints, and what it is made of"
+    ):
+        find_teacher("discs")
+    with pytest.raises(
+        UserError, match="unknown teacher 'dicss'; shipped: fashion, icons, discs; or give the path"
+    ):
+        load_teacher("dicss")
 
 
 def grey_png() -> bytes:

@@ -6,7 +6,7 @@ made small behind them, once the configuration is built.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ FROM_OTHER_PAGES: Mapping[str, Mapping[str, str]] = {
 
 def walk(page: Path, folder: Path, material: Path) -> None:
     """Run the blocks of a page in a folder."""
-    with reading(folder, material) as reader:
+    with reading(folder, material, figures=page == START) as reader:
         for block in blocks(page):
             reader.run(block)
 
@@ -88,7 +88,7 @@ def left(
                     for line in belongings.PEOPLE:
                         reader.type(Line(page, line))
             if any("s3://" in block.text for block in blocks(page)):
-                request.getfixturevalue("cluster")
+                request.getfixturevalue("bucket")
             walk(page, folder, used)
             folders[name] = folder
         return folders[name]
@@ -97,24 +97,11 @@ def left(
 
 
 @pytest.fixture(scope="module")
-def cluster(server: tuple[str, Any]) -> Iterator[None]:
-    """A bucket on a server of this machine, and a Ray of this machine, which is where ``--address auto`` leads."""
+def bucket(server: tuple[str, Any]) -> None:
+    """A bucket on a server of this machine."""
     import object_store
 
-    ray = pytest.importorskip("ray")
     object_store.make_bucket(server[0], "BUCKET")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")
-        ray.init(
-            address="local",
-            num_cpus=1,
-            include_dashboard=False,
-            object_store_memory=2**27,
-            log_to_driver=False,
-        )
-        yield
-        ray.shutdown()
 
 
 @pytest.mark.parametrize("page", WALKED, ids=lambda page: page.name)
