@@ -15,6 +15,7 @@ from stablerep.audit.copy_alignment import on_grid
 from stablerep.audit.copy_duplicates import joined
 from stablerep.audit.copy_finder import Bank, find_matches
 from stablerep.audit.copy_index import CopyIndex
+from stablerep.audit.copy_network import NETWORK
 from stablerep.audit.copy_thresholds import far_above, thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE, ViewDescriptor, thumbnails
 from stablerep.captions.icons import icons_material
@@ -74,10 +75,17 @@ def test_repeated_pictures_set_no_threshold(small: torch.Tensor) -> None:
     bank = Bank.build([small], np.arange(180))
     known = find_matches(small, bank, PLAIN, excluded=bank.groups)
     many = np.repeat(known.score, 3, axis=0)  # enough to set a threshold
-    usual = [PLAIN[0].usual_threshold]
-    limit = thresholds(many, usual, 0.001)
-    assert not far_above(limit, usual).any()
-    assert far_above(np.array([1.0]), usual).all()
+    limit = thresholds(many, PLAIN, 0.001)
+    assert not far_above(limit, PLAIN).any()
+    assert far_above(np.array([1.0]), PLAIN).all()
+
+
+def test_scores_of_a_network_have_no_floor_of_pixels() -> None:
+    """Real pictures that are nothing alike set a threshold below the usual one, and no copy is said to be missed."""
+    scores = np.full((500, 2), 0.05)
+    pixels, network = thresholds(scores, (PLAIN[0], NETWORK), 1e-3)
+    assert pixels == PLAIN[0].least_threshold and network == pytest.approx(0.05)
+    assert not far_above(np.array([network]), (NETWORK,)).any()
 
 
 @pytest.fixture

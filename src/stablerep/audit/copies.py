@@ -292,13 +292,13 @@ def _calibrate(
         )
     if network is not None:
         genuine = _beside(genuine, network.genuine(some))
-    usual = [explanation.usual_threshold for explanation in config.looked_for]
-    limits = thresholds(genuine.score, usual, config.false_alarms)
-    for number in np.flatnonzero(far_above(limits, usual)):
+    limits = thresholds(genuine.score, config.looked_for, config.false_alarms)
+    for number in np.flatnonzero(far_above(limits, config.looked_for)):
+        explanation = config.looked_for[number]
         console.say(
-            f"{config.reference}: to be called {config.looked_for[number].name} a copy must score "
-            f"{limits[number]:.2f}, usual is {usual[number]:.2f}, as real pictures of different groups are that much "
-            "alike: many copies will be missed; look for pictures that stand there several times"
+            f"{config.reference}: to be called {explanation.name} a copy must score "
+            f"{limits[number]:.2f}, usual is {explanation.usual_threshold:.2f}, as real pictures of different groups "
+            "are that much alike: many copies will be missed; look for pictures that stand there several times"
         )
     return limits
 

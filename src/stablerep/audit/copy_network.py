@@ -26,7 +26,8 @@ from stablerep.errors import UserError
 from stablerep.features import FrozenEncoder, extract
 from stablerep.models.encoder import load_encoder
 
-NETWORK = Explanation(name="by the network", usual_threshold=0.35)
+# Scores are cosines less their background: what pixels score says nothing of the least that copies do.
+NETWORK = Explanation(name="by the network", usual_threshold=0.35, least_threshold=0.0)
 _SIDE = 288
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BACKGROUND = 8

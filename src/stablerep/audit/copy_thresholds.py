@@ -9,21 +9,22 @@ Shapes: M genuine pictures, E explanations.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+
+from stablerep.audit.copy_views import Explanation
 
 _TAIL = 0.03  # in the last hundredth, pictures of icons that share a drawn head set the slope
 FEWEST = 500
 """Genuine pictures below which they set no threshold: 15 are in the tail."""
 _QUANTILES = (0.5, 0.8)
 _FAR = 1.5
-_FLOOR = 0.55
-# Whatever the real pictures are like. Chosen on one half of the reference against the other: of its planted copies of
-# each kind 95 % or more score above, of its genuine pictures none but true repetitions and one drawing made of another.
 
 
-def tail_threshold(scores: np.ndarray, rate: float, floor: float = _FLOOR) -> float | None:
-    """The score that a genuine picture exceeds at this rate, from scores (M,); None where M is too small to say."""
+def tail_threshold(scores: np.ndarray, rate: float, least: float = 0.0) -> float | None:
+    """The score, ``least`` or more, that a genuine picture exceeds at this rate, from scores (M,); None where M is too
+    small to say."""
     if not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1), got {rate}")
     if len(scores) < FEWEST:
@@ -32,18 +33,23 @@ def tail_threshold(scores: np.ndarray, rate: float, floor: float = _FLOOR) -> fl
     beyond = scores[scores > begin] - begin
     share = len(beyond) / len(scores)
     if len(beyond) == 0 or share <= rate:
-        return max(begin, floor)
+        return max(begin, least)
     slope = min(float(np.quantile(beyond, part)) / -math.log(1 - part) for part in _QUANTILES)
-    return max(begin + slope * math.log(share / rate), floor)
+    return max(begin + slope * math.log(share / rate), least)
 
 
-def thresholds(scores: np.ndarray, usual: list[float], rate: float) -> np.ndarray:
+def thresholds(scores: np.ndarray, explanations: Sequence[Explanation], rate: float) -> np.ndarray:
     """One threshold (E,) per explanation from genuine scores (M, E), together at this rate of false alarms."""
-    found = [tail_threshold(column, rate / len(usual)) for column in scores.T]
-    return np.array([given if own is None else own for own, given in zip(found, usual, strict=True)])
+    found = [
+        tail_threshold(column, rate / len(explanations), one.least_threshold)
+        for column, one in zip(scores.T, explanations, strict=True)
+    ]
+    return np.array(
+        [one.usual_threshold if own is None else own for own, one in zip(found, explanations, strict=True)]
+    )
 
 
-def far_above(limits: np.ndarray, usual: list[float]) -> np.ndarray:
+def far_above(limits: np.ndarray, explanations: Sequence[Explanation]) -> np.ndarray:
     """Which thresholds (E,) lie more than half above their usual values, where many copies score lower."""
-    above: np.ndarray = limits > _FAR * np.array(usual)
+    above: np.ndarray = limits > _FAR * np.array([one.usual_threshold for one in explanations])
     return above
