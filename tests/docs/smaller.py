@@ -136,5 +136,5 @@ def _special(config: Any, material: Path) -> dict[str, Any]:
     if isinstance(config, DistillationConfig) and config.teacher in SHIPPED:
         special["teacher"] = str(material / "painter" / "teacher")
     if isinstance(config, CompareConfig):
-        special |= {"num_captions": (CAPTIONS,), "arms": config.arms[:4]}
+        special |= {"num_captions": (VIEWS,), "arms": config.arms[:4]}
     return special

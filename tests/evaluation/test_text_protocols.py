@@ -41,7 +41,7 @@ def test_zero_shot_names_what_the_model_was_made_to_know(world: Path, tmp_path: 
         assert record.top1.value > 0.9
         assert record.chosen_on == "nothing"
         assert record.validation_accuracy is None
-        assert record.settings == {"templates": ["a {}"]}
+        assert record.settings == {"templates": ["a {}"], "resize": "squash"}
     assert Scores.read(run).records == scores.records
 
 
@@ -58,7 +58,7 @@ def test_retrieval_of_a_random_model_is_chance_and_its_parts_are_stated(world: P
     scores = scored(joint_run(tmp_path / "random", random_model()), world, "retrieval")
     (found,) = scores.measurements
     assert found.protocol == "retrieval"
-    assert found.settings == {"at": [1, 5, 10]}
+    assert found.settings == {"at": [1, 5, 10], "resize": "squash"}
     assert found.sizes == {"num_pictures": 36, "num_texts": 9}  # 9 test concepts, one caption each
     assert found.metrics["image to text R@1"].low <= found.chance["image to text R@1"] + 0.15
     assert found.chance["image to text R@1"] == pytest.approx(1 / 9)
