@@ -55,6 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CircleConfi
     settings = small_recipe()
     settings["generate"] |= {"num_inference_steps": 2, "guidance_scale": 1.0}
     settings["train"]["stablerep"]["data"] |= {"captions_per_batch": 4, "images_per_caption": 2}
+    settings["train"]["stablerep"]["num_epochs"] = 3.0  # as recipes of the paper count; a turn takes steps
     settings["train"]["supervised"] = {
         **QUICK,
         "data": settings["train"]["supervised"]["data"] | {"captions_per_batch": 8},

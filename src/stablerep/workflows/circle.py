@@ -311,4 +311,6 @@ class _Chain:
     ) -> T:
         name = recipe or self.config.settings
         table = config_module.recipe_table(config_module.read_recipe(name), command, name)
+        if "num_steps" in settings:
+            table.pop("num_epochs", None)  # a turn takes as many steps as it is asked for
         return config_module.build(config_class, table, settings, origin="circle")
