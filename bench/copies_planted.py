@@ -197,7 +197,7 @@ def main() -> int:
     bank = Bank.build(torch.split(every.small[reference], 512), every.subject[reference])
     some = runtime.numpy_generator("calibration").permutation(len(reference))[: options.calibration]
     known = find_matches(every.small[reference[some]], bank, excluded=bank.groups[some])
-    limits = thresholds(known.score, [one.usual_threshold for one in EXPLANATIONS], options.rate)
+    limits = thresholds(known.score, EXPLANATIONS, options.rate)
     said = ", ".join(f"{one.name} {limit:.2f}" for one, limit in zip(EXPLANATIONS, limits, strict=True))
     print(
         f"{len(reference):,} reference pictures, {len(genuine):,} genuine ({len(every.cleared)} repetitions cleared)"

@@ -23,7 +23,6 @@ import numpy as np
 import tyro
 
 from mistakes import in_one_sentence
-from stablerep import config as config_module
 from stablerep.captions.fashion import Scales, measure
 from stablerep.captions.fashion_files import read_fashion_files
 from stablerep.captions.fashion_words import KINDS, TONES
@@ -40,6 +39,7 @@ from stablerep.models.encoder import load_encoder
 from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
 from stablerep.run import provenance, write_text
 from stablerep.store import OK, CaptionTable, ImageTable, caption_id
+from stablerep.workflows.recipe import Recipe
 
 HELD_OUT = {kind.label: TONES[number % len(TONES)] for number, kind in enumerate(KINDS)}
 """Class -> the tone that the first painter never sees it in."""
@@ -111,7 +111,9 @@ class _Lab:
     def __init__(self, config: Config) -> None:
         self.config, self.console = config, Console()
         self.captions = config.world / "captions.lance"
-        self.recipes = {name: config_module.read_recipe(name) for name in ("fashion", config.painter)}
+        self.recipe, self.painters = (
+            Recipe.read(name, "composition") for name in ("fashion", config.painter)
+        )
         data = read_fashion_files()
         self.scales = Scales(measure(data.train_images), data.train_labels, KINDS)
         self.benchmark = load_benchmark("fashion", BenchmarkData(world=config.world, fashion=config.world))
@@ -132,7 +134,7 @@ class _Lab:
             },
             "method": {"autoencoder": autoencoder},
         }
-        made = self._configured(METHODS["text-to-image"].config, ("train", "text-to-image"), settings)
+        made = self.painters.configure(METHODS["text-to-image"].config, ("train", "text-to-image"), settings)
         return train("text-to-image", made, console=self.console).run / "teacher"
 
     def pairs(self, painter: str, teacher: Path, test: str) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class _Lab:
             "num_images": self.config.num_images,
             "seed": self.config.seed,
         }
-        generate(self._configured(GenerateConfig, ("generate",), settings, "fashion"), console=self.console)
+        generate(self.recipe.configure(GenerateConfig, ("generate",), settings), console=self.console)
         table = ImageTable.open(out.with_suffix(".lance"))
         rows = table.read(["caption_id", "image_index", "status"])
         good = np.flatnonzero(np.array(rows["status"].to_pylist()) == OK)
@@ -248,13 +250,6 @@ class _Lab:
     def _read(self, *columns: str) -> list[list[str]]:
         table = CaptionTable.open(self.captions).read(list(columns))
         return [table[column].to_pylist() for column in columns]
-
-    def _configured(
-        self, kind: type[Any], command: tuple[str, ...], settings: Mapping[str, Any], recipe: str = ""
-    ) -> Any:
-        name = recipe or self.config.painter
-        table = config_module.recipe_table(self.recipes[name], command, name)
-        return config_module.build(kind, table, settings, origin="composition")
 
 
 if __name__ == "__main__":

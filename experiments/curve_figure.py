@@ -1,21 +1,15 @@
 """The figure of a part of claims.py: value against accuracy with its interval, a panel per test, a line per arm."""
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from paper import PAPER
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
-from stablerep.run import write_atomically
-
-_PANELS_PER_ROW = 3
-_COLOURS = tuple(f"C{number}" for number in range(10))
+from stablerep.report.comparison import COLOURS, draw_panels, draw_scores, dress
 
 
 @dataclass(frozen=True)
@@ -57,29 +51,21 @@ def draw_curves(content: Mapping[str, Any], path: Path) -> None:
             f"{path}: all scores lie at one value, so there is no curve; give a part with several, or no --figure"
         )
     part = content.get("part", "")
-    panels = list(dict.fromkeys(dot.panel for dot in dots))
-    colours = dict(zip(dict.fromkeys(dot.line for dot in dots), itertools.cycle(_COLOURS), strict=False))
-    columns = min(_PANELS_PER_ROW, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4 * columns, 3 * rows + 0.8), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    axis, places = AXES.get(part, CAPTIONS), sorted({dot.place for dot in dots})
+    lines = dict.fromkeys(dot.line for dot in dots)
+    colours = dict(zip(lines, itertools.cycle(COLOURS), strict=False))
+
+    def draw(axes: Any, panel: str) -> None:
         mine = [dot for dot in dots if dot.panel == panel]
-        _draw_lines(axes, mine, colours)
+        for line in lines:
+            scores = {dot.place: dot.score for dot in mine if dot.line == line}
+            draw_scores(axes, scores, line, colours[line])
         _draw_crossings(axes, mine, content.get("needed", []))
         if panel.endswith("linear"):
             _draw_paper(axes, part, colours)
-        _dress(axes, panel, AXES.get(part, CAPTIONS), sorted({dot.place for dot in dots}))
-    drawn = {
-        label: handle
-        for axes in grid.flat
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    place = "outside upper center"
-    figure.legend(drawn.values(), drawn.keys(), loc=place, ncols=columns, fontsize=8, frameon=False)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+        dress(axes, axis.label, logarithmic=places if axis.is_logarithmic else ())
+
+    draw_panels(list(dict.fromkeys(dot.panel for dot in dots)), draw, path)
 
 
 def dots_of(content: Mapping[str, Any]) -> Iterator[Dot]:
@@ -100,19 +86,6 @@ def dots_of(content: Mapping[str, Any]) -> Iterator[Dot]:
 def name_of(summary: Mapping[str, Any]) -> str:
     """The test and the protocol of a score."""
     return f"{summary['benchmark']}: {summary['test']}, {summary['protocol']}"
-
-
-def _draw_lines(axes: Any, dots: Sequence[Dot], colours: Mapping[str, str]) -> None:
-    for line, colour in colours.items():
-        mine = sorted((dot for dot in dots if dot.line == line), key=lambda dot: dot.place)
-        scores = [dot.score for dot in mine]
-        spread = [
-            [100 * max(0.0, score.value - score.low) for score in scores],
-            [100 * max(0.0, score.high - score.value) for score in scores],
-        ]
-        places, values = [dot.place for dot in mine], [100 * score.value for score in scores]
-        style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
-        axes.errorbar(places, values, yerr=spread, label=line, color=colour, **style)
 
 
 def _draw_crossings(axes: Any, dots: Sequence[Dot], needed: Sequence[Mapping[str, Any]]) -> None:
@@ -144,16 +117,3 @@ def _draw_paper(axes: Any, part: str, colours: Mapping[str, str]) -> None:
             label=f"the paper, {arm}, ImageNet",
             **style,
         )
-
-
-def _dress(axes: Any, panel: str, axis: Axis, places: Sequence[float]) -> None:
-    if axis.is_logarithmic:
-        axes.set_xscale("log")
-        axes.set_xticks(places, [f"{place:,g}" for place in places])
-        axes.minorticks_off()
-    axes.set_title(panel, fontsize=9, loc="left")
-    axes.set_xlabel(axis.label, fontsize=8)
-    axes.set_ylabel("mean per class, %", fontsize=8)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", linewidth=0.4)

@@ -54,6 +54,7 @@ from stablerep.learning.data import DataConfig, ViewSource
 from stablerep.learning.methods import METHODS, train
 from stablerep.models.encoder import load_encoder, save_encoder
 from stablerep.run import provenance, write_text
+from stablerep.workflows.recipe import Recipe
 from stored import measured_once
 from usable import usable_real
 
@@ -134,8 +135,10 @@ class _Lab:
         self.arms = chosen_arms(config.arms, config.alignment_block, config.alignment_weight)
         self.captions, self.real = config.world / "captions.lance", config.world / "images.lance"
         self.benchmark = "fashion" if world_name(config.world) == "fashion" else "icons"
-        self.recipes = {name: config_module.read_recipe(name) for name in {config.settings, config.painter}}
-        there = len(usable_real(config.world, self.recipes[config.settings]))
+        self.recipe, self.painters = (
+            Recipe.read(name, "painter claims") for name in (config.settings, config.painter)
+        )
+        there = len(usable_real(config.world, self.recipe.tables))
         self.sizes = [there if num == "all" else num for num in config.num_captions]
         if max(self.sizes) > there or len(set(self.sizes)) < len(self.sizes):
             raise UserError(
@@ -147,10 +150,8 @@ class _Lab:
         """``UserError`` where filters and failures take captions from one arm and not from another."""
         chosen = {}
         for name, arm in self.arms.items():
-            table = config_module.recipe_table(
-                self.recipes[self.config.painter], ("train", "text-to-image", "data"), self.config.painter
-            )
-            data = config_module.build(DataConfig, table, self._data(arm, num), origin=name)
+            command = ("train", "text-to-image", "data")
+            data = self.painters.configure(DataConfig, command, self._data(arm, num))
             chosen[name] = set(ViewSource(data, seed=self.config.seeds[0]).caption_ids)
         (first, captions), *others = chosen.items()
         for name, theirs in others:
@@ -176,7 +177,7 @@ class _Lab:
             method["text_from"] = self._encoder(arm.text, num, seed)
         self._train(
             "text-to-image",
-            self.config.painter,
+            self.painters,
             {
                 "out": folder / "run",
                 "num_steps": self.config.num_steps,
@@ -243,7 +244,7 @@ class _Lab:
             "num_images": num_images,
             "seed": seed,
         }
-        generate(self._configured(GenerateConfig, ("generate",), painting), console=self.console)
+        generate(self.recipe.configure(GenerateConfig, ("generate",), painting), console=self.console)
         return painted
 
     def _judge(self, painted: Path, folder: Path, step: int, place: str, where: str | None = None) -> Score:
@@ -308,7 +309,7 @@ class _Lab:
             "limit": num_captions,
             "num_images": self.config.num_images,
         }
-        generate(self._configured(GenerateConfig, ("generate",), painting), console=self.console)
+        generate(self.recipe.configure(GenerateConfig, ("generate",), painting), console=self.console)
         matching = MatchAuditConfig(images=table, captions=self.captions, encoder=str(self._matcher()))
         return {"num_pictures": audit_match(matching, console=self.console).num_pictures}
 
@@ -316,7 +317,7 @@ class _Lab:
         """A CLIP that learned from the real pictures."""
         data = {"images": [self.real], "captions": self.captions}
         settings = {"out": self.config.out / "matcher", "num_steps": self.config.encoder_steps, "data": data}
-        return self._train("clip", self.config.settings, settings)
+        return self._train("clip", self.recipe, settings)
 
     def _encoder(self, kind: str, num: int, seed: int) -> Path:
         """A run on the painted pictures of these captions, to align to or to read with; or one before its training."""
@@ -324,21 +325,14 @@ class _Lab:
         if kind != "untrained":
             settings = {"out": folder, "num_steps": self.config.encoder_steps, "seed": seed}
             data = {"data": self._data(ARMS[PAINTED], num)}
-            return self._train(kind, self.config.settings, settings | data)
+            return self._train(kind, self.recipe, settings | data)
         like = load_encoder(self._encoder("stablerep", num, seed))
         save_encoder(untrained_encoder(like.config, seed), folder)
         return folder
 
-    def _train(self, method: str, recipe: str, settings: Mapping[str, Any]) -> Path:
-        made = self._configured(METHODS[method].config, ("train", method), settings, recipe)
+    def _train(self, method: str, recipe: Recipe, settings: Mapping[str, Any]) -> Path:
+        made = recipe.configure(METHODS[method].config, ("train", method), settings)
         return train(method, made, console=self.console).run
-
-    def _configured(
-        self, kind: type[Any], command: tuple[str, ...], settings: Mapping[str, Any], recipe: str = ""
-    ) -> Any:
-        name = recipe or self.config.settings
-        table = config_module.recipe_table(self.recipes[name], command, name)
-        return config_module.build(kind, table, settings, origin="painter claims")
 
 
 def _plain(name: str) -> str:

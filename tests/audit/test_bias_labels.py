@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from painted_table import image_row, write_captions, write_images
-from test_audit_bias import TINY, wall
+from test_audit_bias import TINY, asked, wall
 
 from stablerep.audit.attributes import Attribute, attributes_text, read_attributes
-from stablerep.audit.bias import BiasAuditConfig, audit_bias
+from stablerep.audit.bias import audit_bias
 from stablerep.audit.shares import Checked, ShareBootstrap, Shown
 from stablerep.errors import UserError
 from stablerep.features import untrained_encoder
@@ -49,22 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(folder: Path, **more: object) -> BiasAuditConfig:
-    settings = {
-        "images": folder / "images.lance",
-        "captions": folder / "captions.lance",
-        "attributes": folder / "attributes.toml",
-        "reference": folder / "real.lance",
-        "reference_by": "label",
-        "encoder": str(folder / "run"),
-        "num_bootstrap": 100,
-    }
-    return BiasAuditConfig(**{**settings, **more})  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
 def test_a_reader_learns_from_labels_of_pictures_without_captions(folder: Path) -> None:
-    audit_bias(asked(folder))
+    audit_bias(asked(folder, reference_by="label"))
     found = json.loads((folder / "bias.json").read_text())["paint"]
     assert found["unread"] is None and 20 < found["reader"]["test pictures"] < 70
     walls = found["groups"]["all"]
@@ -76,9 +63,9 @@ def test_a_reader_learns_from_labels_of_pictures_without_captions(folder: Path) 
 
 def test_a_table_without_labels_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"unlabelled.lance: no label of its pictures has to do with"):
-        audit_bias(asked(folder, reference=folder / "unlabelled.lance"))
+        audit_bias(asked(folder, reference_by="label", reference=folder / "unlabelled.lance"))
     with pytest.raises(ValueError, match="reference_captions are not read"):
-        asked(folder, reference_captions=folder / "captions.lance")
+        asked(folder, reference_by="label", reference_captions=folder / "captions.lance")
 
 
 def test_a_label_is_the_name_of_a_value_or_states_it_as_a_caption_does() -> None:

@@ -38,7 +38,7 @@ from stablerep.generation.folders import read_defaults
 from stablerep.generation.teacher import TEACHERS
 from stablerep.learning.methods import METHODS
 from stablerep.report import drawing
-from stablerep.workflows import circle, compare, quickstart
+from stablerep.workflows import circle, compare, quickstart, recipe
 
 SHIM = f"""#!{sys.executable}
 from stablerep.cli import main
@@ -131,8 +131,8 @@ def reading(folder: Path, material: Path, *, figures: bool = False) -> Iterator[
         patch.setitem(summarise.__kwdefaults__, "num_bootstrap", 100)
         if not figures:
             patch.setattr(drawing, "_inline", lambda *_: "<svg></svg>")
+        patch.setattr(recipe, "config_module", _building(material))
         for workflow in (circle, compare, quickstart):
-            patch.setattr(workflow, "config_module", _building(material))
             for name in ("write_world", "evaluate_painter"):
                 if hasattr(workflow, name):
                     patch.setattr(workflow, name, _with_less(getattr(workflow, name), material))

@@ -31,7 +31,7 @@ from stablerep.features import TableImages
 from stablerep.generation.execute import generate
 from stablerep.generation.folders import find_teacher
 from stablerep.generation.settings import GenerateConfig, PaintConfig
-from stablerep.generation.teacher import TEACHERS, load_teacher
+from stablerep.generation.teacher import TEACHERS, load_diffusers_teacher, load_teacher
 from stablerep.learning.methods import METHODS, train
 from stablerep.models.encoder import load_encoder
 from stablerep.store import CaptionTable, ImageTable
@@ -113,14 +113,11 @@ def test_the_teacher_is_asked_for_by_its_name_and_has_no_inside() -> None:
     discs = example("teacher").Discs
     teacher = load_teacher("discs", PaintConfig(height=48))
     assert isinstance(teacher, discs) and teacher.settings["side"] == 48
-    with pytest.raises(
-        UserError, match="teacher 'discs' is no diffusers pipeline: it paints, and what it is made of"
-    ):
-        find_teacher("discs")
-    with pytest.raises(
-        UserError, match="unknown teacher 'dicss'; shipped: fashion, icons, discs; or give the path"
-    ):
-        load_teacher("dicss")
+    for ask in (find_teacher, load_diffusers_teacher):
+        with pytest.raises(
+            UserError, match=r"unknown teacher 'discs'; .*give the path of a diffusers folder"
+        ):
+            ask("discs")
 
 
 def grey_png() -> bytes:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import tyro
 
 from stablerep import cost, runtime
-from stablerep.captions.worlds import world_name
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.asked import (
@@ -24,7 +23,13 @@ from stablerep.evaluation.asked import (
     read_paintings,
     real_counterparts,
 )
-from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, first_in_hash_order, load_benchmark
+from stablerep.evaluation.benchmarks import (
+    Benchmark,
+    BenchmarkData,
+    first_in_hash_order,
+    load_benchmark,
+    of_world,
+)
 from stablerep.evaluation.contact_sheet import Block, save_sheet
 from stablerep.evaluation.distances import DistanceConfig, Distances, measure_distances
 from stablerep.evaluation.fidelity import Fidelity, Named, prompt_fidelity
@@ -209,7 +214,7 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
     """
     painter = find_painter(config.images)
     data = BenchmarkData(world=config.world, fashion=config.world)
-    benchmark = load_benchmark(config.benchmark or _of_the_world(config.world), data)
+    benchmark = load_benchmark(config.benchmark or of_world(config.world), data)
     asked = read_asked(config.world, config.split, seen_words=config.seen_words)
     if config.seen_words:
         console.say(f"{len(asked.labels):,} captions are made of seen words, {asked.num_left_out:,} are not")
@@ -291,11 +296,6 @@ def _measure(config: PainterConfig, benchmark: Benchmark, asked: Asked, console:
     _write_named(named, _scores_path(config))
     _write(scores, pairs, _scores_path(config), console)
     return scores
-
-
-def _of_the_world(world: Path) -> str:
-    """The benchmark that a world is called; a folder in the shape of icons need not say what it is."""
-    return world_name(world) if (world / "world.json").exists() else "icons"
 
 
 def _write_named(named: Named, scores: Path) -> None:

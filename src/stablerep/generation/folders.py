@@ -29,16 +29,8 @@ def shipped_teachers() -> list[str]:
 def find_teacher(name_or_path: str, *, download: bool = False) -> Path:
     """The local folder of a teacher: a shipped name, a path, or a hub id that is cached (or may be downloaded).
 
-    Raises ``UserError`` where there is no such teacher, or it is none of diffusers; nothing is fetched unless
-    ``download`` is set.
+    Raises ``UserError`` where there is no such teacher; nothing is fetched unless ``download`` is set.
     """
-    from stablerep.generation.teacher import TEACHERS  # which builds on this module
-
-    if name_or_path in TEACHERS:
-        raise UserError(
-            f"teacher {name_or_path!r} is no diffusers pipeline: it paints, and what it is made of cannot be read or "
-            f"changed; give a diffusers folder, or a shipped teacher ({', '.join(shipped_teachers()) or 'none'})"
-        )
     if name_or_path in shipped_teachers():
         return Path(str(resources.files("stablerep") / "assets" / "teachers" / name_or_path))
     path = Path(name_or_path)
@@ -53,7 +45,7 @@ def find_teacher(name_or_path: str, *, download: bool = False) -> Path:
     if _HUB_ID.fullmatch(name_or_path):
         return _from_hub(name_or_path, download)
     raise UserError(
-        f"unknown teacher {name_or_path!r}; shipped: {', '.join([*shipped_teachers(), *TEACHERS]) or 'none'}; "
+        f"unknown teacher {name_or_path!r}; shipped: {', '.join(shipped_teachers()) or 'none'}; "
         "or give the path of a diffusers folder, or a hub id such as owner/name"
     )
 

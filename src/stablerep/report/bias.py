@@ -171,7 +171,7 @@ def _interval(found: Mapping[str, float] | float | None, *, is_signed: bool = Fa
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", _MINUS)
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", _MINUS)  # a zero has no minus
 
 
 def _keys(panels: Sequence[SharePanel], identity: str) -> tuple[tuple[str, str], ...]:

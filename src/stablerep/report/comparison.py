@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from stablerep.evaluation.intervals import Interval
 from stablerep.run import write_atomically
 
-_COLOURS = ("#2a6f97", "#c1440e", "#4f7d3a", "#7a4f9e", "#a8842c", "#5b5b5b", "#b0577b", "#2f8f8b")
+COLOURS = ("#2a6f97", "#c1440e", "#4f7d3a", "#7a4f9e", "#a8842c", "#5b5b5b", "#b0577b", "#2f8f8b")
 _PANELS_PER_ROW = 3
+_LEGENDS_PER_ROW = 2  # for each panel of a row
 METRICS: Mapping[str, str] = {
     "effective rank": "rank",
     "alignment": "align",
@@ -82,38 +83,41 @@ def _said(metric: str, values: Sequence[float]) -> tuple[str, str]:
 
 def draw_comparison(points: Sequence[Point], path: Path) -> Path:
     """Write the figure as PNG; arms keep their colour over all panels, intervals are 95 %."""
-    panels = list(dict.fromkeys(point.panel for point in points))
     arms = list(dict.fromkeys(point.arm for point in points))
+    sizes = sorted({point.num_captions for point in points})
+
+    def draw(axes: Any, panel: str) -> None:
+        for number, arm in enumerate(arms):
+            mine = [point for point in points if point.panel == panel and point.arm == arm]
+            # Arms are moved a little apart, so that no interval hides another.
+            shift = 1.04 ** (number - (len(arms) - 1) / 2)
+            places = {point.num_captions * shift: point.score for point in mine}
+            draw_scores(axes, places, arm, COLOURS[number % len(COLOURS)])
+        dress(axes, "captions", logarithmic=sizes)
+
+    panels = list(dict.fromkeys(point.panel for point in points))
+    return draw_panels(panels, draw, path)
+
+
+def draw_panels(panels: Sequence[str], draw: Callable[[Any, str], object], path: Path) -> Path:
+    """Write a PNG with a panel for each name, filled by ``draw``, and one legend above all."""
     columns = min(_PANELS_PER_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4 * columns, 3 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(4 * columns, 3 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    drawn: dict[str, Any] = {}
     for axes, panel in zip(grid.flat, panels, strict=False):
-        for number, arm in enumerate(arms):
-            mine = [point for point in points if point.panel == panel and point.arm == arm]
-            _draw_arm(axes, sorted(mine, key=lambda point: point.num_captions), number, len(arms))
-        sizes = sorted({point.num_captions for point in points})
-        axes.set_xscale("log")
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.minorticks_off()
+        draw(axes, panel)
         axes.set_title(panel, fontsize=9, loc="left")
-        axes.set_xlabel("captions", fontsize=8)
-        axes.set_ylabel("mean per class, %", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", linewidth=0.4)
-    drawn = {
-        label: handle
-        for axes in grid.flat
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= dict(zip(labels, handles, strict=True))
     figure.legend(
         drawn.values(),
         drawn.keys(),
         loc="outside upper center",
-        ncols=min(4, len(arms)),
+        ncols=min(_LEGENDS_PER_ROW * columns, len(drawn)),
         fontsize=8,
         frameon=False,
     )
@@ -121,20 +125,28 @@ def draw_comparison(points: Sequence[Point], path: Path) -> Path:
     return path
 
 
-def _draw_arm(axes: Any, points: Sequence[Point], number: int, num_arms: int) -> None:
-    """Arms are moved a little apart, so that no interval hides another."""
-    shift = 1.04 ** (number - (num_arms - 1) / 2)
-    values = [100 * point.score.value for point in points]
-    below = [max(0.0, 100 * (point.score.value - point.score.low)) for point in points]
-    above = [max(0.0, 100 * (point.score.high - point.score.value)) for point in points]
+def draw_scores(axes: Any, scores: Mapping[float, Interval], label: str, colour: str) -> None:
+    """A line of scores with their 95 % intervals, by their place."""
+    places = sorted(scores)
+    found = [scores[place] for place in places]
+    spread = [
+        [100 * max(0.0, score.value - score.low) for score in found],
+        [100 * max(0.0, score.high - score.value) for score in found],
+    ]
+    style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
     axes.errorbar(
-        [point.num_captions * shift for point in points],
-        values,
-        yerr=[below, above],
-        label=points[0].arm if points else None,
-        color=_COLOURS[number % len(_COLOURS)],
-        marker="o",
-        markersize=4,
-        linewidth=1.4,
-        capsize=2,
+        places, [100 * score.value for score in found], yerr=spread, label=label, color=colour, **style
     )
+
+
+def dress(axes: Any, label: str, *, logarithmic: Sequence[float] = ()) -> None:
+    """What all panels have in common; ``logarithmic``: the places to name where they are so far apart."""
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xticks(logarithmic, [f"{place:,g}" for place in logarithmic])
+        axes.minorticks_off()
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_ylabel("mean per class, %", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.4)

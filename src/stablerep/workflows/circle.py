@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -36,8 +36,7 @@ from stablerep.run import provenance, read_json, write_text
 from stablerep.store import OK, ImageTable
 from stablerep.workflows.circle_turns import Circle, Turn, keep_turn, shares_of, stored_turn, turn_of
 from stablerep.workflows.conditions import captions_to_paint, usable_captions
-
-T = TypeVar("T")
+from stablerep.workflows.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +113,9 @@ class _Chain:
 
     def __init__(self, config: CircleConfig, console: Console) -> None:
         self.config, self.console = config, console
+        self.recipe, self.painters = (
+            Recipe.read(name, "circle") for name in (config.settings, config.painter)
+        )
         self.world = config.out / "world" if config.world in WORLDS else Path(config.world)
         if config.world in WORLDS:
             write_world(WorldConfig(name=cast(Any, config.world), out=self.world), console=console)
@@ -135,7 +137,7 @@ class _Chain:
         """
         images, run = self._paint(number), self._train_encoder(number)
         is_fashion = world_name(self.world) == "fashion"
-        evaluating = self._configure(
+        evaluating = self.recipe.configure(
             EvaluateConfig, ("evaluate",), {"run": run, "fashion" if is_fashion else "world": self.world}
         )
         judging = PainterConfig(
@@ -188,12 +190,12 @@ class _Chain:
             },
             "method": method,
         }
-        self._train("text-to-image", settings, config.painter)
+        self._train("text-to-image", settings, self.painters)
 
     def _check(self) -> None:
         """Refuse what would show only after hours of painting and training."""
         world_name(self.world)
-        evaluating = self._configure(EvaluateConfig, ("evaluate",), {"run": self.config.out})
+        evaluating = self.recipe.configure(EvaluateConfig, ("evaluate",), {"run": self.config.out})
         if "linear" not in evaluating.protocols or not any(map(is_benchmark, evaluating.benchmarks)):
             raise UserError(
                 f"recipe {self.config.settings}: a circle follows the linear probe, and [evaluate] measures by "
@@ -213,7 +215,7 @@ class _Chain:
             "num_images": self.config.num_images,
             "seed": self.config.seed,
         }
-        return self._configure(GenerateConfig, ("generate",), settings)
+        return self.recipe.configure(GenerateConfig, ("generate",), settings)
 
     def _paint(self, number: int) -> Path:
         return generate(self._painting(number), console=self.console).path
@@ -229,7 +231,7 @@ class _Chain:
                 "num_painted": self.config.num_images,
             },
         }
-        return self._train("stablerep", settings, self.config.settings)
+        return self._train("stablerep", settings, self.recipe)
 
     def _train_judge(self) -> Path:
         settings = {
@@ -238,11 +240,11 @@ class _Chain:
             "seed": self.config.seed,
             "data": {"images": [self.real]},
         }
-        return self._train("supervised", settings, self.config.settings)
+        return self._train("supervised", settings, self.recipe)
 
-    def _train(self, method: str, settings: Mapping[str, Any], recipe: str) -> Path:
+    def _train(self, method: str, settings: Mapping[str, Any], recipe: Recipe) -> Path:
         """Train on as many captions as are asked for, or as are left where all paintings of some failed."""
-        made = self._configure(METHODS[method].config, ("train", method), settings, recipe)
+        made = recipe.configure(METHODS[method].config, ("train", method), settings)
         data = made.data
         if data.num_captions is not None:
             num = min(data.num_captions, len(usable_captions(data)))
@@ -301,16 +303,3 @@ class _Chain:
             "judge": load_encoder(self.judge).fingerprint,
             "versions": provenance()["versions"],
         }
-
-    def _configure(
-        self,
-        config_class: type[T],
-        command: tuple[str, ...],
-        settings: Mapping[str, Any],
-        recipe: str | None = None,
-    ) -> T:
-        name = recipe or self.config.settings
-        table = config_module.recipe_table(config_module.read_recipe(name), command, name)
-        if "num_steps" in settings:
-            table.pop("num_epochs", None)  # a turn takes as many steps as it is asked for
-        return config_module.build(config_class, table, settings, origin="circle")

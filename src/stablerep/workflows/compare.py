@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import tyro
 
@@ -49,11 +49,11 @@ from stablerep.workflows.conditions import (
     usable_captions,
     without,
 )
+from stablerep.workflows.recipe import Recipe
 
 _FURTHER = 64
 """Captions painted in place of failed ones, without one that can be used, after which no more are tried."""
 
-T = TypeVar("T")
 
 Source = Literal["real", "painted", "both"]
 
@@ -170,10 +170,10 @@ class _Matrix:
         self.is_embedded = config.chosen_world in WORLDS
         self.world = config.out / "world" if self.is_embedded else Path(config.chosen_world)
         self.painted = config.painted or config.out / "images.lance"
-        self.recipe = config_module.read_recipe(config.settings)
+        self.recipe = Recipe.read(config.settings, "compare")
         # What is no world is refused now, not when the first run is measured.
-        self.benchmark = _benchmark_of(config.chosen_world if self.is_embedded else world_of(self.world))
-        """That of the world, by which learning rates are chosen; of a user's own the first that the recipe names."""
+        self.benchmark = config.chosen_world if self.is_embedded else world_of(self.world)
+        """That of the world's name, by which learning rates are chosen; of a user's own the first of the recipe."""
         self.views: Mapping[Cell, Views] = {}
         """Pictures of a step; of arms whose pictures are not there yet, as many as if no painting failed."""
         self._having: dict[str, frozenset[str]] = {}
@@ -304,14 +304,13 @@ class _Matrix:
 
     def _measuring(self, settings: Mapping[str, Any]) -> EvaluateConfig:
         """What the recipe says of measuring; where it is silent, geometry is measured beside accuracies."""
-        table = config_module.recipe_table(self.recipe, ("evaluate",), self.config.settings)
         silent = {
             "protocols": [*EvaluateConfig.protocols, "geometry"],
             "table": self.world / "images.lance",
         }
         place = {"icons": "world", "fashion": "fashion"}.get(self.benchmark or "")
         given = settings if place is None else {**settings, place: self.world}
-        return config_module.build(EvaluateConfig, silent, table, given, origin="compare")
+        return self.recipe.configure(EvaluateConfig, ("evaluate",), given, silent=silent)
 
     def _run_config(self, arm: str, num: int, seed: int, rate: float | None) -> TrainConfig:
         """A run of this arm on the captions that all arms have."""
@@ -342,9 +341,7 @@ class _Matrix:
         }
         if rate is not None:
             settings["optim"] = {"lr": rate}
-        table = config_module.recipe_table(self.recipe, ("train", method), self.config.settings)
-        table.pop("num_epochs", None)  # all arms take as many steps
-        return config_module.build(METHODS[method].config, table, settings, origin="compare")
+        return self.recipe.configure(METHODS[method].config, ("train", method), settings)
 
     def _painting(self) -> GenerateConfig:
         settings = {
@@ -353,20 +350,11 @@ class _Matrix:
             "num_images": self.config.num_images,
             "seed": self.config.seeds[0],
         }
-        return self._configure(GenerateConfig, ("generate",), settings)
+        return self.recipe.configure(GenerateConfig, ("generate",), settings)
 
     def _reads_text(self, arm: str) -> bool:
         made = self._made(arm, self.config.num_captions[0], self.config.seeds[0], None)
         return hasattr(getattr(made, "method", None), "text")
-
-    def _configure(self, config_class: type[T], command: tuple[str, ...], settings: Mapping[str, Any]) -> T:
-        table = config_module.recipe_table(self.recipe, command, self.config.settings)
-        return config_module.build(config_class, table, settings, origin="compare")
-
-
-def _benchmark_of(world: str | None) -> str | None:
-    """The benchmark that measures on the real pictures of a world; None for a user's own."""
-    return world and ("fashion" if world == "fashion" else "icons")
 
 
 def _diverged(run: Path) -> bool:

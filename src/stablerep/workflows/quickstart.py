@@ -5,9 +5,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from stablerep import config as config_module
 from stablerep.captions.worlds import WorldConfig, write_world
 from stablerep.console import Console
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
@@ -15,10 +14,10 @@ from stablerep.evaluation.scores import Scores
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import DataConfig
 from stablerep.learning.methods import METHODS, train
+from stablerep.learning.trainer import TrainConfig
 from stablerep.report import ReportConfig, write_report
 from stablerep.workflows.conditions import captions_to_paint
-
-T = TypeVar("T")
+from stablerep.workflows.recipe import Recipe
 
 _RECIPE = "icons"
 
@@ -81,35 +80,41 @@ def quickstart(
     console.say(f"2/5  {config.num_images} pictures are painted for each of {config.num_captions} captions")
     painting = {"captions": world / "captions.lance", "out": painted, "teacher": config.teacher}
     sizes = {"limit": config.num_captions, "num_images": config.num_images, "seed": config.seed}
-    generating = _configure(GenerateConfig, ("generate",), painting | sizes)
+    recipe = Recipe.read(_RECIPE, "quickstart")
+    generating = recipe.configure(GenerateConfig, ("generate",), painting | sizes)
     captions_to_paint(generating, config.num_captions)
     generate(generating, console=console)
     console.say(
         "3/5  StableRep learns from the painted pictures alone; SimCLR, beside it, from the real ones"
     )
     learning = {"images": [painted], "num_painted": config.num_images}
-    ours = _train(config, "stablerep", "stablerep", learning, console)
-    real = _train(config, "simclr", "simclr-real", {"images": [world / "images.lance"]}, console)
+    ours = config.out / "runs" / "stablerep"
+    real = config.out / "runs" / "simclr-real"
+    for method, run, data in (
+        ("stablerep", ours, learning),
+        ("simclr", real, {"images": [world / "images.lance"]}),
+    ):
+        train(method, _training(config, recipe, method, run, data), console=console)
     console.say("4/5  both are measured on real pictures that nobody trained on")
     measuring = {"run": ours, "also": (real,), "world": world, "seed": config.seed}
-    scores = evaluate(_configure(EvaluateConfig, ("evaluate",), measuring), console=console)
+    scores = evaluate(recipe.configure(EvaluateConfig, ("evaluate",), measuring), console=console)
     console.say("5/5  the report")
     page = config.out / "report" / "index.html"
     report = write_report(ReportConfig(folders=(config.out,), world=world, out=page), console=console)
     return QuickstartSummary(report=report, scores=scores, seconds=time.monotonic() - begin)
 
 
-def _train(
-    config: QuickstartConfig, method: str, name: str, data: Mapping[str, Any], console: Console
-) -> Path:
+def _training(
+    config: QuickstartConfig, recipe: Recipe, method: str, run: Path, data: Mapping[str, Any]
+) -> TrainConfig:
     settings = {
-        "out": config.out / "runs" / name,
+        "out": run,
         "num_steps": config.num_steps,
         "seed": config.seed,
         "data": {**data, "num_captions": config.num_captions},
     }
-    asked = _configure(METHODS[method].config, ("train", method), settings)
-    return train(method, dataclasses.replace(asked, data=_fitted(asked.data, config)), console=console).run
+    asked = recipe.configure(METHODS[method].config, ("train", method), settings)
+    return dataclasses.replace(asked, data=_fitted(asked.data, config))
 
 
 def _fitted(data: DataConfig, config: QuickstartConfig) -> DataConfig:
@@ -122,9 +127,3 @@ def _fitted(data: DataConfig, config: QuickstartConfig) -> DataConfig:
         images_per_caption=images_per_caption,
         captions_per_batch=views // (images_per_caption * data.crops_per_image),
     )
-
-
-def _configure(config_class: type[T], command: tuple[str, ...], settings: Mapping[str, Any]) -> T:
-    """The recipe of the world, with the quickstart's settings over it."""
-    table = config_module.recipe_table(config_module.read_recipe(_RECIPE), command, _RECIPE)
-    return config_module.build(config_class, table, settings, origin="quickstart")
