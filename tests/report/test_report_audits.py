@@ -145,7 +145,8 @@ def test_shares_stand_beside_their_target(audited: Path) -> None:
     ]
     grown = found["amplification"]["pictures to answers"]
     assert summary[1][0] == "squares"
-    assert summary[1][3].startswith(f"{100 * grown['value']:+.1f}".replace("-", "\u2212"))
+    assert summary[1][3].startswith(f"{round(100 * grown['value'], 1) + 0.0:+.1f}".replace("-", "\u2212"))
+    assert "\u22120.0" not in page.visible
     assert "Not read: real pictures of 0 groups state 'tiny'" in page.visible
     assert "paint of squares" not in page.visible, "the table says it"
     (audited / "bias.json").write_text('{"paint": {}}')
