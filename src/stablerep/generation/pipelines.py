@@ -24,6 +24,7 @@ from stablerep.generation.guidance import guide_within
 from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
 from stablerep.generation.settings import PaintSettings
+from stablerep.generation.text_once import read_text_once
 
 Parameters = Mapping[str, inspect.Parameter]
 Conditioning = Mapping[str, Tensor | str]
@@ -214,6 +215,8 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
         _use_plain_attention(pipeline)
     if settings.compile:
         compile_denoiser(pipeline)
+    else:
+        read_text_once(pipeline)
     if settings.guidance_interval is not None:
         guide_within(pipeline, settings.guidance_interval, settings.batch_size)
     pipeline.set_progress_bar_config(disable=True)
