@@ -15,7 +15,8 @@ INSTALLED := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 # Workers with one thread each: more threads would only compete. Take more workers where there are more cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)
+# A file stays with one worker, so that what its tests share is made once.
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The versions for which every pinned library has a wheel.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))

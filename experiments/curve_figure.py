@@ -95,9 +95,8 @@ def _draw_crossings(axes: Any, dots: Sequence[Dot], needed: Sequence[Mapping[str
         if dots[0].panel != name_of(one) or one["pictures"] is None or not level:
             continue
         ends = [one["painted"], one["pictures"]]
-        axes.plot(
-            ends, [100 * level[0]] * 2, ":", color="grey", marker="|", label="as many real pictures reach it"
-        )
+        style = {"color": "grey", "marker": "|", "label": "as many real pictures reach it"}
+        _draw_line(axes, ends, [100 * level[0]] * 2, ":", style)
         axes.annotate(
             f"{one['pictures']:,.0f}", (ends[1], 100 * level[0]), (2, -9), textcoords="offset points", size=7
         )
@@ -109,11 +108,12 @@ def _draw_paper(axes: Any, part: str, colours: Mapping[str, str]) -> None:
     for arm in dict.fromkeys(one.arm for one in found):
         mine = [one for one in found if one.arm == arm]
         style = {"marker": "D", "markersize": 4, "markerfacecolor": "none", "linewidth": 0.8}
-        axes.plot(
-            [one.place for one in mine],
-            [one.percent for one in mine],
-            "--",
-            color=colours.get(arm, "grey"),
-            label=f"the paper, {arm}, ImageNet",
-            **style,
-        )
+        said = {"color": colours.get(arm, "grey"), "label": f"the paper, {arm}, ImageNet"}
+        _draw_line(axes, [one.place for one in mine], [one.percent for one in mine], "--", style | said)
+
+
+def _draw_line(
+    axes: Any, places: Sequence[Any], percents: Sequence[float], dashes: str, style: Mapping[str, Any]
+) -> None:
+    """A line without intervals, as error bars all the same: a legend puts plain lines before those of the arms."""
+    axes.errorbar(places, percents, fmt=dashes, **style)

@@ -117,7 +117,7 @@ def bars(audit: EditAudit) -> dict[str, str]:
     lines = {}
     for one in audit.edited:
         if one.wanted:
-            error = max(abs(one.shares_after[name] - share) for name, share in one.wanted.items())
+            error = max(abs(one.shares_after[name].value - share) for name, share in one.wanted.items())
             lines[f"{one.concept}: within {100 * SHARE:g} points of its shares"] = _said(
                 error <= SHARE, f"{100 * error:.1f} points"
             )

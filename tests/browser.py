@@ -14,6 +14,12 @@ FLAGS = [
 ]  # fmt: skip
 _AXE = Path(__file__).parents[1] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 
+needs_axe = pytest.mark.skipif(
+    not _AXE.is_file(),
+    reason="axe-core is not there to judge the page; "
+    "npm install --prefix build/axe --no-save --ignore-scripts axe-core brings it",
+)
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:
@@ -31,12 +37,7 @@ def chromium() -> Iterator[Any]:
 
 
 def serious_faults(page: Any) -> list[str]:
-    """What axe-core holds against the page; the test is skipped where axe-core is not there."""
-    if not _AXE.is_file():
-        pytest.skip(
-            "axe-core is not there to judge the page; "
-            "npm install --prefix build/axe --no-save --ignore-scripts axe-core brings it"
-        )
+    """What axe-core holds against the page; tests that ask carry ``needs_axe``."""
     page.evaluate(_AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(done => done.violations)")
     return [

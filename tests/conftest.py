@@ -27,3 +27,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches whose pictures are neither read nor cropped, for tests that draw hundreds and count what they hold."""
+    from stablerep.learning import data
+    from stablerep.learning.pictures import Pictures
+
+    monkeypatch.setattr(
+        data.ViewSource,
+        "_load",
+        lambda _, refs: Pictures([torch.zeros(3, 2, 2, dtype=torch.uint8)] * len(refs)),
+    )
+    monkeypatch.setattr(data, "draw_parameters", lambda seeds, *_: seeds)
+    monkeypatch.setattr(data, "apply_parameters", lambda _, seeds, __: torch.zeros(len(seeds), 3, 1, 1))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 CUT, CUT_AFTER = 0, -1
@@ -74,6 +72,9 @@ def serve() -> Iterator[tuple[str, Faults]]:
     """Run the server in a thread: its address and its faults."""
     import threading
 
+    # Which takes seconds to import, and is not needed where these tests are only collected.
+    from moto.server import DomainDispatcherApplication, create_backend_app
+
     faults = Faults()
     application = _Spoiled(DomainDispatcherApplication(create_backend_app), faults)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)
@@ -98,7 +99,14 @@ def environment(address: str) -> dict[str, str]:
     }
 
 
+def client(address: str) -> Any:
+    """A client of the server that is no part of what is tested."""
+    import boto3
+
+    options = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=address, **options)
+
+
 def make_bucket(address: str, name: str) -> None:
     """Create a bucket."""
-    options = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=address, **options).create_bucket(Bucket=name)
+    client(address).create_bucket(Bucket=name)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from stablerep import config
@@ -132,6 +133,7 @@ PATHS = st.from_regex(r"[a-z]{1,8}(/[a-z.]{1,8}x)?", fullmatch=True).map(Path)
 
 
 @pytest.mark.slow
+@hypothesis_settings(max_examples=30, deadline=None)
 @given(
     settings=st.builds(
         Settings,

@@ -12,6 +12,7 @@ from stablerep.probes import (
     Labelled,
     PathConfig,
     ProbeConfig,
+    SgdConfig,
     fit_knn,
     fit_linear,
     mean_per_class_accuracy,
@@ -210,12 +211,17 @@ def test_refit_trains_on_both_splits() -> None:
 
 
 @pytest.mark.slow
-def test_probes_are_deterministic() -> None:
-    for fit in PROBES.values():
-        first = fit(overlapping(0, 200), overlapping(1, 100), 5, ProbeConfig())
-        second = fit(overlapping(0, 200), overlapping(1, 100), 5, ProbeConfig())
-        test = overlapping(2, 50).features
-        np.testing.assert_array_equal(first.probabilities(test), second.probabilities(test))
+@pytest.mark.parametrize("name", PROBES)
+def test_probes_are_deterministic(name: str) -> None:
+    path = PathConfig(strongest_l2=10, weakest_l2=0.1, num_l2=3)
+    config = ProbeConfig(
+        linear=path,
+        logistic=path,
+        sgd=SgdConfig(num_epochs=8, check_every=2, batch_size=32),
+    )
+    first, second = (PROBES[name](overlapping(0, 100), overlapping(1, 50), 5, config) for _ in range(2))
+    test = overlapping(2, 50).features
+    np.testing.assert_array_equal(first.probabilities(test), second.probabilities(test))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,15 @@
 """Seeds, devices, precision, and the process group: alone a no-op, together equal to one process."""
 
 import itertools
-import os
-import socket
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
+from processes import as_torchrun_would
 from stablerep import runtime
 from stablerep.errors import UserError
 
@@ -232,30 +229,17 @@ def test_tasks_of_slurm_that_know_nothing_of_one_another_are_refused(
     runtime.require_one_process()
 
 
-def one_rank(rank: int, port: int, folder: str) -> None:
-    """A process with the environment that torchrun gives it."""
-    torch.set_num_threads(1)
-    place = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": 2,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    os.environ.update({name: str(value) for name, value in place.items()})
+def in_a_group() -> dict[str, Any]:
+    """What a rank has computed once its group is dissolved."""
     with runtime.process_group():
-        torch.save(use_the_group(), Path(folder) / f"{rank}.pt")
+        found = use_the_group()
     assert not dist.is_initialized()
+    return found
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(one_rank, args=(port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return as_torchrun_would(in_a_group, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.slow

@@ -1,12 +1,18 @@
 """``stablerep completion``: a script that teaches bash or zsh the commands, their options and the values of these.
 
-The script holds everything itself, so that a press of the tab key starts no Python.
+The script holds everything itself, so that a press of the tab key starts no Python; and it is kept, so that a shell
+that reads it whenever it starts is not held up.
 """
 
 import argparse
+import contextlib
+import hashlib
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -15,7 +21,10 @@ from tyro.conf import Positional
 from stablerep.commands import COMMANDS
 from stablerep.config import recipe_names
 from stablerep.console import Console
+from stablerep.errors import UserError
 
+CACHE = Path("~/.cache/stablerep/completion.bash")
+"""Where the script is kept."""
 _SHARED = ("--help", "--recipe", "--json", "--quiet")
 _ZSH = "autoload -Uz +X compinit bashcompinit && compinit -u && bashcompinit"
 # Where nothing is offered, `-o default` lets the shell offer files.
@@ -69,15 +78,41 @@ class CompletionScript:
 
 
 def completion(config: CompletionConfig, *, console: Console = Console(quiet=True)) -> CompletionScript:  # noqa: ARG001, B008
-    """The script for a shell; every command is loaded once to see its options."""
+    """The script for a shell. To make one, every command is loaded, which takes seconds; so it is kept."""
+    script = _kept()
+    return CompletionScript(script if config.shell == "bash" else f"{_ZSH}\n{script}")
+
+
+def _kept() -> str:
+    """The script for bash: from the user's cache as long as nothing has changed that it was made of, else a new one."""
+    cache, first_line = CACHE.expanduser(), f"# {_made_of()}\n"
+    with contextlib.suppress(OSError):
+        kept = cache.read_text(encoding="utf-8", errors="replace")
+        if kept.startswith(first_line):
+            return kept
+    script = first_line + _made()
+    from stablerep.run import write_text  # behind torch, which a script that was kept need not wait for
+
+    with contextlib.suppress(OSError, UserError):  # who has no place for it gets it all the same
+        write_text(cache, script)
+    return script
+
+
+def _made_of() -> str:
+    """Digest of what determines the script: the package's files, by size and time, and the versions that it runs on."""
+    files = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".toml"))
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((states, sys.version, version("tyro"))).encode()).hexdigest()[:16]
+
+
+def _made() -> str:
     first = dict.fromkeys(words[0] for words in COMMANDS)
-    script = _SCRIPT.format(
+    return _SCRIPT.format(
         first=_quoted([*first, "help", "--help", "--version"]),
         groups="\n".join(_groups()),
         # Longer commands come first: `evaluate painter` is no `evaluate`.
         commands="\n".join(_command(words) for words in sorted(COMMANDS, key=len, reverse=True)),
     )
-    return CompletionScript(script if config.shell == "bash" else f"{_ZSH}\n{script}")
 
 
 def _groups() -> Iterator[str]:

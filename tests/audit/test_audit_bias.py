@@ -105,6 +105,9 @@ def test_planted_shares_and_amplification_are_recovered(folder: Path) -> None:
     assert answered["low"] <= answered["value"] <= answered["high"]
     assert abs(grown["value"]) == pytest.approx(abs(red["value"] - 0.5))
     assert houses["total variation"]["value"] == pytest.approx(abs(red["value"] - 0.5))
+    assert houses["total variation by chance"] < houses["total variation"]["value"]
+    assert barns["total variation"]["value"] < barns["total variation by chance"] < 0.4
+    assert "points from the target, by chance up to" in result.facts["paint of houses"]
     assert found["reader"]["accuracy of answers"] >= 0.9
     column = ImageTable.open(folder / "images.lance").read(["bias_paint"])["bias_paint"].to_pylist()
     assert column[-1] is None  # the cat is not concerned
@@ -212,6 +215,7 @@ def test_a_group_is_held_against_its_own_real_pictures_and_an_empty_one_is_said_
     assert paint["groups"]["barns"]["target"] == {"red": 0.0, "blue": 1.0}
     assert paint["groups"]["sheds"]["target"] is None
     assert paint["groups"]["sheds"]["total variation"] is None
+    assert paint["groups"]["sheds"]["total variation by chance"] is None
     assert paint["groups without pictures"] == ["mills"] and "mills" not in paint["groups"]
     assert paint["groups"]["houses"]["total variation"]["value"] < 0.5
     assert paint["groups"]["barns"]["total variation"]["value"] > 0.7
@@ -267,6 +271,36 @@ def test_adjusted_shares_undo_the_errors_of_the_reader_where_raw_ones_do_not() -
     assert inside >= 17
     sharp = confusion(test, test, 2)
     assert true_shares(np.array([0, 0, 0, 1]), sharp)[0] == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_painter_without_bias_is_further_from_its_target_than_chance_in_5_of_100_cases() -> None:
+    """30 captions of four pictures, which agree in half of the captions; the reader errs in a tenth of its answers."""
+    rng, target, captions = np.random.default_rng(0), np.array([0.7, 0.3]), np.arange(30).repeat(4)
+    test, further, levels = np.arange(400) % 2, 0, []
+
+    def read(truth: np.ndarray) -> np.ndarray:
+        return np.where(rng.random(len(truth)) < 0.1, 1 - truth, truth)
+
+    for trial in range(60):
+        drawn = (rng.random(120) < 0.3).astype(int)
+        truth = np.where(captions % 2 == 0, drawn[captions], drawn)
+        shown = Shown(read(truth), captions, np.full(120, -1))
+        found = ShareBootstrap(shown, Checked(test, read(test), np.arange(400)), 2, num=100, seed=trial)
+        levels.append(found.apart_by_chance(target))
+        further += total_variation(found.value, target) > levels[-1]
+    assert 0 < further <= 8
+    independent = 1.96 * np.sqrt(0.7 * 0.3 / 120) / 0.8
+    assert 1.2 * independent < np.mean(levels) < 2 * independent
+
+
+def test_ten_pictures_of_one_value_do_not_show_that_one_in_ten_is_missing() -> None:
+    test = np.arange(400) % 2
+    shown = Shown(np.zeros(10, int), np.arange(10), np.full(10, -1))
+    found = ShareBootstrap(shown, Checked(test, test, np.arange(400)), 2, num=200, seed=0)
+    rare, half = np.array([0.9, 0.1]), np.array([0.5, 0.5])
+    assert total_variation(found.value, rare) < found.apart_by_chance(rare)
+    assert total_variation(found.value, half) > found.apart_by_chance(half)
 
 
 def test_what_is_answered_is_as_accurate_as_was_asked() -> None:

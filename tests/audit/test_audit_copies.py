@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +156,43 @@ def test_a_threshold_is_the_quantile_of_an_exponential_tail_and_ignores_a_few_tw
     scores[:10] = 4.0
     assert tail_threshold(scores, 1e-4) == pytest.approx(limit, rel=0.1)
     assert tail_threshold(scores[:100], 1e-4) is None
+    assert tail_threshold(scores, 0.1) == pytest.approx(0.2 * np.log(10), rel=0.05), "no tail is needed"
     with pytest.raises(ValueError, match="rate"):
         tail_threshold(scores, 0.0)
+
+
+@pytest.mark.parametrize("num", [500, 1500])
+@pytest.mark.parametrize(
+    ("draw", "beyond", "least", "most"),
+    [
+        (np.random.Generator.standard_exponential, lambda score: math.exp(-score), 0.7, 1.3),
+        (np.random.Generator.standard_normal, lambda score: math.erfc(score / math.sqrt(2)) / 2, 0.0, 1.0),
+        (lambda rng, num: rng.pareto(10, num), lambda score: (1 + score) ** -10, 1.0, 2.2),
+    ],
+    ids=["exponential", "normal", "heavier"],
+)
+def test_alarms_are_about_as_frequent_as_was_asked(
+    draw: Callable[[np.random.Generator, int], np.ndarray],
+    beyond: Callable[[float], float],
+    least: float,
+    most: float,
+    num: int,
+) -> None:
+    """One in 5,000, as of each of five explanations, from many samples of genuine pictures."""
+    rng, rate = np.random.default_rng(0), 0.0002
+    found = [tail_threshold(draw(rng, num), rate) for _ in range(400)]
+    rates = [beyond(limit) for limit in found if limit is not None]
+    assert len(rates) == len(found) and least < np.mean(rates) / rate < most
+
+
+def test_pictures_that_resemble_nothing_are_no_tail() -> None:
+    """Three in a hundred score above nothing; where fewer than one in a hundred do, they may be twins."""
+    scores = np.zeros(1500)
+    scores[:45] = np.random.default_rng(0).exponential(0.2, 45)
+    assert tail_threshold(scores, 0.0002) == pytest.approx(0.2 * np.log(0.03 / 0.0002), rel=0.3)
+    scores[5:], scores[:5] = 0, 1.5
+    assert tail_threshold(scores, 0.0002) is None
+    assert tail_threshold(scores, 0.01, least=0.55) == 0.55
 
 
 def test_the_index_finds_what_the_exact_search_finds() -> None:

@@ -68,6 +68,7 @@ def test_levels_of_shuffled_captions_are_what_they_say(world: Path, clip: Path, 
     assert result.facts["mean level (AUROC against shuffled captions)"] > 0.85
 
 
+@pytest.mark.slow
 def test_columns_verdicts_and_findings_agree(world: Path, clip: Path, painted: Path) -> None:
     result = audit_match(config(world, clip, painted, rules=MatchRules(min_level=0.9)))
     rows = columns(
@@ -86,6 +87,7 @@ def test_columns_verdicts_and_findings_agree(world: Path, clip: Path, painted: P
     assert stored["keep"]["num_rejected"] == result.num_rejected
 
 
+@pytest.mark.slow
 def test_the_best_of_each_caption_are_kept(world: Path, clip: Path, painted: Path) -> None:
     audit_match(config(world, clip, painted, rules=MatchRules(keep_best=2)))
     rows = columns(painted, "caption_id", "match", "match_rank", "keep")
@@ -95,6 +97,7 @@ def test_the_best_of_each_caption_are_kept(world: Path, clip: Path, painted: Pat
         assert [row[3] for row in own] == [True, True] + [False] * (PER_CAPTION - 2)
 
 
+@pytest.mark.slow
 def test_real_pictures_set_the_level(world: Path, clip: Path, tmp_path: Path) -> None:
     """At 5 % false alarms on real pictures that the encoder has not seen, most wrong pictures are rejected."""
     wrong = swapped_table(tmp_path / "images.lance", 0.2)
@@ -109,6 +112,7 @@ def test_real_pictures_set_the_level(world: Path, clip: Path, tmp_path: Path) ->
         MatchRules(reference=tmp_path / "real.lance", min_level=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_captions", [len(TEXTS), 5])
 def test_the_level_of_a_picture_does_not_depend_on_what_is_audited_with_it(
     world: Path, clip: Path, tmp_path: Path, num_captions: int
@@ -137,6 +141,7 @@ def test_the_level_of_a_picture_does_not_depend_on_what_is_audited_with_it(
     assert not {level for *_, level in together} <= {0.5}
 
 
+@pytest.mark.slow
 def test_real_pictures_are_measured_as_the_painted_ones_are(world: Path, clip: Path, tmp_path: Path) -> None:
     """The same pictures as reference, of which one is looked at, set the level that this one has."""
     path = tmp_path / "images.lance"
@@ -148,6 +153,7 @@ def test_real_pictures_are_measured_as_the_painted_ones_are(world: Path, clip: P
     assert wanted == pytest.approx(level, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_decoded_is_rejected_and_the_others_are_judged(
     world: Path, clip: Path, painted: Path
 ) -> None:
@@ -169,6 +175,7 @@ def test_a_picture_that_cannot_be_decoded_is_rejected_and_the_others_are_judged(
     json.loads((painted.parent / "audit.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_pictures_of_the_mean_that_cannot_be_decoded_do_not_keep_others_from_being_judged(
     world: Path, clip: Path, tmp_path: Path
 ) -> None:
@@ -229,6 +236,7 @@ def test_the_first_pictures_of_captions_are_the_same_however_many_follow(tmp_pat
     assert same.take(np.concatenate([after["x"], after["y"]])).to_pylist() == chosen
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_no_vectors_and_changes_nothing(world: Path, clip: Path, painted: Path) -> None:
     audit_match(config(world, clip, painted))
     before = columns(painted, "match", "match_level", "keep")
@@ -239,6 +247,7 @@ def test_a_second_run_computes_no_vectors_and_changes_nothing(world: Path, clip:
     assert cached.stat().st_mtime_ns == written and len(list((painted.parent / "features").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_matched_is_a_sentence(world: Path, clip: Path, painted: Path, tmp_path: Path) -> None:
     other = write_captions(tmp_path / "other.lance", TEXTS[:25])
     with pytest.raises(UserError, match=rf"has no caption \w+ \({len(TEXTS) - 25} such\)"):

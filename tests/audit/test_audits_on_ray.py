@@ -1,14 +1,19 @@
-"""Audits and features by the workers of a real Ray: the columns and numbers of this process."""
+"""Audits and features by the workers of Ray: the columns and numbers of this process."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from painted_table import columns, image_row, write_images
 from tiny_world import TEXTS, picture
 
+from stablerep import features
+from stablerep.audit import measured
 from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.audit.quality import QualityConfig, audit_quality
 from stablerep.embedding import EmbedConfig, embed
@@ -47,40 +52,50 @@ def twice(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-@pytest.mark.usefixtures("_cluster")
-def test_quality_is_measured_alike(twice: tuple[Path, Path]) -> None:
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a worker is sent that is this process: tasks, and jobs. Workers that are others are asked further below."""
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    tasks: list[Any] = []
+
+    def arrived(value: Any) -> Any:
+        return cloudpickle.loads(cloudpickle.dumps(value))
+
+    @contextlib.contextmanager
+    def hired(task: Any, *_: Any) -> Iterator[Any]:
+        tasks.append(task)
+        work = arrived(task.load)()
+        yield SimpleNamespace(
+            size=1,
+            describe=lambda: work.description,
+            run=lambda jobs: ((job, arrived(work(arrived(job)))) for job in jobs),
+        )
+
+    for module in (features, measured):
+        monkeypatch.setattr(module, "hired", hired)
+    return tasks
+
+
+def test_quality_is_measured_alike(twice: tuple[Path, Path], sent: list[Any]) -> None:
     local, shared = twice
     results = [audit_quality(QualityConfig(images=local)), audit_quality(QualityConfig(images=shared, **RAY))]  # type: ignore[arg-type]
+    assert len(sent) == 1
     names = [*results[0].columns, "quality_ok", "quality_reason", "keep"]
     assert columns(local, *names) == columns(shared, *names)
     assert results[0].num_rejected == results[1].num_rejected == 1
     assert ImageTable.open(shared).version == ImageTable.open(local).version
 
 
-@pytest.mark.usefixtures("_cluster")
-def test_encoders_are_sent_and_give_the_same(
-    world: Path, clip: Path, twice: tuple[Path, Path], tmp_path: Path
+def test_features_are_alike_and_found_in_one_cache(
+    clip: Path, twice: tuple[Path, Path], tmp_path: Path, sent: list[Any]
 ) -> None:
     found = []
     for path, engine in zip(twice, ({}, RAY), strict=True):
-        only = "image_index < 2"
-        audit_match(
-            MatchAuditConfig(
-                images=path,
-                captions=world / "captions.lance",
-                encoder=str(clip),
-                where=only,
-                batch_size=7,
-                precision="float32",
-                device="cpu",
-                **engine,  # type: ignore[arg-type]
-            )
-        )
         embed(
             EmbedConfig(
                 source=path,
                 encoder=clip,
-                where=only,
+                where="image_index < 2",
                 batch_size=7,
                 device="cpu",
                 cache=path.parent / "cache",
@@ -89,14 +104,29 @@ def test_encoders_are_sent_and_give_the_same(
             )
         )
         cached = sorted(entry.name for entry in (path.parent / "cache").iterdir())
-        found.append(
-            (
-                cached,
-                (path.parent / "features.npy").read_bytes(),
-                columns(path, "match", "match_level", "keep"),
-            )
-        )
-    assert found[0] == found[1]
+        found.append((cached, (path.parent / "features.npy").read_bytes()))
+    assert found[0] == found[1] and len(sent) == 1
     with pytest.raises(UserError, match="image 60 of the list cannot be decoded"):
         embed(EmbedConfig(source=twice[1], encoder=clip, device="cpu", out=tmp_path / "x.npy", **RAY))  # type: ignore[arg-type]
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_an_encoder_is_sent_and_gives_the_same(world: Path, clip: Path, twice: tuple[Path, Path]) -> None:
+    """Of pictures that can be decoded; what is said of another is the same too."""
+    found = []
+    for path, engine in zip(twice, ({}, RAY), strict=True):
+        audit_match(
+            MatchAuditConfig(
+                images=path,
+                captions=world / "captions.lance",
+                encoder=str(clip),
+                batch_size=7,
+                precision="float32",
+                device="cpu",
+                **engine,  # type: ignore[arg-type]
+            )
+        )
+        found.append(columns(path, "match", "match_level", "match_reason", "keep"))
+    assert found[0] == found[1]
+    assert sum("cannot be decoded" in (reason or "") for _, _, reason, _ in found[1]) == 1

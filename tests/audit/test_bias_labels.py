@@ -10,6 +10,7 @@ from test_audit_bias import TINY, asked, wall
 
 from stablerep.audit.attributes import Attribute, attributes_text, read_attributes
 from stablerep.audit.bias import audit_bias
+from stablerep.audit.readers import Reader, make_reader
 from stablerep.audit.shares import Checked, ShareBootstrap, Shown
 from stablerep.errors import UserError
 from stablerep.features import untrained_encoder
@@ -90,6 +91,25 @@ def test_a_shipped_file_is_named_by_its_name_whatever_else_is_called_so(
     Path("latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(UserError, match=r"latin.toml: not UTF-8 text \(byte 5\)"):
         read_attributes(Path("latin.toml"))
+
+
+def test_a_reader_is_as_accurate_as_its_test_says() -> None:
+    """It is right in 85 % of its answers, however sure it is: a level that does better was lucky."""
+    lucky, tested = [], []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        truth, sure = rng.integers(0, 2, 400), rng.uniform(0.5, 1, 400)
+        said = np.where(rng.random(400) < 0.85, truth, 1 - truth)
+        probabilities = np.where(np.arange(2) == said[:, None], sure[:, None], 1 - sure[:, None])
+        attribute = Attribute(values={"red": "red", "blue": "blue"}, accuracy=0.85)
+        known = (probabilities, truth, [str(number) for number in range(400)])
+        reader = make_reader(attribute, known, lambda vectors: vectors, seed)
+        assert isinstance(reader, Reader)
+        own = reader.answers(probabilities[reader.tested.groups.astype(int)])
+        lucky.append((own == reader.tested.truth)[own >= 0])
+        tested.append((reader.tested.said == reader.tested.truth)[reader.tested.said >= 0])
+    assert np.concatenate(lucky).mean() > 0.88
+    assert np.concatenate(tested).mean() == pytest.approx(0.85, abs=0.02)
 
 
 def test_what_a_reader_takes_from_the_majority_is_said_with_its_interval() -> None:

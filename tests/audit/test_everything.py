@@ -23,6 +23,7 @@ from stablerep.audit.match import MatchRules
 from stablerep.cli import run
 from stablerep.config import build
 from stablerep.console import Console
+from stablerep.cost import beside, read_costs
 from stablerep.errors import UserError
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import ViewSource, identity_of
@@ -52,6 +53,7 @@ def config(project: Path, **more: object) -> AuditAllConfig:
     return AuditAllConfig(**{**paths, "precision": "float32", "device": "cpu", **more})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_all_audits_leave_one_mask_and_one_file(
     project: Path, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,10 +197,13 @@ def test_everything_is_written_where_it_is_asked_for(project: Path, tmp_path: Pa
     assert not (project / "captions-audit.json").exists()
 
 
+@pytest.mark.slow
 def test_running_one_audit_again_keeps_the_verdicts_of_the_others(project: Path, clip: Path) -> None:
     audit_all(config(project, encoder=str(clip)))
     before = columns(project / "images.lance", "captions_ok", "quality_ok", "keep")
     audit_all(config(project, only=("quality",)))
+    costs = read_costs(beside(project / "images.lance"))
+    assert [line.step for line in costs] == ["audit quality", "audit match", "audit quality"]
     assert columns(project / "images.lance", "captions_ok", "quality_ok", "keep") == before
     assert list(json.loads((project / "audit.json").read_text())["audits"]) == [
         "captions",

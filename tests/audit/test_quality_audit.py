@@ -11,7 +11,7 @@ from pictures_with_defects import blurred, compressed, enlarged, noisy, png, sce
 from PIL import Image
 
 from stablerep.audit import quality
-from stablerep.audit.measured import Measured
+from stablerep.audit.measured import MEASURES, Measured
 from stablerep.audit.quality import QualityConfig, QualityRules, audit_quality, reference_limits
 from stablerep.audit.rows import read_rows
 from stablerep.console import Console
@@ -178,6 +178,36 @@ def test_limits_come_from_many_captions_however_many_pictures_each_has(
     assert len(np.unique(positions)) == len(positions) == min(num_reference, len(rows))
     counts = np.unique(judged.captions[positions], return_counts=True)[1].tolist()
     assert counts == of_each if of_each else len(counts) == 4 and min(counts) >= 8
+
+
+@pytest.mark.parametrize(("num", "expected"), [(60, 6 / 61), (199, 0.03), (250, 0.03)])
+def test_as_many_other_real_pictures_lie_beyond_the_limits_as_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    num: int,
+    expected: float,
+) -> None:
+    """Whatever is measured is uniform between 0 and 1, so that the share beyond a limit is known."""
+    rows = [image_row(f"c{number}", 0, b"not looked at", origin=REAL) for number in range(num)]
+    write_images(tmp_path / "real.lance", rows)
+    judged, rng = read_rows(tmp_path / "real.lance", None), np.random.default_rng(0)
+
+    def measure(images: TableImages, *_: Any, **__: Any) -> Measured:
+        values = {name: rng.random(len(images)) for name in MEASURES}
+        return Measured(values, np.zeros((len(images), 768), np.uint8), {})
+
+    monkeypatch.setattr(quality, "measure", measure)
+    beyond = []
+    for _ in range(25):
+        limits = reference_limits(QualityRules(reference=tmp_path / "real.lance"), judged, Console())
+        beyond += [
+            limit if MEASURES[name].bad == "low" else 1 - limit for name, limit in limits.by_name.items()
+        ]
+        assert limits.expected == pytest.approx(expected)
+    assert np.mean(beyond) == pytest.approx(expected / len(MEASURES), rel=0.25)
+    said = capsys.readouterr().err
+    assert ("60 real pictures are few" in said and "give at least 199" in said) == (num == 60)
 
 
 def test_the_columns_are_those_of_the_measures(painted: Path) -> None:

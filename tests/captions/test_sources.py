@@ -355,9 +355,9 @@ def test_a_wrong_out_is_refused(tmp_path: Path) -> None:
 
 def test_a_huge_number_of_faults_is_counted_but_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "captions.txt"
-    path.write_bytes(b"a cat\n" + b"\n" * 25_000)
+    path.write_bytes(b"a cat\n" + b"\n" * 5_000)
     summary = import_files(tmp_path, path)
-    assert summary.num_set_aside == 25_000
+    assert summary.num_set_aside == 5_000
     assert len(summary.set_aside) == sources._LISTED
     assert summary.set_aside[-1].line == sources._LISTED + 1
 

@@ -11,6 +11,7 @@ from desk import TINY_PAINTING, TINY_TRAINING
 
 from generation import tiny_pipelines
 from learning import tiny_training
+from less import do_less, write_no_figures
 from stablerep.cli import COMMANDS, run
 
 
@@ -44,20 +45,33 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def desk(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of a user with everything at hand, good and bad."""
-    desk = tmp_path / "desk"
+    monkeypatch.chdir(furnished(tmp_path / "desk", made))
+    do_less(monkeypatch)
+    write_no_figures(monkeypatch)
+    return tmp_path / "desk"
+
+
+@pytest.fixture(scope="module")
+def shared_desk(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests of a module that leave everything as it is."""
+    return furnished(tmp_path_factory.mktemp("shared") / "desk", made)
+
+
+def furnished(desk: Path, made: Path) -> Path:
+    """A copy of what was made, with files to begin with and files that are wrong."""
     shutil.copytree(made, desk)
-    monkeypatch.chdir(desk)
-    Path("ok.txt").write_text("a red cat\na blue dog\n")
-    Path("empty.txt").write_text("")
-    Path("garbage.txt").write_bytes(bytes(range(256)) * 20)
-    Path("garbage.parquet").write_bytes(bytes(range(256)) * 20)
-    Path("wrong.csv").write_text("a,b\n1,2\n")
-    Path("latin.txt").write_bytes("café au lait\n".encode("latin-1"))
-    Path("huge.txt").write_text("x" * 2**20 + "\n")
-    Path("keys.toml").write_text('[generate]\nnum_imagez = 3\nstepz = 2\nnum_images = "x"\n')
-    Path("tables.toml").write_text("seed = 1\n[generat]\na = 1\n[train.stablrep]\nb = 2\n[train]\nc = 3\n")
-    Path("broken.toml").write_text("[generate\n")
-    Path("painters.toml").write_text("[evaluate.painter]\nseed = 1\n")
+    (desk / "ok.txt").write_text("a red cat\na blue dog\n")
+    (desk / "empty.txt").write_text("")
+    (desk / "garbage.txt").write_bytes(bytes(range(256)) * 20)
+    (desk / "garbage.parquet").write_bytes(bytes(range(256)) * 20)
+    (desk / "wrong.csv").write_text("a,b\n1,2\n")
+    (desk / "latin.txt").write_bytes("café au lait\n".encode("latin-1"))
+    (desk / "latin.toml").write_bytes("# recipe: café\n".encode("latin-1"))
+    (desk / "huge.txt").write_text("x" * 2**20 + "\n")
+    (desk / "keys.toml").write_text('[generate]\nnum_imagez = 3\nstepz = 2\nnum_images = "x"\n')
+    (desk / "tables.toml").write_text("seed = 1\n[generat]\na = 1\n[train.stablrep]\nb = 2\n[train]\nc = 3\n")
+    (desk / "broken.toml").write_text("[generate\n")
+    (desk / "painters.toml").write_text("[evaluate.painter]\nseed = 1\n")
     return desk
 
 

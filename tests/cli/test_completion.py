@@ -1,23 +1,40 @@
 """The completion script in a real bash: what the tab key offers at each place."""
 
+import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from desk import WORDS, Capture
 
+from stablerep import completion as module
 from stablerep.cli import run
 from stablerep.completion import CompletionConfig, completion
 
 BASH = shutil.which("bash")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of its own for the script that is kept."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield home
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("completion") / "stablerep.bash"
-    path.write_text(completion(CompletionConfig(shell="bash")).script, encoding="utf-8")
+    path.write_text(bash_script(), encoding="utf-8")
     return path
+
+
+def bash_script() -> str:
+    return completion(CompletionConfig(shell="bash")).script
 
 
 def offered(script: Path, line: str, folder: Path) -> set[str]:
@@ -73,3 +90,31 @@ def test_zsh_reads_it_through_its_own_bash_completion(capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert err == "" and out.startswith("autoload") and "bashcompinit" in out.splitlines()[0]
     assert "complete -o default -F _stablerep stablerep\n" in out
+
+
+@pytest.mark.slow
+def test_a_script_that_is_kept_is_there_at_once(script: Path, home: Path) -> None:
+    code = "import sys; from stablerep import cli; cli.run(['completion', 'bash']); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"HOME": str(home)}, capture_output=True, check=True
+    )
+    assert done.stdout.decode() == f"{script.read_text(encoding='utf-8')}False\n"
+
+
+def test_a_script_is_kept_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(module, "CACHE", tmp_path / "cache" / "completion.bash")
+    monkeypatch.setattr(module, "__file__", str(package / "completion.py"))
+    monkeypatch.setattr(module, "_made", lambda: made.append("") or f"script {len(made)}\n")
+    assert bash_script() == bash_script()
+    (package / "new.py").write_text("")
+    assert "script 2" in bash_script()
+    (package / "new.py").write_text("changed")
+    assert "script 3" in bash_script()
+    monkeypatch.setattr(module, "version", lambda _: "another")
+    assert "script 4" in bash_script() == bash_script()
+    monkeypatch.setattr(module, "CACHE", package / "new.py" / "completion.bash")
+    assert "script 5" in bash_script(), "without a place it is made each time"
+    assert "script 6" in bash_script()

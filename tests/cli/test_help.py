@@ -2,8 +2,9 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
-import textwrap
+import sys
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -13,20 +14,26 @@ import pytest
 from stablerep.commands import COMMANDS
 
 
-def classes_in(kind: Any) -> Iterator[type[Any]]:
-    """The configuration classes that a type names, itself or within, with those of their fields."""
+def add_classes(kind: Any, found: set[type[Any]]) -> None:
+    """Add the configuration classes that a type names, itself or within, with those of their fields."""
     for inner in typing.get_args(kind):
-        yield from classes_in(inner)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        yield kind
+        add_classes(inner, found)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in found:
+        found.add(kind)
         for hint in typing.get_type_hints(kind).values():
-            yield from classes_in(hint)
+            add_classes(hint, found)
+
+
+@functools.cache
+def stated_in(module: str) -> dict[str, ast.ClassDef]:
+    """The classes that a module states, by name."""
+    nodes = ast.walk(ast.parse(inspect.getsource(sys.modules[module])))
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def without_help(kind: type[Any]) -> Iterator[str]:
     """The fields that a class states itself and that no text follows."""
-    [stated] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(stated, ast.ClassDef)
+    stated = stated_in(kind.__module__)[kind.__name__]
     for line, following in zip(stated.body, [*stated.body[1:], None], strict=True):
         has_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         if isinstance(line, ast.AnnAssign) and not has_text:
@@ -35,7 +42,9 @@ def without_help(kind: type[Any]) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_every_option_has_a_help() -> None:
-    found = {kind for command in COMMANDS.values() for kind in classes_in(command.load()[0])}
+    found = set[type[Any]]()
+    for command in COMMANDS.values():
+        add_classes(command.load()[0], found)
     found |= {base for kind in found for base in kind.__mro__ if dataclasses.is_dataclass(base)}
     assert "OptimConfig" in {kind.__name__ for kind in found}
     assert sorted(name for kind in found for name in without_help(kind)) == []

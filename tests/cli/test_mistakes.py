@@ -97,9 +97,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("line", MISTAKES)
-def test_a_mistake_is_one_sentence_and_touches_nothing(line: str, desk: Path, capsys: Capture) -> None:
-    Path("latin.toml").write_bytes("# recipe: caf\xe9\n".encode("latin-1"))
-    assert MISTAKES[line].lower() in refused(line, desk, capsys).lower()
+def test_a_mistake_is_one_sentence_and_touches_nothing(
+    line: str, shared_desk: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared_desk)
+    assert MISTAKES[line].lower() in refused(line, shared_desk, capsys).lower()
 
 
 class Stdout(io.StringIO):
@@ -174,9 +176,12 @@ def test_a_pickle_among_a_teachers_weights_is_refused(desk: Path, capsys: Captur
     ],
     ids=lambda line: line.split(" --")[0],
 )
-def test_a_place_that_cannot_be_written_is_refused(line: str, desk: Path, capsys: Capture) -> None:
+def test_a_place_that_cannot_be_written_is_refused(
+    line: str, shared_desk: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A path below a file, which not even an administrator can write to."""
-    assert "ok.txt" in refused(line, desk, capsys)
+    monkeypatch.chdir(shared_desk)
+    assert "ok.txt" in refused(line, shared_desk, capsys)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])

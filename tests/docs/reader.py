@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -17,15 +18,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+import kept
 import pytest
 import scripts
-import sklearn.datasets
 import smaller
 import tyro
 from not_run import NOT_RUN
 from pages import ROOT, Block, Line, is_stablerep
 
+from less import do_less, write_no_figures
 from stablerep import api, cli, config
 from stablerep.audit.attributes import read_attributes
 from stablerep.audit.everything import AUDITS
@@ -33,11 +34,9 @@ from stablerep.captions import worlds
 from stablerep.commands import COMMANDS
 from stablerep.evaluation import scenes
 from stablerep.evaluation.benchmarks import BENCHMARKS
-from stablerep.evaluation.scores import summarise
 from stablerep.generation.folders import read_defaults
 from stablerep.generation.teacher import TEACHERS
 from stablerep.learning.methods import METHODS
-from stablerep.report import drawing
 from stablerep.workflows import circle, compare, quickstart, recipe
 
 SHIM = f"""#!{sys.executable}
@@ -47,10 +46,6 @@ main()
 
 _SUBSTITUTION = re.compile(r"<\((stablerep [^)]+)\)")
 """What bash replaces by the name of a file that holds the output of the command."""
-
-LONG = ("compare", "circle")
-DONE: dict[str, Any] = {}
-"""What a long command has led to, by what it was asked: the same on another page is not done once more."""
 
 
 @dataclass
@@ -111,7 +106,7 @@ class Reader:
 def reading(folder: Path, material: Path, *, figures: bool = False) -> Iterator[Reader]:
     """A reader in a folder, whose every command and function of the interface does less.
 
-    Reports draw their figures, and write them where ``figures`` asks for them; that takes longer than all else in them.
+    Figures are written where ``figures`` asks for them; that takes longer than all else.
     """
     reader = Reader(folder, material, known={"stablerep": __import__("stablerep")})
     with pytest.MonkeyPatch.context() as patch:
@@ -121,16 +116,16 @@ def reading(folder: Path, material: Path, *, figures: bool = False) -> Iterator[
         patch.syspath_prepend(str(folder))
         patch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, _: Path(path).is_file())
         patch.setattr("uvicorn.Server.run", answer_once)
+        patch.setattr("stablerep.completion.CACHE", material / "completion.bash")
         for words, command in list(COMMANDS.items()):
-            small = Command(command.load, reader.made_small, is_long=words[0] in LONG)
+            small = Command(" ".join(words), command.load, reader)
             patch.setitem(COMMANDS, words, type(command)(command.help, command.example, small))
         build = api._build
         patch.setattr(api, "_build", lambda *asked: reader.made_small(build(*asked)))
         patch.setattr(scenes, "_SIZES", {"train": 8, "validation": 4, "test": 4})
-        patch.setattr(sklearn.datasets, "load_digits", few_digits)
-        patch.setitem(summarise.__kwdefaults__, "num_bootstrap", 100)
+        do_less(patch)
         if not figures:
-            patch.setattr(drawing, "_inline", lambda *_: "<svg></svg>")
+            write_no_figures(patch)
         patch.setattr(recipe, "config_module", _building(material))
         for workflow in (circle, compare, quickstart):
             for name in ("write_world", "evaluate_painter"):
@@ -140,13 +135,6 @@ def reading(folder: Path, material: Path, *, figures: bool = False) -> Iterator[
             patch.setattr(module, name, _with_less(getattr(module, name), material))
         with _forgetting(METHODS, AUDITS, BENCHMARKS, TEACHERS):
             yield reader
-
-
-def few_digits(load: Callable[[], Any] = sklearn.datasets.load_digits) -> Any:
-    """Twenty of each digit."""
-    digits = load()
-    rows = np.concatenate([np.flatnonzero(digits.target == digit)[:20] for digit in range(10)])
-    return SimpleNamespace(images=digits.images[rows], target=digits.target[rows])
 
 
 @contextlib.contextmanager
@@ -168,20 +156,17 @@ def _forgetting(*registries: Any) -> Iterator[None]:
 class Command:
     """Loads a command that does less than it is asked."""
 
+    words: str
     load: Callable[[], Any]
-    made_small: Callable[[Any], Any]
-    is_long: bool
+    reader: Reader
 
     def __call__(self) -> Any:
         config_class, function = self.load()
 
         def call(asked: Any, console: Any) -> Any:
-            if repr(asked) not in DONE:
-                done = function(self.made_small(asked), console=console)
-                if not self.is_long:
-                    return done
-                DONE[repr(asked)] = done
-            return DONE[repr(asked)]
+            small = self.reader.made_small(asked)
+            do = functools.partial(function, small, console=console)
+            return kept.once(self.words, small, do, self.reader.material / "kept")
 
         return config_class, call
 
@@ -199,7 +184,9 @@ def _with_less(function: Callable[..., Any], material: Path) -> Callable[..., An
     """The function of a workflow; its configuration is the last positional argument."""
 
     def call(*asked: Any, **more: Any) -> Any:
-        return function(*asked[:-1], smaller.smaller(asked[-1], material), **more)
+        small = smaller.smaller(asked[-1], material)
+        do = functools.partial(function, *asked[:-1], small, **more)
+        return kept.once("", small, do, material / "kept")
 
     return call
 

@@ -12,16 +12,21 @@ from typing import Any
 import pytest
 import torch
 import tyro
+from smaller import smaller
 
 SIZES: Mapping[str, tuple[str, ...]] = {
     "bench/caching.py": ("--image-size", "16", "--rounds", "1"),
-    "bench/loss.py": ("--rows", "2000", "--dim", "8", "--plain-at", "500", "1000"),
+    "bench/large_batch.py": ("--captions", "2", "--image-size", "16", "--no-compile"),
+    "bench/loss.py": ("--rows", "2000", "--dim", "8", "--plain-at", "500", "1000", "--rounds", "1"),
     "bench/painting.py": (
         "--num-captions", "1", "--num-images", "1", "--num-rounds", "1", "--teacher", "runs/painter/teacher",
     ),
     "experiments/claims.py": ("--num-captions", "8", "--seeds", "0"),
 }  # fmt: skip
 """What follows the words of the page; the last of two equal options counts."""
+
+BUILDERS = ("ContrastiveConfig", "build")
+"""What a script builds configurations with, which come out small."""
 
 
 class Here:
@@ -46,6 +51,11 @@ class Threads:
     Process = Here
 
 
+def small(build: Callable[..., Any]) -> Callable[..., Any]:
+    """The same builder of smaller configurations."""
+    return lambda *asked, **more: smaller(build(*asked, **more), Path.cwd())
+
+
 def run(words: list[str]) -> None:
     """Run a script with the words of its page; missing a bar at such a size is no fault, all else is."""
     with pytest.MonkeyPatch.context() as patch:
@@ -57,6 +67,8 @@ def run(words: list[str]) -> None:
         patch.delitem(sys.modules, script.stem, raising=False)
         # By its name, so that its processes find what they are sent.
         module = importlib.import_module(script.stem)
+        for name in set(BUILDERS) & set(vars(module)):
+            patch.setattr(module, name, small(getattr(module, name)))
         settings = typing.get_type_hints(module.main).get("config")
         code = module.main(*([] if settings is None else [tyro.cli(settings)]))
         del sys.modules[script.stem]

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stablerep.audit.bias import BiasRules
 from stablerep.audit.copies import CopyRules
 from stablerep.audit.match import MatchRules
 from stablerep.audit.quality import QualityRules
 from stablerep.captions.synthesis import SynthesizeConfig
 from stablerep.captions.worlds import WorldConfig
 from stablerep.cluster import EngineConfig
+from stablerep.copies import CopySearch
+from stablerep.evaluation.arrangement import GeometryConfig
 from stablerep.evaluation.distances import DistanceConfig
 from stablerep.evaluation.few_shot import FewShotConfig
 from stablerep.evaluation.near_copies import NearCopyConfig
@@ -58,7 +61,7 @@ FIXED: Mapping[type[Any], Mapping[str, Any]] = {
     MatchRules: {"min_level": 0.0},  # noise shows no caption, and all would be rejected
     PainterConfig: {"num_bootstrap": 20, "precision": "float32"},
     PaintConfig: {"num_inference_steps": 2, "device": "cpu", "dtype": "float32"},
-    PathConfig: {"num_l2": 3, "max_iterations": 20},
+    PathConfig: {"num_l2": 2, "max_iterations": 5},
     SegmentationConfig: {"num_epochs": 1, "num_train": 8, "learning_rates": (1e-2,)},
     SgdConfig: {"num_epochs": 2, "check_every": 1},
     TextConfig: {"width": 16, "depth": 1, "num_heads": 2, "num_tokens": 8, "joint_width": 8},
@@ -73,14 +76,17 @@ FIXED: Mapping[type[Any], Mapping[str, Any]] = {
 AT_MOST: Mapping[type[Any], Mapping[str, int]] = {
     AuditConfig: {"num_images": 3, "num_edited": 2, "num_preserved": 4, "num_distractors": 3, "num_bootstrap": 20},
     BalanceConfig: {"num_images": 4, "rounds": 2},
+    BiasRules: {"num_bootstrap": 20},
     CircleConfig: {"num_captions": CAPTIONS, "num_images": 2},
     CopyRules: {"num_calibration": 20},
+    CopySearch: {"side": 32, "reach": 3, "cells": 8},
     DataConfig: {"images_per_caption": 2},
     DistanceConfig: {"kid_splits": 4},
     EditConfig: {"num_preserved": 8},
     EngineConfig: {"num_workers": 1},
     FewShotConfig: {"episodes": 4, "ways": 2, "shots": 1, "queries": 1},
     GenerateConfig: {"limit": CAPTIONS, "num_images": 2},
+    GeometryConfig: {"folds": 3},
     MatchRules: {"num_shuffled": 20},
     NearCopyConfig: {"num_pictures": 6, "num_planted": 4, "num_shown": 2},
     PainterConfig: {"num_captions": CAPTIONS, "num_images": 2},

@@ -9,7 +9,8 @@ from stablerep import cli
 from stablerep.commands import COMMANDS
 from stablerep.errors import UserError
 
-LINES = [line for page in PAGES for line in command_lines(page)]
+LINES = {tuple(line.arguments): line for page in PAGES for line in command_lines(page)}.values()
+"""Each once, though several pages say it."""
 
 
 def parse(line: Line) -> None:

@@ -1,7 +1,7 @@
 """Every block of every page, commands and Python, as a reader would run them one after the other, only smaller.
 
 The command lines and the Python are those of the pages; what they would take long over (steps, sizes, the painter) is
-made small behind them, once the configuration is built.
+made small behind them, once the configuration is built; what pages ask for again is made once (kept.py).
 """
 
 import json

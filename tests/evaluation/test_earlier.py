@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_icons import TINY
+from tiny_icons import QUICK_PROBE, TINY
 from tiny_joint import joint_run, random_model
 
 from stablerep.console import Console
@@ -25,6 +26,7 @@ MakeRun = Callable[[str, int], Path]
 
 def measure(run: Path, world: Path, *names: str, **more: Any) -> Scores:
     settings = {"baselines": False, "num_bootstrap": 20, "precision": "float32", "device": "cpu"}
+    settings |= {"probe": QUICK_PROBE}
     return evaluate(EvaluateConfig(run=run, world=world, protocols=names, **(settings | more)))
 
 
@@ -227,6 +229,22 @@ def test_what_was_there_is_read_once_and_said_once(tmp_path: Path, monkeypatch: 
     meanwhile.write(tmp_path)
     keeper.keep(now, {"a": "A"})
     assert sorted(found(Scores.read(tmp_path))) == [("a", "knn"), ("a", "linear"), ("c", "knn")]
+
+
+def test_evaluations_at_the_same_time_add_up(tmp_path: Path) -> None:
+    """As one process per GPU, each with benchmarks of its own: none takes away what another one kept meanwhile."""
+    names = [f"benchmark-{number}" for number in range(6)]
+
+    def evaluating(name: str) -> None:
+        keeper, found = Keeper(tmp_path, Console(quiet=True)), list[Record]()
+        for protocol in ("knn", "linear", "logistic"):
+            found.append(dataclasses.replace(record("a", protocol, "run", "A"), benchmark=name))
+            keeper.keep(scores("a", *found), {"a": "A"})
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(evaluating, names))
+    assert {one.benchmark for one in Scores.read(tmp_path).records} == set(names)
+    assert len(Scores.read(tmp_path).records) == len(Scores.read(tmp_path).outcomes) == 18
 
 
 def test_what_was_skipped_is_said_until_it_is_asked_again() -> None:

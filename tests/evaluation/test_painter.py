@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_icons import COLOURS, captions
+from tiny_icons import COLOURS, QUICK_PROBE, captions
 
 from generation import tiny_pipelines
 from stablerep.errors import UserError
@@ -30,6 +30,7 @@ def settings(images: Path, world: Path, **more: Any) -> PainterConfig:
         "judge": "raw-pixels",
         "num_bootstrap": 20,
         "precision": "float32",
+        "probe": QUICK_PROBE,
         "search_copies": False,
     }
     return PainterConfig(images=images, world=world, **(quick | {"device": "cpu"} | more))

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tiny_icons import COLOURS, captions, drawing, image_row
+from tiny_icons import COLOURS, QUICK_PROBE, captions, drawing, image_row
 
+from stablerep.copies import CopySearch
 from stablerep.errors import UserError
 from stablerep.evaluation.distances import DistanceConfig
 from stablerep.evaluation.near_copies import NearCopyConfig
@@ -37,6 +38,7 @@ def paint(folder: Path, label_for: dict[str, str], origin: str = "painter", **mo
     return folder / "images.lance"
 
 
+COARSE = CopySearch(side=32, reach=3, cells=8)
 READS = {label: label for label in COLOURS}
 CONFUSES = dict(zip(COLOURS, [*list(COLOURS)[1:], next(iter(COLOURS))], strict=True))
 
@@ -46,8 +48,10 @@ def settings(images: Path, world: Path, **more: object) -> PainterConfig:
         "judge": "raw-pixels",
         "num_bootstrap": 100,
         "precision": "float32",
+        "probe": QUICK_PROBE,
+        "search_copies": False,
         "distances": DistanceConfig(kid_splits=5),
-        "copies": NearCopyConfig(num_pictures=20, num_planted=4, num_shown=3),
+        "copies": NearCopyConfig(num_pictures=20, num_planted=2, num_shown=3, search=COARSE),
     }
     return PainterConfig(images=images, world=world, **(few | more))
 
@@ -69,10 +73,11 @@ def test_a_painter_that_reads_reaches_the_judge(world: Path, tmp_path: Path) -> 
 def test_fewer_real_pictures_may_train_the_judge(world: Path, tmp_path: Path) -> None:
     """Near-copies are searched among all of them all the same."""
     images = paint(tmp_path, READS)
-    whole = evaluate_painter(settings(images, world, out=tmp_path / "whole.json"))
-    part = evaluate_painter(settings(images, world, num_train=1, out=tmp_path / "part.json"))
+    searched = {"search_copies": True}
+    whole = evaluate_painter(settings(images, world, out=tmp_path / "whole.json", **searched))
+    part = evaluate_painter(settings(images, world, num_train=1, out=tmp_path / "part.json", **searched))
     assert part.judge_test.value < 0.4 < 0.9 < whole.judge_test.value
-    assert part.near_copies == whole.near_copies
+    assert part.near_copies == whole.near_copies is not None
     with pytest.raises(UserError, match="num_train must be positive, got 0"):
         evaluate_painter(settings(images, world, num_train=0))
 
@@ -96,9 +101,10 @@ def test_a_painter_that_paints_one_subject_scores_chance(world: Path, tmp_path: 
 @pytest.mark.slow
 def test_scores_are_written_and_repeatable(world: Path, tmp_path: Path) -> None:
     images = paint(tmp_path, READS)
-    first = evaluate_painter(settings(images, world))
+    first = evaluate_painter(settings(images, world, search_copies=True))
     assert json.loads((tmp_path / "painter-scores.json").read_text()) == first.to_json()
-    assert evaluate_painter(settings(images, world, out=tmp_path / "again.json")) == first
+    again = settings(images, world, search_copies=True, out=tmp_path / "again.json")
+    assert evaluate_painter(again) == first and first.near_copies is not None
     assert (tmp_path / "again.json").read_text() == (tmp_path / "painter-scores.json").read_text()
     assert all(len(row) == len(first.HEADER) for row in first.rows())
 
@@ -153,7 +159,8 @@ def test_near_copies_may_be_left_out(world: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_path: Path) -> None:
     """One painter draws anew, the other hands out its training pictures."""
-    more = {"copies": NearCopyConfig(num_planted=10, num_shown=3), "second": "raw-pixels"}
+    copying = NearCopyConfig(num_planted=4, num_shown=3)
+    more = {"copies": copying, "search_copies": True, "second": "raw-pixels"}
     fresh = evaluate_painter(settings(paint(tmp_path, READS), world, **more))
     real = ImageTable.open(world / "images.lance").read(
         ["image", "caption_id", "image_index", "split", "style"]
@@ -187,8 +194,8 @@ def test_every_interval_has_as_many_replicates_as_asked_for(world: Path, tmp_pat
         image_row(caption, 4, image, origin="painter")
         for caption, image in zip(captions(), real["image"].to_pylist(), strict=False)
     )
-    copies = NearCopyConfig(num_pictures=20, num_planted=1)
-    scores = evaluate_painter(settings(images, world, num_bootstrap=1, copies=copies))
+    copies = NearCopyConfig(num_pictures=20, num_planted=1, search=COARSE)
+    scores = evaluate_painter(settings(images, world, num_bootstrap=1, search_copies=True, copies=copies))
     assert scores.near_copies is not None and 0 < scores.near_copies.share.value < 1
     for share in (scores.near_copies.share, scores.judge_test, scores.fidelity.top1):
         assert share.low == share.high or share.value == 1  # where the end is not one of replicates
@@ -209,7 +216,7 @@ def test_seen_words_are_counted(world: Path, tmp_path: Path) -> None:
 def test_few_paintings_leave_distances_out(world: Path, tmp_path: Path) -> None:
     rows = [image_row(captions()[0], 0, drawing("apple", 1), origin="painter")]
     ImageTable.open_or_create(tmp_path / "images.lance").append(rows)
-    scores = evaluate_painter(settings(tmp_path / "images.lance", world))
+    scores = evaluate_painter(settings(tmp_path / "images.lance", world, search_copies=True))
     assert scores.distances == () and scores.near_copies is not None and scores.near_copies.num_painted == 1
 
 
@@ -221,18 +228,17 @@ def test_filter_and_mask_choose_the_pictures_that_are_judged(world: Path, tmp_pa
     rows = np.arange(len(table))
     reads = table.positions("origin = 'painter'")
     table.write_columns(rows, {"fits": pa.array(np.isin(rows, reads)), "rank": pa.array(rows % 4)})
-    quick: dict[str, object] = {"search_copies": False, "origin": "confuses"}
     with pytest.raises(UserError, match=r"144 pictures of confuses, of which the filter keeps 0"):
-        evaluate_painter(settings(images, world, keep="fits", **quick))
-    quick["origin"] = "painter"
-    best = evaluate_painter(settings(images, world, keep="fits", where="rank = 0 OR rank = 1", **quick))
+        evaluate_painter(settings(images, world, keep="fits", origin="confuses"))
+    painter = {"origin": "painter"}
+    best = evaluate_painter(settings(images, world, keep="fits", where="rank = 0 OR rank = 1", **painter))
     assert (best.fidelity.num_pictures, best.num_left_out) == (72, 72)
     assert (best.keep, best.where) == ("fits", "rank = 0 OR rank = 1")
     assert ["pictures left out by the filter", "72"] in best.rows()
     with pytest.raises(UserError, match="keep must name a column of true and false, and 'rank' holds int64"):
-        evaluate_painter(settings(images, world, keep="rank", **quick))
+        evaluate_painter(settings(images, world, keep="rank", **painter))
     with pytest.raises(UserError, match="the filter 'rank =' is not valid"):
-        evaluate_painter(settings(images, world, where="rank =", **quick))
+        evaluate_painter(settings(images, world, where="rank =", **painter))
 
 
 @pytest.mark.slow
@@ -240,10 +246,10 @@ def test_the_world_says_which_benchmark(world: Path, tmp_path: Path) -> None:
     """Pictures of four styles train as fashion, of three as icons, which leaves one out."""
     other = shutil.copytree(world, tmp_path / "world")
     images = paint(tmp_path, READS)
-    copies = evaluate_painter(settings(images, other)).near_copies
+    copies = evaluate_painter(settings(images, other, search_copies=True)).near_copies
     assert copies is not None and copies.num_training == 63
     (other / "world.json").write_text('{"world": "fashion"}')
-    copies = evaluate_painter(settings(images, other)).near_copies
+    copies = evaluate_painter(settings(images, other, search_copies=True)).near_copies
     assert copies is not None and copies.num_training == 84
 
 
@@ -259,8 +265,6 @@ def test_captions_without_real_pictures_have_a_fidelity(world: Path, tmp_path: P
         for caption in asked
         for index in range(8)
     )
-    scores = evaluate_painter(
-        settings(tmp_path / "images.lance", other, second="raw-pixels", search_copies=False)
-    )
+    scores = evaluate_painter(settings(tmp_path / "images.lance", other, second="raw-pixels"))
     assert scores.distances == ()
     assert scores.fidelity.num_pictures == 24 and scores.fidelity.mean_per_class.value > 0.9

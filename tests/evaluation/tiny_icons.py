@@ -1,5 +1,6 @@
 """A tiny world in the shape of icons: subjects that differ in colour, styles that differ in texture."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from stablerep.models.encoder import EncoderConfig
+from stablerep.probes import ProbeConfig
 from stablerep.store import OK, REAL, CaptionTable, ImageTable, caption_id
 
 COLOURS = {"apple": (220, 40, 40), "pear": (60, 200, 60), "plum": (70, 60, 200)}
@@ -15,6 +17,8 @@ CONCEPTS_PER_LABEL = 12
 TINY = EncoderConfig(
     architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=32, depth=1, num_heads=2
 )
+QUICK_PROBE = ProbeConfig(linear=dataclasses.replace(ProbeConfig().linear, num_l2=3, max_iterations=20))
+"""A short path to a linear probe, for tests that do not look at the probe itself."""
 
 
 def split_of(concept: int) -> str:

@@ -152,7 +152,7 @@ def data_of(config: Claims, part: str, place: int, arm: str, folder: Path) -> Da
     return config_module.build(DataConfig, read["train"][method]["data"], settings, origin="test")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize(("place", "share"), enumerate((0.0, 0.25, 0.5, 0.75, 1.0)))
 def test_the_share_of_real_pictures_is_the_one_asked_for(
     place: int, share: float, tiny: Callable[..., Claims], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

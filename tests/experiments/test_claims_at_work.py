@@ -1,6 +1,7 @@
 """Parts of claims.py at their smallest, from the world to the numbers: on captions that never name the class."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from captions.test_fashion import write_files
 from claims_parts import Claims
 from generation import tiny_pipelines
 from learning.tiny_training import ENCODER, HEAD, SIZE, TEXT
+from less import do_less, write_no_figures
 from stablerep.captions.worlds import WorldConfig, write_world
 from stablerep.cost import read_costs
 from stablerep.store import ImageTable
@@ -44,8 +46,25 @@ def small_recipe(teacher: Path) -> dict[str, Any]:
         "extends": "fashion",
         "generate": {"teacher": str(teacher), "num_inference_steps": 1, "height": SIZE, "width": SIZE},
         "train": learners,
-        "evaluate": {"benchmarks": ["fashion"], "num_bootstrap": 20, "precision": "float32"},
+        "evaluate": {
+            "benchmarks": ["fashion"],
+            "num_bootstrap": 20,
+            "precision": "float32",
+            "baselines": False,
+            "probe": {"linear": {"num_l2": 2, "max_iterations": 5}},
+            "geometry": {"folds": 3},
+        },
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Fewer batches in which real pictures are counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "NUM_DRAWN", 10)
+        do_less(patch)
+        write_no_figures(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,10 @@ def lines_of(figure: Figure) -> dict[str, list[tuple[float, float]]]:
     }
 
 
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_the_figure_shows_arms_and_the_paper(tmp_path: Path, drawn: list[Figure]) -> None:
     curve_figure.draw_curves(guidance(), tmp_path / "curve.png")
     assert lines_of(drawn[0]) == {
@@ -138,6 +142,7 @@ def test_the_figure_shows_arms_and_the_paper(tmp_path: Path, drawn: list[Figure]
         "the paper, stablerep:painted, ImageNet": [(2, 72.8), (3, 72.6), (4, 72.6)],
         "the paper, simclr:painted, ImageNet": [(8, 62)],
     }
+    assert legend_of(drawn[0])[:2] == ["simclr:painted", "stablerep:painted"], "what was measured comes first"
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.format == "PNG"
 
@@ -145,6 +150,7 @@ def test_the_figure_shows_arms_and_the_paper(tmp_path: Path, drawn: list[Figure]
 def test_the_figure_of_the_headline_shows_the_crossing(tmp_path: Path, drawn: list[Figure]) -> None:
     curve_figure.draw_curves(headline(), tmp_path / "curve.png")
     assert lines_of(drawn[0])["as many real pictures reach it"] == [(1000, 80), (2000, 80)]
+    assert legend_of(drawn[0])[:2] == ["stablerep-plus:painted", "clip:real"]
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["2,000"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import composition
 from captions.test_fashion import write_files
+from evaluation.tiny_icons import QUICK_PROBE
 from stablerep.captions.fashion_files import read_fashion_files
 from stablerep.captions.fashion_words import KINDS, TONES
 from stablerep.captions.worlds import WorldConfig, write_world
@@ -50,7 +51,7 @@ class Painter:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("composition")
-    source = write_files(folder / "files", num_train=600, num_test=60)
+    source = write_files(folder / "files", num_train=300, num_test=60)
     write_world(WorldConfig(name="fashion", out=folder / "world", source=source))
     return folder / "world"
 
@@ -61,6 +62,7 @@ def painter(world: Path, monkeypatch: pytest.MonkeyPatch) -> Painter:
     monkeypatch.setattr(composition, "generate", fake.generate)
     monkeypatch.setattr(composition, "train", fake.train)
     monkeypatch.setattr(composition, "load_encoder", lambda _: RawPixels())
+    monkeypatch.setattr(composition, "ProbeConfig", lambda: QUICK_PROBE)
     monkeypatch.setattr(composition, "read_fashion_files", lambda: read_fashion_files(world.parent / "files"))
     return fake
 

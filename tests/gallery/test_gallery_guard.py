@@ -226,6 +226,7 @@ def test_a_damaged_png_is_no_picture() -> None:
         for_browser(damaged, 256)
 
 
+@pytest.mark.slow
 def test_the_real_page_gives_nothing_but_the_tables(gallery: Gallery) -> None:
     pytest.importorskip("gradio", reason="gradio is not installed; pip install '.[gallery]'")
     page = guarded(gallery, host="127.0.0.1", password=None)

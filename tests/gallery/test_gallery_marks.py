@@ -1,5 +1,6 @@
 """Marks are columns of the table; pairs, maps and paintings are what they say."""
 
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -110,10 +111,11 @@ def test_copies_stand_beside_their_originals(gallery: Gallery) -> None:
 def test_alike_pictures_lie_together(
     gallery: Gallery, how: Projection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (
-        how == "umap"
-    ):  # compiles itself when it is loaded, for a minute and a half; nineteen pictures need it not
+    if how == "umap":
+        # It compiles itself for a minute and a half; nineteen pictures need neither that nor its 500 rounds.
         monkeypatch.setattr(pytest.importorskip("numba").config, "DISABLE_JIT", True)
+        umap = pytest.importorskip("umap")
+        monkeypatch.setattr(umap, "UMAP", functools.partial(umap.UMAP, n_epochs=60))
     drawn, atlas = gallery.draw_map(Wish(), how)
     assert len(drawn.rows) == 19 and drawn.how == how
     assert drawn.places.min() >= 0 and drawn.places.max() <= 1

@@ -70,7 +70,9 @@ def test_the_vectors_are_those_that_reach_the_layers(name: str, side: Callable[[
             torch.testing.assert_close(reached, mine, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "pixart" else pytest.mark.slow) for name in FAMILIES]
+)
 def test_the_tokens_are_where_the_pipeline_puts_them(name: str, side: Callable[[str], TextSide]) -> None:
     """Prompts that differ in their last word have equal vectors before it, as far as the encoder is causal."""
     text = side(name)

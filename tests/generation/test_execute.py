@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from some_captions import TEXTS, add_captions
 
+import processes
 from stablerep.errors import UserError
 from stablerep.generation import execute
 from stablerep.generation.execute import GenerateConfig, generate
@@ -215,7 +217,10 @@ def test_work_of_no_time_has_a_speed(config: Make) -> None:
 
 
 @pytest.mark.slow
-def test_one_process_per_device(config: Make, tmp_path: Path) -> None:
+def test_one_process_per_device(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes come from a server that has imported what spawned ones would, and is no fork of this one either."""
+    processes.serve()
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": processes.CONTEXT}.__getitem__)
     outcomes = execute.paint_on(["cpu", "cpu"], config())
     assert sum(outcome.tally.painted for outcome in outcomes) == 2 * len(TEXTS)
     assert all(outcome.tally.painted >= 2 * (len(TEXTS) // 2) for outcome in outcomes)

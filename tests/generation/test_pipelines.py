@@ -55,7 +55,9 @@ def _paint(teacher: DiffusersTeacher, prompts: Sequence[str], seeds: Sequence[in
     return painted.pictures
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "pixart" else pytest.mark.slow) for name in BUILDERS]
+)
 def test_pictures_equal_the_stock_call(name: str, pipeline_folder: Builder) -> None:
     folder = pipeline_folder(name)
     expected = _stock(folder, name, PROMPTS, SEEDS)

@@ -18,7 +18,7 @@ def test_first_batch_is_known() -> None:
     assert [item.seed for item in first] == [seed_for(5, f"id-{index}", 0) for index in range(4)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     num_images=st.integers(1, 4),
     batch_size=st.integers(1, 9),

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import World, train_config, write_world
+from tiny_training import ENCODER, World, train_config, write_world
 
-from stablerep.learning import data
+from stablerep.config import build
 from stablerep.learning.methods import train
-from stablerep.learning.pictures import Pictures
+from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
 
 
 @pytest.fixture(scope="session")
@@ -20,26 +20,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return write_world(folder)
 
 
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained encoder to align to."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(Encoder(build(EncoderConfig, ENCODER, origin="test")), folder)
+    return folder
+
+
 @pytest.fixture(scope="module", autouse=True)
 def always_one_thread(one_thread: None) -> None:
     """Every module of this folder computes on one thread."""
 
 
-@pytest.fixture
-def blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches whose pictures are neither read nor cropped, for tests that draw hundreds and count what they hold."""
-    monkeypatch.setattr(
-        data.ViewSource,
-        "_load",
-        lambda _, refs: Pictures([torch.zeros(3, 2, 2, dtype=torch.uint8)] * len(refs)),
-    )
-    monkeypatch.setattr(data, "draw_parameters", lambda seeds, *_: seeds)
-    monkeypatch.setattr(data, "apply_parameters", lambda _, seeds, __: torch.zeros(len(seeds), 3, 1, 1))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Of each method (called with its name) a run that was never interrupted."""
+    """Of each method (called with its name) a run that was never interrupted. Tests copy it before they change it."""
 
     @functools.cache
     def run(method: str) -> Path:

@@ -7,26 +7,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from tiny_training import ENCODER, NUM_CAPTIONS, SIZE, World, decode_png, text, train_config
+from tiny_training import NUM_CAPTIONS, SIZE, World, decode_png, text, train_config
 
-from stablerep.config import build
 from stablerep.errors import UserError
 from stablerep.learning.method import Batch
 from stablerep.learning.methods import train
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
-from stablerep.models.encoder import Encoder, EncoderConfig, save_encoder
 from stablerep.models.joint import load_image_text
 
 N, V = 4, 2
 TEXTS = [text(number, variant) for number in range(NUM_CAPTIONS) for variant in range(2)]
-
-
-@pytest.fixture(scope="module")
-def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    folder = tmp_path_factory.mktemp("encoder")
-    save_encoder(Encoder(build(EncoderConfig, ENCODER, origin="test")), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -132,23 +122,6 @@ def test_an_aligned_painter_trains_resumes_and_exports_as_any_other(
         assert said in card, said
     assert f'"encoder": "{encoder_folder.parent.name}/{encoder_folder.name}"' in card
     assert str(encoder_folder) not in card and str(tmp_path) not in card
-
-
-@pytest.mark.slow
-def test_the_same_when_compiled(world: World, encoder_folder: Path) -> None:
-    """The hook writes from within a compiled graph."""
-    pytest.importorskip("torch._dynamo")
-    learner = painter(world, alignment={"encoder": encoder_folder, "block": 1})
-    data = batch(learner)
-    plain = learner.encode(data)
-    learner.student["transformer"].compile(dynamic=False, backend="aot_eager")
-    compiled = learner.encode(data)
-    torch.testing.assert_close(compiled["alignment"], plain["alignment"])
-    compiled["alignment"].mean().backward()
-    assert any(
-        parameter.grad is not None
-        for parameter in learner.student["transformer"].transformer_blocks[0].parameters()
-    )
 
 
 def test_a_block_that_is_not_there_is_refused(world: World, encoder_folder: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from processes import as_torchrun_would
 from torch import Tensor
 
+from processes import as_torchrun_would
 from stablerep import runtime
 from stablerep.learning.contrastive import Contrastive, ContrastiveConfig
 from stablerep.learning.losses import Samples, multi_positive_contrastive, soft_cross_entropy
@@ -210,7 +210,6 @@ def test_two_ranks_equal_one_process_block_by_block(ranks: list[dict[str, Any]],
     torch.testing.assert_close(torch.cat([part["gradient"] for part in parts]), alone["gradient"], **exact)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "positives", "ragged"),

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from processes import as_torchrun_would
 from tiny_training import (
     NUM_CAPTIONS,
     World,
@@ -22,6 +21,7 @@ from tiny_training import (
     write_images,
 )
 
+from processes import as_torchrun_would
 from stablerep import runtime
 from stablerep.decoding import decode_image
 from stablerep.errors import UserError

@@ -73,7 +73,7 @@ def shares_of_real(views: ViewSource, num_steps: int) -> dict[int, float]:
 def test_captions_that_have_real_pictures_show_them_in_the_ratio_of_the_mix(
     both: tuple[Path, Path], mix: tuple[float, float] | None, expected: float
 ) -> None:
-    num_epochs = 100
+    num_epochs = 64
     views = source(*both, mix=mix, captions_per_batch=6, images_per_caption=1, view={"augmentation": "none"})
     shares = shares_of_real(views, num_epochs)
     has_real = {identity_of(caption_id(text(number))) for number in range(4)}

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip import ClipLoss
-from processes import as_torchrun_would
 from torch import Tensor
 
+from processes import as_torchrun_would
 from stablerep import runtime
 from stablerep.learning.image_text import Clip, ClipConfig, StableRepPlus, StableRepPlusConfig
 from stablerep.learning.method import Batch

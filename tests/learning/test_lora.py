@@ -17,8 +17,6 @@ from stablerep.learning.lora import Lora, LoraConfig
 from stablerep.learning.method import Batch
 from stablerep.learning.methods import METHODS
 
-pytest.importorskip("peft", reason="adapters need peft: pip install '.[lora]'")
-
 N, V = 3, 2
 TEXTS = [text(number) for number in range(NUM_CAPTIONS)]
 
@@ -26,6 +24,7 @@ TEXTS = [text(number) for number in range(NUM_CAPTIONS)]
 @pytest.fixture(scope="module")
 def folders(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Stable Diffusion, a PixArt with diffusion noise, and a painter of ours with flow matching."""
+    pytest.importorskip("peft", reason="adapters need peft: pip install '.[lora]'")
     root = tmp_path_factory.mktemp("teachers")
     made: dict[str, Path] = {}
     makers: dict[str, Callable[[Path], None]] = {
@@ -72,7 +71,7 @@ def test_only_adapters_train_and_a_checkpoint_holds_nothing_else(folders: dict[s
     data = batch(method)
     losses = []
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(25):
+    for _ in range(8):
         loss = method.loss(method.encode(data), data).loss
         losses.append(float(loss.detach()))
         loss.backward()
@@ -112,6 +111,7 @@ def test_a_flow_painter_is_taught_as_it_was(folders: dict[str, Path]) -> None:
     torch.testing.assert_close(noisy, latents + level * target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_exported_paints_as_the_adapted_model_does(
     folders: dict[str, Path], kind: str, tmp_path: Path
@@ -130,7 +130,9 @@ def test_what_is_exported_paints_as_the_adapted_model_does(
     assert not list(tmp_path.rglob("*.bin"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "painter" else pytest.mark.slow) for kind in KINDS]
+)
 def test_what_is_exported_loads_in_one_precision_and_names_no_place(
     folders: dict[str, Path], kind: str, tmp_path: Path
 ) -> None:

@@ -193,9 +193,9 @@ def test_order_of_the_batch_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("temperature", [PLAIN, SHIFTED])
-@pytest.mark.parametrize("block_size", [1, 16, 17, 50, 64])
+@pytest.mark.parametrize("block_size", [1, 10, 11, 30, 32])
 def test_block_by_block_equals_dense(block_size: int, temperature: float) -> None:
-    x, labels = random_features(50, 16, torch.float32), random_labels(50, 12)
+    x, labels = random_features(30, 16, torch.float32), random_labels(30, 8)
     value, gradient = value_and_gradient(
         lambda x: multi_positive_contrastive(x, labels, temperature, block_size=block_size), x
     )

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline
-from processes import start
 from tiny_training import NUM_CAPTIONS, SIZE, World, decode_png, text, train_config
 from torch import Tensor
 
+from processes import start
 from stablerep.errors import UserError
 from stablerep.learning.method import Batch
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
@@ -84,8 +84,8 @@ def save_tokenizer(path: Path) -> None:
 def test_the_vocabulary_is_the_same_in_every_process(tmp_path: Path) -> None:
     """Resume builds it anew; hash tables of the tokenizer library are seeded per process."""
     paths = [tmp_path / f"{number}.json" for number in range(2)]
-    for path in paths:
-        process = start(partial(save_tokenizer, path))
+    processes = [start(partial(save_tokenizer, path)) for path in paths]
+    for process in processes:
         process.join(60)
     here = train_tokenizer(list(reversed(TEXTS)), 64).to_str()
     assert [path.read_text(encoding="utf-8") for path in paths] == [here, here]

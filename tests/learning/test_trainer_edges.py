@@ -1,14 +1,13 @@
 """The loop where it stops, and where two processes share it."""
 
+import contextlib
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import as_torchrun_would
 from run_files import OF_EVERY_RUN, PRODUCTS, files, log
 from tiny_training import (
     World,
@@ -18,6 +17,8 @@ from tiny_training import (
     write_images,
 )
 
+from processes import as_torchrun_would
+from stablerep import runtime
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.learning import replay
@@ -118,30 +119,66 @@ def three_steps(method: str, world: World, out: Path, micro_batch: int | None = 
     return {"loss": summary.loss, "product": str(summary.product)}
 
 
+MODES = [("stablerep", 1), *((method, None) for method in METHODS)]
+
+
+class TwoRanks:
+    """Three steps in every mode on this rank's part of the batches: the first joins the group by itself."""
+
+    def __init__(self, world: World, folder: Path, *, joined: bool) -> None:
+        self.world, self.folder, self.joined = world, folder, joined
+
+    def __call__(self) -> dict[str, Any]:
+        with runtime.process_group() if self.joined else contextlib.nullcontext():
+            modes = MODES[1:] if self.joined else MODES[:1]
+            return {
+                f"{method} {size}": three_steps(method, self.world, self.folder / f"{method} {size}", size)
+                for method, size in modes
+            }
+
+
+@pytest.fixture(scope="module")
+def ranks(uneven: World, together: Path) -> list[dict[str, Any]]:
+    """What training came to in each process; all modes in a row, as a process takes long to start."""
+    parts = [
+        as_torchrun_would(TwoRanks(uneven, together, joined=joined), together / f"ranks {joined}")
+        for joined in (False, True)
+    ]
+    return [first | others for first, others in zip(*parts, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("together")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "micro_batch"), [*((method, None) for method in METHODS), ("stablerep", 1)]
-)
+@pytest.mark.parametrize(("method", "micro_batch"), MODES)
 def test_two_processes_train_to_the_weights_of_one(
-    method: str, micro_batch: int | None, uneven: World, tmp_path: Path
+    method: str,
+    micro_batch: int | None,
+    uneven: World,
+    ranks: list[dict[str, Any]],
+    together: Path,
+    tmp_path: Path,
 ) -> None:
     three_steps(method, uneven, tmp_path / "alone")
-    run = partial(three_steps, method, uneven, tmp_path / "run", micro_batch)
-    ranks = as_torchrun_would(run, tmp_path / "ranks")
-    assert ranks[0]["loss"] == ranks[1]["loss"]
-    alone, together = weights(tmp_path / "alone"), weights(tmp_path / "run")
+    mode = f"{method} {micro_batch}"
+    run = together / mode
+    assert ranks[0][mode]["loss"] == ranks[1][mode]["loss"]
+    alone, shared = weights(tmp_path / "alone"), weights(run)
     for name, tensor in alone.items():
         if not name.endswith(WITHOUT_EFFECT):
             # Adam turns the rounding of a gradient near zero into a step of its own size, so a few numbers may differ.
             largest_update = NUM_STEPS * LR * tensor.numel() ** 0.5
-            assert (together[name].float() - tensor).norm() <= 0.15 * largest_update, name
-    for ours, theirs in zip(log(tmp_path / "run"), log(tmp_path / "alone"), strict=True):
+            assert (shared[name].float() - tensor).norm() <= 0.15 * largest_update, name
+    for ours, theirs in zip(log(run), log(tmp_path / "alone"), strict=True):
         assert ours["step"] == theirs["step"]
         exact = 1e-3 if ours["step"] == 1 else 0.05  # the rounding of one step moves the next
         for name in ("loss", "gradient_norm"):  # Adam forgives a wrong factor, the norm does not
             assert ours[name] == pytest.approx(theirs[name], rel=exact)
-    assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS[method]
-    assert json.loads((tmp_path / "run" / "resolved.json").read_text())["precision"] == "float32"
+    assert set(files(run)) == OF_EVERY_RUN | PRODUCTS[method]
+    assert json.loads((run / "resolved.json").read_text())["precision"] == "float32"
 
 
 def test_exports_on_the_way_are_what_a_shorter_run_ends_with(world: World, tmp_path: Path) -> None:

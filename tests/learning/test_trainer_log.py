@@ -45,10 +45,7 @@ def test_the_log_says_what_was_done(world: World, whole: Any) -> None:
     for record in records:
         flops = record["model_flops_per_second"]
         assert flops == pytest.approx(FLOPS_PER_IMAGE * record["images_per_second"])
-        assert record["share_of_matmul_rate"] > 0
-        assert flops / record["share_of_matmul_rate"] == pytest.approx(rate, rel=1), (
-            "another process, same core"
-        )
+        assert flops / record["share_of_matmul_rate"] == pytest.approx(rate), "measured once in a process"
 
 
 def test_steps_are_traced_into_the_run_folder(world: World, tmp_path: Path) -> None:

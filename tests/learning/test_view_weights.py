@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from processes import as_torchrun_would
 from test_step import assert_close, gradients, prepare
 from tiny_training import ENCODER, World, image_row, write_images
 from torch import Tensor
 
+from processes import as_torchrun_would
 from stablerep import runtime
 from stablerep.config import build
 from stablerep.learning.autoencoder import Autoencoder
@@ -63,7 +63,9 @@ def test_the_mean_is_the_weighted_one_of_the_views_that_count() -> None:
     torch.testing.assert_close(values.grad, torch.tensor([3 / 3.5, 0.0, 0.5 / 3.5, 0.0]))
 
 
-@pytest.mark.parametrize("name", PAINTERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "autoencoder" else pytest.mark.slow) for name in PAINTERS]
+)
 def test_a_picture_of_weight_zero_is_left_out(name: str, uneven: World) -> None:
     loss, found, logs = update(name, uneven, lambda batch: (batch["image_id"] % 2).float())
     _, batch = prepared(name, uneven)

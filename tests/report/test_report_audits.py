@@ -1,6 +1,7 @@
 """The audits on the page: counts, facts, histograms and the worst pictures, from the table and audit.json."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,26 @@ from stablerep.report.reading import open_project
 from stablerep.store import REAL, ImageTable, caption_id
 
 
-@pytest.fixture
-def audited(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def audited_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Paintings whose pictures of one caption are alike, so that some repeat another."""
-    write_world(tmp_path / "world")
-    write_paintings(tmp_path / "images.lance")
+    folder = tmp_path_factory.mktemp("audited")
+    write_world(folder / "world")
+    write_paintings(folder / "images.lance")
     audit_all(
         AuditAllConfig(
-            images=tmp_path / "images.lance",
-            captions=tmp_path / "world" / "captions.lance",
+            images=folder / "images.lance",
+            captions=folder / "world" / "captions.lance",
             quality=QualityRules(min_difference=30.0),
         )
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def audited(audited_once: Path, tmp_path: Path) -> Path:
+    """A copy of these paintings that a test may change."""
+    return Path(shutil.copytree(audited_once, tmp_path / "audited"))
 
 
 def page_of(folder: Path) -> ParsedPage:
@@ -145,7 +153,9 @@ def test_shares_stand_beside_their_target(audited: Path) -> None:
     ]
     grown = found["amplification"]["pictures to answers"]
     assert summary[1][0] == "squares"
-    assert summary[1][3].startswith(f"{round(100 * grown['value'], 1) + 0.0:+.1f}".replace("-", "\u2212"))
+    assert summary[0][:3] == ["group", "from the target", "by chance up to"]
+    assert summary[1][2] == f"{100 * found['total variation by chance']:.1f}"
+    assert summary[1][4].startswith(f"{round(100 * grown['value'], 1) + 0.0:+.1f}".replace("-", "\u2212"))
     assert "\u22120.0" not in page.visible
     assert "Not read: real pictures of 0 groups state 'tiny'" in page.visible
     assert "paint of squares" not in page.visible, "the table says it"

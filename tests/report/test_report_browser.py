@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from browser import chromium, serious_faults
+from browser import chromium, needs_axe, serious_faults
 
 WIDTHS = (360, 768, 1440)
 OVERFLOW = """[...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll > *, svg")
@@ -42,7 +42,6 @@ def opened(
     assert wrong == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "opened",
     [(width, "light", which) for width in WIDTHS for which in ("project", "comparison")],
@@ -60,7 +59,6 @@ def test_the_page_fits_its_window(opened: Any) -> None:
     assert opened.evaluate(OVERFLOW) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opened", [(360, "light", "project")], indirect=True, ids=str)
 def test_the_measurement_sees_an_overflow(opened: Any) -> None:
     opened.evaluate(
@@ -70,6 +68,7 @@ def test_the_measurement_sees_an_overflow(opened: Any) -> None:
     assert len(opened.evaluate(OVERFLOW)) == 1
 
 
+@needs_axe
 @pytest.mark.parametrize(
     "opened",
     [(360, "light", "comparison"), (1440, "dark", "comparison"), (1440, "dark", "project")],
@@ -81,7 +80,6 @@ def test_axe_finds_no_serious_fault(opened: Any) -> None:
     assert serious_faults(opened) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opened", [(1440, "dark", "project")], indirect=True, ids=str)
 def test_paper_is_white_whole_and_without_navigation(opened: Any) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"

@@ -23,7 +23,7 @@ from report_project import (
 )
 
 from stablerep.errors import UserError
-from stablerep.report import ReportConfig, write_report
+from stablerep.report import ReportConfig, drawing, write_report
 from stablerep.report.neighbours import NeighbourConfig
 from stablerep.store import ImageTable
 
@@ -42,9 +42,11 @@ NO_SEARCH = NeighbourConfig(num_queries=0)
 
 
 def report_on(folder: Path, out: Path, **settings: object) -> ParsedPage:
-    """The parsed report on one folder, without the search for neighbours."""
+    """The parsed report on one folder, without the search for neighbours, and with empty figures."""
     config = ReportConfig(folders=(folder,), out=out, **{"neighbours": NO_SEARCH, **settings})  # type: ignore[arg-type]
-    return ParsedPage(write_report(config).read_text(encoding="utf-8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "_inline", lambda *_: "<svg></svg>")
+        return ParsedPage(write_report(config).read_text(encoding="utf-8"))
 
 
 def sections_of(page: ParsedPage) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from report_project import CLASSES, TESTS, write_run, write_scores
 
 from stablerep.report.reading import open_project
@@ -19,6 +20,7 @@ def measured_project(folder: Path, pixels: float) -> tuple[list[ScoreTable], lis
     return score_tables(measured), score_shortcomings(measured)
 
 
+@pytest.mark.slow
 def test_a_baseline_of_two_files_has_one_row(tmp_path: Path) -> None:
     tables, sentences = measured_project(tmp_path, pixels=0.4)
     assert [table.title for table in tables] == [f"icons: {test}" for test in TESTS]
@@ -38,6 +40,7 @@ def test_contradicting_files_are_reported(tmp_path: Path) -> None:
     assert all(sentence.startswith("raw pixels") for sentence in contradictions)
 
 
+@pytest.mark.slow
 def test_encoders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     measured_project(tmp_path, pixels=0.4)
     path = tmp_path / "runs/b/scores.json"

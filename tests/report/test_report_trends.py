@@ -38,6 +38,7 @@ def test_every_number_of_a_comparison_is_in_a_table(compared: ParsedPage) -> Non
     assert tables[0][3] == ["raw pixels", *["12.0 10.0 \u2013 14.0"] * 3]
 
 
+@pytest.mark.slow
 def test_concepts_and_styles_of_a_comparison_are_in_a_table_for_each_size(compared: ParsedPage) -> None:
     tables = [table for table in compared.tables if "concept over style" in table[0]]
     assert len(tables) == len(SIZES)
@@ -57,6 +58,7 @@ def test_a_comparison_without_geometry_says_nothing_of_concepts(tmp_path: Path) 
     assert concept_trends(read_comparisons(open_project((folder,), None, None, None))) == []
 
 
+@pytest.mark.slow
 def test_the_headline_of_a_comparison_claims_what_its_intervals_carry(compared: ParsedPage) -> None:
     headline = "From 4000 captions, stablerep:painted learns to name 26.0 % correctly; simclr:real 20.0 %,"
     assert headline in compared.visible.replace("\u00a0", " ")
@@ -100,6 +102,7 @@ def test_a_baseline_that_scores_higher_is_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_line_per_arm_and_names_every_size(tmp_path: Path) -> None:
     folder = _with_runs(write_comparison(tmp_path / "compare"))
     trend = comparison_trends(read_comparisons(open_project((folder,), None, None, None)))[0]
@@ -111,6 +114,7 @@ def test_the_figure_has_a_line_per_arm_and_names_every_size(tmp_path: Path) -> N
         assert "var(--series-2)" in svg and "var(--muted)" in svg
 
 
+@pytest.mark.slow
 def test_many_runs_stand_below_one_another(compared: ParsedPage) -> None:
     settings = next(table for table in compared.tables if table[0][0] == "run")
     assert len(settings) == 1 + len(ARMS) * len(SIZES) + 3  # and those of the circle
@@ -152,6 +156,7 @@ def test_a_circle_shows_its_turns_runs_and_pictures(tmp_path: Path) -> None:
     assert "coverage" not in rows and "near-copies, %" not in rows
 
 
+@pytest.mark.slow
 def test_a_circle_is_on_the_page(compared: ParsedPage) -> None:
     assert "What the turns changed" in compared.visible
 

@@ -1,14 +1,15 @@
 """The circle at its smallest: every turn's painter comes from the pictures of the one before."""
 
+import dataclasses
+import functools
 import json
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import tomli_w
 import torch
@@ -16,40 +17,67 @@ from PIL import Image
 
 from learning.tiny_training import autoencoder_config, painter_of
 from stablerep import config as config_module
-from stablerep.captions.worlds import WorldConfig, write_world
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.distances import DistanceConfig
 from stablerep.evaluation.geometry import Geometry
 from stablerep.evaluation.intervals import Interval
+from stablerep.evaluation.near_copies import NearCopyConfig
 from stablerep.learning.autoencoder import Autoencoder
 from stablerep.models.encoder import load_encoder
+from stablerep.probes import PathConfig, ProbeConfig
 from stablerep.run import Run
 from stablerep.store import OK, ImageTable
 from stablerep.workflows import circle as module
 from stablerep.workflows.circle import CircleConfig, circle
 from stablerep.workflows.circle_turns import Circle, Turn, keep_turn, stored_turn
 from stablerep.workflows.conditions import captions_to_paint
-from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
+from workflows import tiny_drawings
+from workflows.test_quickstart import NUM_CAPTIONS, QUICK_PATH, small_recipe
 
 QUICK = {"compile": False, "precision": "float32"}
 ATTRIBUTES = """
 [attributes.kind]
 accuracy = 0.3
 [attributes.kind.values]
-heart = 'heart'
-fruit = 'fruit|apple|pear|lemon|lime|cherr|berry|melon'
+animal = 'cat|dog'
+thing = 'sun|leaf|house|boat'
 """
-
+FEW: dict[str, dict[str, Any]] = {
+    "evaluate_painter": {
+        "num_bootstrap": 20,
+        "probe": ProbeConfig(linear=PathConfig(**QUICK_PATH, refit=False)),
+        "distances": DistanceConfig(kid_splits=4),
+        "copies": NearCopyConfig(num_pictures=6, num_planted=4, num_shown=2),
+    },
+    "audit_bias": {"num_bootstrap": 20},
+}
+"""What no recipe of a circle says: how much of the pictures is measured."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_on_few() -> Iterator[None]:
+    """A circle measures with fewer pictures, replicates and constants."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, changes in FEW.items():
+            patch.setattr(module, name, _with(getattr(module, name), changes))
+        yield
+
+
+def _with(function: Callable[..., Any], changes: dict[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(config: Any, **more: Any) -> Any:
+        return function(dataclasses.replace(config, **changes), **more)
+
+    return call
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CircleConfig]:
     folder = tmp_path_factory.mktemp("circle")
-    drawings = folder / "icons.parquet"
-    pq.write_table(pq.read_table(ICONS, filters=[("label", "in", LABELS)]), drawings)
-    write_world(WorldConfig(name="icons", out=folder / "world", source=drawings))
+    tiny_drawings.write_world(folder / "world")
     torch.manual_seed(0)
     teacher = painter_of(Autoencoder(autoencoder_config()).export(folder)).export(folder / "first")
     settings = small_recipe()
@@ -101,17 +129,17 @@ def test_every_turn_is_measured_and_drawn(first: Circle, small: Callable[..., Ci
         assert turn.near_copies is not None
         assert turn.pictures.num_pictures == 2 * NUM_CAPTIONS
         assert turn.pictures.effective_rank >= 1
-        assert turn.shares.keys() == {"kind, heart", "kind, fruit"}
+        assert turn.shares.keys() == {"kind, animal", "kind, thing"}
         assert sum(share.value for share in turn.shares.values()) == pytest.approx(1)
     assert first.turns[0].painter != first.turns[1].painter
     assert Image.open(first.figure).size[0] > 500
     assert len(first.rows()) == 2
     assert all(len(row) == len(Circle.HEADER) for row in first.rows())
     shown = dict(zip(Circle.HEADER, first.rows()[0], strict=True))
-    assert shown["shares, %"] == "kind, heart {:.0f}; kind, fruit {:.0f}".format(
+    assert shown["shares, %"] == "kind, animal {:.0f}; kind, thing {:.0f}".format(
         *(100 * share.value for share in first.turns[0].shares.values())
     )
-    assert {"kind, heart, %", "kind, fruit, %", "prompt fidelity, %"} <= first.curves.keys()
+    assert {"kind, animal, %", "kind, thing, %", "prompt fidelity, %"} <= first.curves.keys()
     assert small().out == first.path.parent
 
 
@@ -131,6 +159,7 @@ def test_a_painter_learns_from_the_pictures_and_the_encoder_of_the_turn_before(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_again_nothing_is_done_twice_and_a_turn_may_be_added(
     first: Circle, small: Callable[..., CircleConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +305,7 @@ def test_a_world_that_does_not_say_which_it_is_is_refused_before_anything_is_pai
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_painter_may_begin_anew_and_learn_from_both(
     small: Callable[..., CircleConfig], tmp_path: Path
 ) -> None:

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import tomli_w
 from PIL import Image
 
 from generation import tiny_pipelines
-from stablerep.captions.worlds import WorldConfig, write_world
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.run import Run
 from stablerep.store import ImageTable
 from stablerep.workflows.compare import CompareConfig, compare
-from workflows.test_quickstart import ICONS, LABELS, NUM_CAPTIONS, small_recipe
+from workflows import tiny_drawings
+from workflows.test_quickstart import NUM_CAPTIONS, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,11 +41,10 @@ def changed(small: Callable[..., CompareConfig], tmp_path: Path) -> Callable[...
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompareConfig]:
-    """A comparison on the drawings of two labels, with a random painter and the smallest encoder."""
+    """A comparison on the tiny drawings, with a random painter and the smallest encoder."""
     folder = tmp_path_factory.mktemp("compare")
-    drawings, recipe, teacher = folder / "icons.parquet", folder / "small.toml", folder / "teacher"
-    pq.write_table(pq.read_table(ICONS, filters=[("label", "in", LABELS)]), drawings)
-    write_world(WorldConfig(name="icons", out=folder / "world", source=drawings))
+    recipe, teacher = folder / "small.toml", folder / "teacher"
+    tiny_drawings.write_world(folder / "world")
     tiny_pipelines.pixart(teacher)
     (teacher / "stablerep.json").write_text(json.dumps({"num_inference_steps": 2}))
     settings = small_recipe()
@@ -121,12 +119,14 @@ def test_arms_sizes_and_seeds_make_two_tables_and_one_figure(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_recipe_that_counts_epochs_is_compared_by_steps(
     small: Callable[..., CompareConfig], tmp_path: Path
 ) -> None:
     content = tomllib.loads(Path(small().settings).read_text())
     for table in content["train"].values():
         table["num_epochs"] = table.pop("num_steps")
+    content["evaluate"] |= {"protocols": ["knn"], "baselines": False}
     recipe = tmp_path / "epochs.toml"
     recipe.write_text(tomli_w.dumps(content))
     sizes = {"num_captions": (8,), "seeds": (0,), "arms": ("simclr:real",)}
@@ -136,6 +136,7 @@ def test_a_recipe_that_counts_epochs_is_compared_by_steps(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) -> None:
     config = small(num_captions=(6,), seeds=(0,))
     first = compare(config)
@@ -148,6 +149,7 @@ def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_every_arm_has_as_many_tries_at_its_learning_rate(small: Callable[..., CompareConfig]) -> None:
     config = small(num_captions=(NUM_CAPTIONS,), seeds=(0,), learning_rates=(1e-4, 1e-2))
     found = compare(config)
@@ -175,11 +177,19 @@ def test_every_arm_has_as_many_tries_at_its_learning_rate(small: Callable[..., C
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_learning_rate_at_which_the_loss_is_not_finite_loses(
     small: Callable[..., CompareConfig], changed: Callable[..., str], tmp_path: Path
 ) -> None:
     """The recipe measures by neighbours on something else too; rates are chosen by linear probe on the world."""
-    recipe = changed(evaluate={"benchmarks": ["digits", "icons"], "protocols": ["knn"], "num_train": 40})
+    recipe = changed(
+        evaluate={
+            "benchmarks": ["digits", "icons"],
+            "protocols": ["knn"],
+            "num_train": 40,
+            "baselines": False,
+        }
+    )
     config = small(
         settings=recipe,
         out=tmp_path / "out",
@@ -203,10 +213,11 @@ def test_a_learning_rate_at_which_the_loss_is_not_finite_loses(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_protocol_that_the_first_arm_lacks_has_rows_without_a_difference(
     small: Callable[..., CompareConfig], changed: Callable[..., str], tmp_path: Path
 ) -> None:
-    recipe = changed(evaluate={"protocols": ["knn", "zero-shot", "geometry"]})
+    recipe = changed(evaluate={"protocols": ["knn", "zero-shot", "geometry"], "baselines": False})
     arms = ("simclr:real", "clip:real")
     found = compare(small(settings=recipe, out=tmp_path / "out", arms=arms, num_captions=(8,), seeds=(0,)))
     zero_shot = [row for row in found.rows_found if row.summary.protocol == "zero-shot"]
@@ -278,11 +289,12 @@ def own(small: Callable[..., CompareConfig], tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_own_tables_are_compared_and_chosen_by_on_their_own_pictures(
     small: Callable[..., CompareConfig], changed: Callable[..., str], own: Path, tmp_path: Path
 ) -> None:
     sizes = {"num_captions": (6,), "seeds": (0,), "arms": ("simclr:real",), "learning_rates": (1e-3,)}
-    recipe = changed(evaluate={"benchmarks": ["table"]})
+    recipe = changed(evaluate={"benchmarks": ["table"], "baselines": False})
     found = compare(small(world=str(own), settings=recipe, out=tmp_path / "out", **sizes))
     assert {row.summary.benchmark for row in found.rows_found} == {"table"}
     (search,) = (tmp_path / "out" / "search").glob("*/scores.json")

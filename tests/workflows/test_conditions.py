@@ -31,6 +31,7 @@ def small(tmp_path: Path) -> Callable[..., CompareConfig]:
     """A comparison on the tiny drawings, 12 captions with two real pictures each, one of them in a held-out style."""
     world = tiny_drawings.write_world(tmp_path / "world")
     settings = small_recipe()
+    settings["evaluate"] |= {"protocols": ["knn"], "baselines": False}
     for method, images, crops in (("stablerep", 2, 1), ("simclr", 1, 2)):
         settings["train"][method]["data"] |= {
             "captions_per_batch": 4,
@@ -211,6 +212,7 @@ def test_a_few_pictures_less_are_tolerated() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_as_many_paintings_are_learned_from_as_are_asked_for(
     small: Callable[..., CompareConfig], painting: Callable[..., list[int]], tmp_path: Path
 ) -> None:

@@ -289,21 +289,21 @@ def test_a_rebalance_paints_and_keeps_the_best_strengths(
     strengths = summary.alphas["sun"]
     assert set(strengths) == {"red", "blue"} and sum(strengths.values()) == pytest.approx(0)
     row = json.loads((summary.path / "edit.json").read_text())["edits"][0]
-    assert sum(row["measured"].values()) == pytest.approx(1)
+    assert sum(share["value"] for share in row["measured"].values()) == pytest.approx(1)
     assert edit(asked) == summary  # found strengths are no difference
     audit = edit(dataclasses.replace(asked, verify=True)).audit
     assert audit is not None
     (sun,) = audit.edited
     assert sun.control is None
     assert (sun.captions, sun.wanted) == (("a sun",), {"red": 0.5, "blue": 0.5})
-    assert sum(sun.shares_after.values()) == pytest.approx(1)
+    assert sum(share.value for share in sun.shares_after.values()) == pytest.approx(1)
     assert any(row[0] == "sun: red, %" and row[3] == "wanted 50" for row in audit.rows())
 
 
 def test_a_judge_that_cannot_tell_the_attributes_apart_leads_no_search(
     config: Callable[..., EditConfig], project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stablerep.workflows.edit_judges.PictureJudge.accuracy", lambda *_: 0.5)
+    monkeypatch.setattr("stablerep.workflows.edit_balance.mean_accuracy", lambda _: 0.5)
     there = {"judge": project / "judge", "world": project / "world"}
     asked = config(rebalance=("drawing: cat=0.5,dog=0.5",), verify=False, **there)
     with pytest.raises(UserError, match=r"names only 50% of held-out real pictures of cat and dog rightly"):

@@ -1,7 +1,10 @@
 """Judges of pictures on a world whose things differ in colour, the search for strengths, and the scores of an audit."""
 
+import dataclasses
 import io
+import json
 import weakref
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ import torch
 from PIL import Image
 
 from models.test_foreign import tiny_clip
+from stablerep.audit.shares import Checked
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.intervals import Interval
 from stablerep.features import RawPixels, untrained_encoder
 from stablerep.generation.concepts import read_edits
 from stablerep.generation.editor import Editor
@@ -22,10 +27,16 @@ from stablerep.models.joint import ImageText, save_image_text
 from stablerep.models.text import LearnedVocabulary, TextConfig, TextTower, train_tokenizer
 from stablerep.workflows.edit import EditConfig, edit
 from stablerep.workflows.edit_balance import BalanceConfig, _Search
-from stablerep.workflows.edit_judges import PictureJudge, RealPictures, WordJudge, open_judge
-from stablerep.workflows.edit_scores import Ranks, fall, fall_above, how_far, paired
+from stablerep.workflows.edit_judges import (
+    PictureJudge,
+    RealPictures,
+    WordJudge,
+    mean_accuracy,
+    open_judge,
+)
+from stablerep.workflows.edit_scores import Ranks, attribute_shares, fall, fall_above, how_far, paired
 from workflows import tiny_drawings
-from workflows.test_edit import PAINT, write_project
+from workflows.test_edit import PAINT, SIZES, write_project
 
 TINY = EncoderConfig(
     architecture="vit_tiny_patch16_224", image_size=16, patch_size=8, width=24, depth=1, num_heads=3
@@ -52,7 +63,13 @@ def test_real_pictures_say_what_a_phrase_looks_like(judge: PictureJudge) -> None
     similarities = judge.similarities(vectors, judge.phrases(["dog", "cat", "sun"]))
     assert similarities.argmax(axis=1).tolist() == [1, 0, 2, 0]
     assert judge.named(vectors, ["cat", "dog", "sun"]).tolist() == [0, 1, 2, 1]
-    assert judge.accuracy(["cat", "dog"]) == 1.0
+    tested = judge.tested(["cat", "dog"])
+    assert tested is not None and mean_accuracy(tested) == 1.0
+    assert sorted(zip(tested.truth.tolist(), tested.groups, strict=True)) == [
+        (number, f"small/{thing}")
+        for number, thing in enumerate(("cat", "dog"))
+        for _ in tiny_drawings.STYLES
+    ]
 
 
 def test_real_pictures_say_what_a_caption_looks_like(judge: PictureJudge) -> None:
@@ -71,7 +88,7 @@ def test_pictures_of_the_test_split_are_left_alone(judge: PictureJudge) -> None:
 
 
 def test_an_accuracy_needs_validation_pictures_of_every_phrase(judge: PictureJudge) -> None:
-    assert judge.accuracy(["red", "small"]) is None  # no small thing is of the training split
+    assert judge.tested(["red", "small"]) is None  # no small thing is of the training split
 
 
 def test_a_run_without_words_needs_a_world(tmp_path: Path, world: Path) -> None:
@@ -93,19 +110,20 @@ def test_a_run_with_words_is_asked_by_them(tmp_path: Path, world: Path) -> None:
     similarities = judge.similarities(vectors, classes)
     assert similarities.shape == (2, 2) and np.abs(similarities).max() <= 1 + 1e-5
     assert judge.named(vectors, ["cat", "dog"]).tolist() == similarities.argmax(axis=1).tolist()
-    assert judge.accuracy(["cat", "dog"]) is None and judge.has("anything")
-    tested = open_judge(tmp_path, world, CPU, QUIET)
+    assert judge.tested(["cat", "dog"]) is None and judge.has("anything")
+    other = open_judge(tmp_path, world, CPU, QUIET)
     pictures = RealPictures.of(world)
     held_out = [
         [row for row in rows if not pictures.is_training[row]] for rows in pictures.naming(["cat", "dog"])
     ]
     right = [
-        [int(tested.named(tested.vectors([pictures.images()[row]]), ["cat", "dog"])[0]) for row in rows]
+        [int(other.named(other.vectors([pictures.images()[row]]), ["cat", "dog"])[0]) for row in rows]
         for rows in held_out
     ]
     expected = np.mean([np.mean(np.array(part) == number) for number, part in enumerate(right)])
-    assert tested.accuracy(["cat", "dog"]) == pytest.approx(expected)
-    assert tested.accuracy(["cat", "unicorn"]) is None
+    tested = other.tested(["cat", "dog"])
+    assert tested is not None and mean_accuracy(tested) == pytest.approx(expected)
+    assert other.tested(["cat", "unicorn"]) is None
 
 
 def test_an_open_clip_model_is_asked_by_its_words(tmp_path: Path) -> None:
@@ -113,6 +131,13 @@ def test_an_open_clip_model_is_asked_by_its_words(tmp_path: Path) -> None:
     judge = open_judge(tmp_path / "clip", None, CPU, QUIET)
     assert isinstance(judge, WordJudge)
     assert judge.similarities(judge.vectors(drawings("cat")), judge.phrases(["cat", "dog"])).shape == (1, 2)
+
+
+def known(shares: Sequence[float], names: Iterable[str]) -> dict[str, Interval]:
+    """Shares of these names without an error."""
+    return {
+        name: Interval(value=share, low=share, high=share) for name, share in zip(names, shares, strict=True)
+    }
 
 
 @pytest.mark.parametrize("slope", [0.05, 0.3, 3.0, 40.0])
@@ -124,21 +149,20 @@ def test_the_search_finds_strengths_whatever_the_response(slope: float, shares: 
         if search.is_done(0.03):
             break
         logits = offsets + slope * np.array(list(search.alphas.values()))
-        shares = np.exp(logits) / np.exp(logits).sum()
-        search.learn(dict(zip(edit.shares, shares.tolist(), strict=True)))
+        search.learn(known((np.exp(logits) / np.exp(logits).sum()).tolist(), edit.shares))
     found = search.balance()
     assert found.error(edit.shares) <= 0.03
     assert sum(found.alphas.values()) == pytest.approx(0, abs=1e-9)
-    assert found.before["man"] > 0.8
+    assert found.before["man"].value > 0.8
 
 
 def test_the_best_try_is_kept() -> None:
     (edit,) = read_edits([], [], ["doctor: woman=0.5,man=0.5"])
     search = _Search(edit, 1.0)
     for share in (0.1, 0.45, 0.9):
-        search.learn({"woman": share, "man": 1 - share})
+        search.learn(known((share, 1 - share), edit.shares))
     best = search.balance()
-    assert best.shares["woman"] == 0.45 and best.before["woman"] == 0.1
+    assert best.shares["woman"].value == 0.45 and best.before["woman"].value == 0.1
     assert best.alphas == {"woman": pytest.approx(0.4), "man": pytest.approx(-0.4)}
 
 
@@ -167,6 +191,51 @@ def test_accepted_strengths_stay_while_another_concept_is_searched(
     found = edit(config).alphas
     assert [one["sun"] for one in asked] == [{"red": 0.0, "blue": 0.0}] * 3, "two rounds, and the edit itself"
     assert all(asked[0]["cat"].values()) and found["sun"] == asked[-1]["sun"]
+
+
+def four_in_five() -> Checked:
+    """A judge that errs in a fifth of the pictures of either kind."""
+    truth = np.arange(400) % 2
+    return Checked(truth, np.where(np.arange(400) // 2 % 5 == 0, 1 - truth, truth), np.arange(400))
+
+
+def test_shares_are_those_behind_what_the_judge_mistakes() -> None:
+    """Of 100 pictures 20 show the first; a fifth of these is mistaken for the other, and the other way round."""
+    named = np.repeat([0, 1, 0, 1], [16, 4, 16, 64])
+    counted = attribute_shares(named, ["red", "blue"], None, num=300, seed=0)
+    assert counted["red"].value == 0.32 and counted["red"].low > 0.2
+    found = attribute_shares(named, ["red", "blue"], four_in_five(), num=300, seed=0)
+    assert found["red"].value == pytest.approx(0.2, abs=0.01) and found["red"].low < 0.1
+    assert found["red"].high - found["red"].low > 1.3 * (counted["red"].high - counted["red"].low)
+    assert found["red"].value + found["blue"].value == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_rebalance_is_led_by_shares_behind_what_its_judge_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three in eight pictures are named blue by a judge that errs in a fifth: three in ten are."""
+    project = write_project(tmp_path)
+    monkeypatch.setattr(PictureJudge, "tested", lambda *_: four_in_five())
+    monkeypatch.setattr(PictureJudge, "named", lambda _, vectors, __: (np.arange(len(vectors)) % 8 < 3) * 1)
+    asked = EditConfig(
+        teacher=str(project / "teacher"),
+        out=tmp_path / "edited",
+        captions=project / "world" / "captions.lance",
+        rebalance=("sun: red=0.7,blue=0.3",),
+        judge=project / "judge",
+        world=project / "world",
+        balance=BalanceConfig(num_images=8, rounds=1),
+        audit=dataclasses.replace(SIZES, num_images=8),
+        paint=PAINT,
+    )
+    audit = edit(asked).audit
+    (row,) = json.loads((asked.out / "edit.json").read_text())["edits"]
+    measured, accuracy = row["measured"]["blue"], 0.8
+    assert measured["value"] == pytest.approx((3 / 8 - (1 - accuracy)) / (2 * accuracy - 1), abs=0.01)
+    assert measured["low"] < measured["value"] < measured["high"] and set(row["alphas"].values()) == {0}
+    assert audit is not None and audit.edited[0].judge_accuracy == pytest.approx(accuracy)
+    assert audit.edited[0].shares_after["blue"].value == pytest.approx(measured["value"])
 
 
 def test_ranks_count_the_classes_that_fit_better() -> None:

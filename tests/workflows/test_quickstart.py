@@ -27,6 +27,7 @@ ICONS = Path(module.__file__).parents[1] / "data" / "icons.parquet"
 LABELS = ["food-fruit", "heart"]
 METHOD = {"head_hidden": 16, "head_out": 8}
 ENCODER = {"architecture": "vit_tiny_patch16_224", "image_size": 16, "width": 24, "depth": 1, "num_heads": 3}
+QUICK_PATH = {"num_l2": 2, "max_iterations": 5}
 NUM_CAPTIONS = 12
 
 
@@ -60,7 +61,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Qu
 
 
 def small_recipe() -> dict[str, Any]:
-    """The shipped recipe with a smaller encoder and one benchmark."""
+    """The shipped recipe with a smaller encoder, one benchmark, and a short path to its linear probe."""
     recipe = config_module.read_recipe("icons")
     for method in ("stablerep", "simclr"):
         table = recipe["train"][method]
@@ -70,7 +71,13 @@ def small_recipe() -> dict[str, Any]:
             "method": METHOD | {"encoder": ENCODER | {"patch_size": 8}},
         }
         table["data"]["view"]["image_size"] = 16
-    recipe["evaluate"] = {"benchmarks": ["icons"], "num_bootstrap": 20, "precision": "float32"}
+    recipe["evaluate"] = {
+        "benchmarks": ["icons"],
+        "num_bootstrap": 20,
+        "precision": "float32",
+        "probe": {"linear": QUICK_PATH},
+        "geometry": {"folds": 3},
+    }
     return recipe
 
 
@@ -137,6 +144,7 @@ def test_both_learners_see_the_same_captions_and_as_many_views(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_run_paints_and_trains_nothing_and_finds_the_same(
     first: QuickstartSummary, small: Callable[..., QuickstartConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +159,7 @@ def test_a_second_run_paints_and_trains_nothing_and_finds_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_shows_the_table_and_the_page(
     first: QuickstartSummary, small: Callable[..., QuickstartConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from stablerep.audit.attributes import Attribute, StatedBy, of_each, read_attrib
 from stablerep.audit.bias_figure import draw_shares
 from stablerep.audit.bias_findings import Draws, Side, find_shares, in_brief, refuse_unread
 from stablerep.audit.readers import Reader, make_reader, softmax
-from stablerep.audit.record import AuditResult, audit_path, record
+from stablerep.audit.record import AuditResult, audit_path, metered, record
 from stablerep.audit.rows import Rows, read_captions, read_rows
 from stablerep.audit.verdicts import renew_mask, with_nulls
 from stablerep.cluster import EngineConfig
@@ -98,6 +98,7 @@ class BiasAuditConfig(BiasRules, EngineConfig):
             raise ValueError(f"batch_size must be positive, got {self.batch_size}")
 
 
+@metered(NAME)
 def audit_bias(config: BiasAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
     """Read, count, compare; write columns, audit.json and a figure.
 

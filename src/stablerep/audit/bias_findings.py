@@ -141,12 +141,13 @@ def _group(
 
 
 def _apart(bootstrap: ShareBootstrap, target: np.ndarray | None) -> dict[str, Any]:
-    """How far the shares are from the target, where there is one."""
+    """How far the shares are from the target, where there is one, and how far chance alone would bring them."""
     if target is None:
-        return {"total variation": None, "jensen_shannon": None}
+        return {"total variation": None, "total variation by chance": None, "jensen_shannon": None}
     apart = np.array([total_variation(one, target) for one in bootstrap.replicates])
     return {
         "total variation": asdict(around(total_variation(bootstrap.value, target), apart)),
+        "total variation by chance": bootstrap.apart_by_chance(target),
         "jensen_shannon": jensen_shannon(bootstrap.value, target),
     }
 
@@ -173,8 +174,13 @@ def in_brief(findings: Mapping[str, Any]) -> dict[str, str]:
                 + ("" if target is None else f" (target {100 * target[value]:.0f})")
                 for value, one in found["shares"].items()
             )
-            missing = "" if target is not None else "; no target: no real picture of the group states a value"
-            lines[f"{name} of {group}"] = f"{shares}; {100 * found['abstained']:.0f} % abstained{missing}"
+            apart = (
+                "no target: no real picture of the group states a value"
+                if target is None
+                else f"{100 * found['total variation']['value']:.0f} points from the target, by chance up to "
+                f"{100 * found['total variation by chance']:.0f}"
+            )
+            lines[f"{name} of {group}"] = f"{shares}; {100 * found['abstained']:.0f} % abstained; {apart}"
         for group in finding.get("groups without pictures", []):
             lines[f"{name} of {group}"] = "not read: no painted picture belongs to a caption of this group"
     return lines

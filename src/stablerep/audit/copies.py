@@ -19,7 +19,7 @@ from stablerep.audit.copy_network import NETWORK, Described, describe, load_netw
 from stablerep.audit.copy_thresholds import FEWEST, far_above, thresholds
 from stablerep.audit.copy_views import EXPLANATIONS, SIDE, Explanation
 from stablerep.audit.pair_sheet import save_pairs
-from stablerep.audit.record import REFERENCE, AuditResult, Example, audit_path, example, record
+from stablerep.audit.record import REFERENCE, AuditResult, Example, audit_path, example, metered, record
 from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import Kept, with_nulls, write_verdicts
 from stablerep.console import Console
@@ -124,6 +124,7 @@ class Verdicts:
     """exact, near or none."""
 
 
+@metered(NAME)
 def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
     """Search, judge, write columns, mask, audit.json and a sheet of the nearest pairs.
 

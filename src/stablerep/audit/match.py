@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from stablerep import runtime
 from stablerep.audit.levels import FEWEST, CaptionVectors, levels, mean_picture, ranks, shuffled
-from stablerep.audit.record import AuditResult, Example, audit_path, example, record
+from stablerep.audit.record import AuditResult, Example, audit_path, example, metered, record
 from stablerep.audit.rows import CaptionFacts, Rows, first_pictures, read_captions, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.cluster import EngineConfig
@@ -126,6 +126,7 @@ class Matched:
     """Origin -> pictures behind the mean that is taken off."""
 
 
+@metered(NAME)
 def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
     """Match every picture, calibrate, write columns, mask and audit.json.
 

@@ -1,5 +1,6 @@
 """``stablerep audit quality``: pictures that are blank, blurred, noisy, compressed, enlarged, or painted twice."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from tyro.conf import Positional
 
 from stablerep import runtime
 from stablerep.audit.measured import MEASURES, Measured, among_siblings, measure
-from stablerep.audit.record import AuditResult, Example, audit_path, example, record
+from stablerep.audit.record import AuditResult, Example, audit_path, example, metered, record
 from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.cluster import EngineConfig
@@ -76,10 +77,13 @@ class Limits:
 
     by_name: Mapping[str, float]
     false_alarms: float | None
+    expected: float | None
+    """Share of other real pictures that lies beyond any limit, on average over references of this size, at most."""
     diversity: float | None
     """Median of quality_diversity of the real pictures."""
 
 
+@metered(NAME)
 def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=True)) -> AuditResult:  # noqa: B008
     """Measure, compare with the limits, write columns, mask and audit.json.
 
@@ -116,6 +120,7 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
         facts={
             "rejected for": dict(Counter(kind for reason in reasons if reason for kind in _kinds(reason))),
             "reference pictures rejected": limits.false_alarms,
+            "of other real pictures, expected up to": limits.expected,
             "limits": limits.by_name,
             "beyond the limit": beyond,
             "not rejected for, as it is the painter's": [
@@ -140,9 +145,14 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
 
 
 def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Limits:
-    """Percentiles of the reference on the bad side of each measure; none where there is no reference."""
+    """Percentiles of the reference on the bad side of each measure; none where there is no reference.
+
+    The k-th worst of n pictures is what another one is worse than with a probability of k / (n + 1), whatever the
+    measure: percentiles are interpolated so that this is what is asked for. Of n below 1 / tail - 1 the worst is the
+    limit, beyond which more lie than that.
+    """
     if rules.reference is None:
-        return Limits({}, None, None)
+        return Limits({}, None, None, None)
     every = read_rows(rules.reference, rules.reference_where)
     rows = every.some(np.sort(_of_many_captions(every, rules.num_reference)))
     images = TableImages(rows.table, rows.positions)
@@ -150,14 +160,23 @@ def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Lim
     values = measured.values
     tail = rules.false_alarms / len(MEASURES)
     limits = {
-        name: float(np.nanquantile(values[name], tail if kind.bad == "low" else 1 - tail))
+        name: float(np.nanquantile(values[name], tail if kind.bad == "low" else 1 - tail, method="weibull"))
         for name, kind in MEASURES.items()
     }
     beyond = [
         any(kind.is_bad(float(values[name][row]), limits[name]) for name, kind in MEASURES.items())
         for row in range(len(images))
     ]
-    return Limits(limits, float(np.mean(beyond)), _median(among_siblings(rows, measured)[0]))
+    num = len(images) - len(measured.undecoded)
+    of_one = max(tail, 1 / (num + 1))
+    expected = min(1.0, len(MEASURES) * of_one)
+    if of_one > tail:
+        console.say(
+            f"{rules.reference}: {num:,} real pictures are few, so that each limit is the worst of them: up to "
+            f"{expected:.0%} of other real pictures may lie beyond, where {rules.false_alarms:.0%} were asked for; "
+            f"give at least {math.ceil(1 / tail) - 1:,}"
+        )
+    return Limits(limits, float(np.mean(beyond)), expected, _median(among_siblings(rows, measured)[0]))
 
 
 def _of_many_captions(rows: Rows, most: int) -> np.ndarray:

@@ -1,12 +1,14 @@
 """What an audit found, as a table in the terminal and as its part of ``audit.json``."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
+from stablerep import cost
 from stablerep.audit.rows import Rows
 from stablerep.audit.verdicts import Kept
 from stablerep.errors import UserError
@@ -99,6 +101,33 @@ class AuditResult:
         """Plain values, as written to audit.json."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         return plain
+
+
+class OfPictures(Protocol):
+    """What is asked of an audit of pictures."""
+
+    @property
+    def images(self) -> Path:
+        """Their table."""
+
+
+Config = TypeVar("Config", bound=OfPictures)
+More = ParamSpec("More")
+Audit = Callable[Concatenate[Config, More], AuditResult]
+
+
+def metered(name: str) -> Callable[[Audit[Config, More]], Audit[Config, More]]:
+    """Decorates an audit of this name: each time it is done, a line beside the table says what it cost."""
+
+    def decorate(audit: Audit[Config, More]) -> Audit[Config, More]:
+        @functools.wraps(audit)
+        def run(config: Config, /, *more: More.args, **named: More.kwargs) -> AuditResult:
+            with cost.metered(f"audit {name}", cost.beside(config.images)):
+                return audit(config, *more, **named)
+
+        return run
+
+    return decorate
 
 
 def mask_rows(kept: Kept) -> list[list[str]]:

@@ -136,6 +136,7 @@ class ShareBootstrap:
 
     def __init__(self, shown: Shown, tested: Checked, num_values: int, *, num: int, seed: int) -> None:
         rng = runtime.numpy_generator("bias", seed)
+        self._seed = seed
         width = num_values + 1
         # Counts of each caption: of the answers to its pictures, and of what it states, once for each of them.
         answered = _counts_by(shown.captions, _columns(shown.answers, num_values), width)
@@ -143,15 +144,18 @@ class ShareBootstrap:
         counts = np.hstack([answered, stated])
         cells = tested.truth * width + _columns(tested.said, num_values)
         tests = _counts_by(tested.groups, cells, num_values * width)
-        self.value = true_shares(shown.answers, confusion(tested.truth, tested.said, num_values))
+        self._matrix = confusion(tested.truth, tested.said, num_values)
+        self.value = true_shares(shown.answers, self._matrix)
         self.stated = _as_shares(stated.sum(0))  # NaN where no caption states a value
         self.answered = _as_shares(answered.sum(0)[:num_values])  # NaN where all is left open
         drawn = np.empty((num, counts.shape[1]))
-        matrices = np.empty((num, num_values, width))
+        self._matrices = np.empty((num, num_values, width))
         for number in range(num):
             drawn[number] = _drawn(rng, counts)
-            matrices[number] = _confusion(_drawn(rng, tests).reshape(num_values, width))
-        self.replicates = _most_likely(_as_shares(drawn[:, :width]), matrices)
+            self._matrices[number] = _confusion(_drawn(rng, tests).reshape(num_values, width))
+        seen = _as_shares(drawn[:, :width])
+        self.replicates = _most_likely(seen, self._matrices)
+        self._num_independent = _num_independent(answered, seen)
         self.stated_replicates = _as_shares(drawn[:, width:])
         self.answered_replicates = _as_shares(drawn[:, :num_values])
 
@@ -173,6 +177,18 @@ class ShareBootstrap:
         known = grown[np.isfinite(grown)]
         return around(amplification(self.value, self.answered), known) if len(known) else None
 
+    def apart_by_chance(self, target: np.ndarray) -> float:
+        """The total variation from a target (C,) below which shares of the target itself stay in 95 % of B draws.
+
+        A distance is never negative, so that a painter without bias has one as well. A draw is of as many pictures as
+        these captions are worth, answered as the reader answers test pictures, and corrected by a draw of those.
+        """
+        rng = runtime.numpy_generator("bias by chance", self._seed)
+        answers = target @ self._matrix
+        counts = rng.multinomial(self._num_independent, answers / answers.sum(), size=len(self._matrices))
+        shares = _most_likely(_as_shares(counts), self._matrices)
+        return float(np.percentile([total_variation(one, target) for one in shares], _LEVEL))
+
     def share(self, value: int) -> Estimate:
         """Of one value."""
         return around(float(self.value[value]), self.replicates[:, value])
@@ -190,6 +206,19 @@ def _counts_by(names: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray
     counts = np.zeros((codes.max() + 1, width))
     np.add.at(counts, (codes, columns), 1)
     return counts
+
+
+def _num_independent(counts: np.ndarray, replicates: np.ndarray) -> int:
+    """How many independent pictures tell as much as those of G captions, from their answers (G, C + 1) and the shares
+    of these in draws of captions (B, C + 1).
+
+    Pictures of one caption agree: the variance of the draws over that of independent pictures is the design effect
+    (Kish 1965). Where nothing varies, a caption counts as one picture.
+    """
+    shares, varied = _as_shares(counts.sum(0)), replicates.var(0).sum()
+    unbiased = 1 - 1 / len(counts)  # draws of G captions vary less by this factor than captions do
+    num = unbiased * (shares * (1 - shares)).sum() / varied if varied > 0 else len(counts)
+    return int(np.clip(round(num), 1, counts.sum()))
 
 
 def _drawn(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:

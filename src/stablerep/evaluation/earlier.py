@@ -1,8 +1,10 @@
 """Scores beside those of earlier evaluations: what was measured before stays in scores.json as long as it holds."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,8 @@ def read_earlier(folder: Path) -> Scores | None:
 class Keeper:
     """Writes the scores of an evaluation as they grow, beside what earlier ones left in the folder and still holds.
 
-    What is there is read once, and again only where another evaluation wrote there meanwhile. Raises ``UserError``
-    where it cannot be read.
+    What is there is read once, and again only where another evaluation wrote there meanwhile. Any number may write into
+    one folder at the same time. Raises ``UserError`` where it cannot be read.
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
@@ -48,10 +50,11 @@ class Keeper:
 
         ``encoders`` are the fingerprints of what is being measured, by name.
         """
-        if self._look() != self._state:
-            self._before = read_earlier(self.folder)
-        path = self._joined(now, encoders).write(self.folder)
-        self._state = self._look()
+        with _alone_in(self.folder):
+            if self._look() != self._state:
+                self._before = read_earlier(self.folder)
+            path = self._joined(now, encoders).write(self.folder)
+            self._state = self._look()
         return path
 
     def _joined(self, now: Scores, encoders: Mapping[str, str]) -> Scores:
@@ -71,6 +74,16 @@ class Keeper:
             return None
         state = path.stat()
         return state.st_ino, state.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One evaluation at a time keeps its scores in a folder; of two at once, one would take away the other's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".scores.lock").open("w") as file:
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The threshold is set on real validation pictures, which are no copies of training pictures since twins share a group
 and a group lies in one split. The share is therefore to be read against ``false_alarms``: a painter that copies no
-more than another artist would stays near it. Copies that were planted show what the measure sees.
+more than another artist would stays near it. Its interval says how uncertain the threshold is, too. Copies that were
+planted show what the measure sees.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from stablerep.copies import DISTORTIONS, CopySearch, Nearest, alarm_threshold, 
 from stablerep.evaluation.asked import Paintings
 from stablerep.evaluation.benchmarks import Benchmark
 from stablerep.evaluation.contact_sheet import Block
-from stablerep.evaluation.intervals import Interval, mean_interval
+from stablerep.evaluation.intervals import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class NearCopies:
     """Which painted pictures lie nearer to a training picture than real validation pictures do."""
 
     share: Interval
-    """Share of painted pictures above the threshold, interval over captions."""
+    """Share of painted pictures above the threshold, interval over captions and the groups of validation pictures."""
     threshold: float
     """Correlation above which a picture counts as a near-copy."""
     false_alarms: float
@@ -99,11 +100,13 @@ def find_near_copies(
     known = nearest(_pictures(benchmark.validation.images, validation, config), references, config.search)
     threshold = alarm_threshold(known.similarity, config.false_alarms)
     captions = paintings.captions[rows]
+    genuine = Alike.of(known.similarity, np.asarray(benchmark.validation.groups)[validation])
+    alike = Alike.of(found.similarity, captions)
     top = np.argsort(-found.similarity, kind="stable")[: config.num_shown]
     pairs = tuple(_pair(row, captions, found, benchmark, texts) for row in top)
     planted = _some(len(training), config.num_planted, "planted", seed)
     measured = NearCopies(
-        share=mean_interval(found.similarity > threshold, captions, num=num_bootstrap, seed=seed),
+        share=share_above(alike, genuine, config.false_alarms, num=num_bootstrap, seed=seed),
         threshold=threshold,
         false_alarms=float((known.similarity > threshold).mean()),
         found=_found_planted(training, planted, references, threshold, config),
@@ -123,6 +126,50 @@ def find_near_copies(
         for row, pair in zip(top, pairs, strict=True)
     ]
     return measured, blocks
+
+
+@dataclass(frozen=True)
+class Alike:
+    """How like their nearest reference M pictures are, and which are drawn together."""
+
+    similarity: np.ndarray
+    """(M,)."""
+    group: np.ndarray
+    """Numbers from zero (M,)."""
+
+    @classmethod
+    def of(cls, similarity: np.ndarray, groups: np.ndarray) -> "Alike":
+        """Of the names (M,) of the groups."""
+        return cls(similarity, np.unique(groups, return_inverse=True)[1])
+
+    @property
+    def num_groups(self) -> int:
+        return int(self.group.max()) + 1
+
+    def drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """The similarities of as many groups as there are, drawn with replacement."""
+        times = np.bincount(rng.integers(self.num_groups, size=self.num_groups), minlength=self.num_groups)
+        similarity: np.ndarray = np.repeat(self.similarity, times[self.group])
+        return similarity
+
+
+def share_above(painted: Alike, genuine: Alike, rate: float, *, num: int, seed: int) -> Interval:
+    """Share of painted pictures above the threshold that genuine ones set, with its bootstrap interval.
+
+    Each of ``num`` replicates draws captions, and groups of genuine pictures, which set the threshold anew. Where no
+    picture or all are above the threshold, the interval reaches as far as ``Interval.of_share`` says or the replicates.
+    """
+    rng = runtime.numpy_generator("bootstrap of near-copies", seed)
+    value = float((painted.similarity > alarm_threshold(genuine.similarity, rate)).mean())
+    shares = np.empty(num)
+    for number in range(num):
+        threshold = alarm_threshold(genuine.drawn(rng), rate)
+        shares[number] = (painted.drawn(rng) > threshold).mean()
+    interval = Interval.of_share(value, shares, painted.num_groups)
+    if value not in (0, 1):
+        return interval
+    drawn = Interval.around(value, shares)
+    return Interval(value=value, low=min(interval.low, drawn.low), high=max(interval.high, drawn.high))
 
 
 def _some(total: int, most: int, what: str, seed: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from stablerep.errors import UserError
 from stablerep.features import Extraction, FrozenEncoder, RawPixels, extract
 from stablerep.match import text_vectors
 from stablerep.models.encoder import load_encoder
-from stablerep.models.joint import ImageText, load_image_text
+from stablerep.models.joint import ImageText, NoTextTowerError, load_image_text
 
 Space = Literal["picture", "text"]
 
@@ -102,16 +102,16 @@ class _Eye(nn.Module):
         return torch.cat([unit, self.model.project_images(features[:, None])[:, 0]], dim=1)
 
 
-def open_looker(run: Path | None) -> Looker:
-    """What a run exports; raw pixels where none is given. ``UserError`` where a run has no encoder."""
+def open_looker(run: Path | None, *, download: bool = False) -> Looker:
+    """What a run exports or a name stands for; raw pixels where none is given. ``UserError`` where it is no encoder."""
     if run is None:
         return Looker(_CentredPixels(), "raw pixels")
     device = runtime.pick_device("auto")
-    if (run / "text").is_dir():
-        model = load_image_text(run, device)
-        return Looker(model.encoder, run.name, model)
-    folder = run / "encoder" if (run / "encoder").is_dir() else run
-    return Looker(load_encoder(folder).to(device).eval(), run.name)
+    try:
+        model = load_image_text(run, device, download=download)
+    except NoTextTowerError:
+        return Looker(load_encoder(run, device, download=download), run.name)
+    return Looker(model.encoder, run.name, model)
 
 
 class _CentredPixels(RawPixels):

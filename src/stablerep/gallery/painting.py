@@ -8,6 +8,7 @@ from PIL import Image
 
 from stablerep import runtime
 from stablerep.errors import UserError
+from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import Teacher, load_teacher
 from stablerep.store import in_style, normalise_text
 
@@ -30,8 +31,9 @@ class Painting:
 class Painter:
     """A teacher behind a lock."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, download: bool = False) -> None:
         self.name = name
+        self._config = PaintConfig(download=download)
         self._lock = threading.Lock()
         self._teacher: Teacher | None = None
 
@@ -50,7 +52,7 @@ class Painter:
             )
         with self._lock:
             if self._teacher is None:
-                self._teacher = load_teacher(self.name)
+                self._teacher = load_teacher(self.name, self._config)
             return _paint(self._teacher, text, num_pictures, seed)
 
 

@@ -33,10 +33,12 @@ class GalleryConfig:
     beside: tuple[Path, ...] = ()
     """More tables of pictures to compare with, and to find the originals of copies in; they are only read."""
     run: Path | None = None
-    """Run whose encoder finds similar pictures; one of clip or stablerep-plus also finds pictures by what a text
-    means. Raw pixels and the words of captions where there is none."""
+    """Run whose encoder finds similar pictures, or an encoder as `evaluate` takes it; one of clip or stablerep-plus, or
+    of open_clip, also finds pictures by what a text means. Raw pixels and the words of captions where there is none."""
     teacher: str | None = None
     """Teacher that paints prompts on the page: a shipped name, a diffusers folder, or a hub id."""
+    download: bool = False
+    """Fetch a model given by its name from the hub if it is not in the local cache yet."""
     cache: Path | None = None
     """Folder for the vectors of the pictures; where not given, .NAME.gallery beside the table."""
     host: str = "127.0.0.1"
@@ -111,9 +113,9 @@ def open_gallery(config: GalleryConfig, *, console: Console) -> Gallery:
             f"{captions} holds no caption of these pictures; give --captions, the table that they were painted from"
         )
     others = [PictureIndex.open(path, captions) for path in config.beside]
-    looker = open_looker(config.run)
+    looker = open_looker(config.run, download=config.download)
     cache = config.cache or file_beside(config.images, f".{config.images.stem}.gallery", "--cache")
-    painter = None if config.teacher is None else Painter(config.teacher)
+    painter = None if config.teacher is None else Painter(config.teacher, download=config.download)
     console.say(f"{config.images}: {len(main):,} pictures of {main.num_captions:,} captions")
     return Gallery([main, *others], looker, cache, painter)
 

@@ -4,7 +4,7 @@ Yu et al. 2025, "Representation alignment for generation" (REPA), equation 8: th
 hidden states of the noisy picture and the encoder's patch features of the clean one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stablerep.config import FREE
 from stablerep.errors import UserError
 from stablerep.models.encoder import load_encoder
 
@@ -21,7 +22,10 @@ class AlignmentConfig:
     """Which encoder the painter's hidden tokens are pulled to, where, and how strongly."""
 
     encoder: Path | None = None
-    """Run or folder of the encoder, such as one that StableRep trained; no alignment where not given."""
+    """Run or folder of the encoder, such as one that StableRep trained, or a name as `evaluate` takes it; no alignment
+    where not given."""
+    download: bool = field(default=False, metadata=FREE)
+    """Fetch weights that are only named (timm:NAME, open_clip:NAME/TAG) from the hub."""
     block: int = 3
     """The block of the transformer after which tokens are aligned, counted from 1."""
     weight: float = 0.5
@@ -44,7 +48,7 @@ class Alignment(nn.Module):
         blocks, width = transformer.transformer_blocks, transformer.inner_dim
         if config.block > len(blocks):
             raise UserError(f"alignment.block is {config.block}, but the painter has {len(blocks)} blocks")
-        self.encoder = load_encoder(config.encoder).requires_grad_(False).eval()
+        self.encoder = load_encoder(config.encoder, download=config.download).requires_grad_(False).eval()
         self.projector = nn.Sequential(
             nn.Linear(width, config.hidden),
             nn.SiLU(),

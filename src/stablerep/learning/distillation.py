@@ -7,7 +7,7 @@ learns the one velocity that leads to the same place. It needs no guidance, whic
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ class DistillationConfig:
     """The teacher, and how many of its steps become one."""
 
     teacher: str
-    """A painter that `train text-to-image` exported: its folder, or a shipped teacher by name."""
+    """A painter that `train text-to-image` exported: its folder, a shipped teacher by name, or a hub id."""
+    download: bool = field(default=False, metadata=config_module.FREE)
+    """Fetch a painter given by its hub id if it is not in the local cache yet."""
     num_inference_steps: int = 4
     """Steps in which the student paints, at least 2: the stock pipeline does not paint in one."""
     substeps: int = 3
@@ -50,7 +52,7 @@ class Distillation(TextToImage):
     """A painter that starts as a copy of its teacher and learns to arrive in fewer steps."""
 
     def __init__(self, config: DistillationConfig) -> None:
-        folder = find_teacher(config.teacher, download=False)
+        folder = find_teacher(config.teacher, download=config.download)
         said = read_json(folder / "stablerep.json")
         super().__init__(_painter_of(folder, said, config), [])
         self.guidance_scale = float(

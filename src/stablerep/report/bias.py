@@ -145,13 +145,14 @@ def _summary(groups: Mapping[str, Mapping[str, Any]]) -> TrendTable:
     return TrendTable(
         title="points apart, and amplification: points that the leading value gains",
         corner="group",
-        columns=("from the target", *steps),
+        columns=("from the target", "by chance up to", *steps),
         rows=tuple(
             (
                 name,
                 False,
                 (
                     _interval(group["total variation"]),
+                    _interval(group.get("total variation by chance")),
                     *(_interval(group["amplification"].get(step), is_signed=True) for step in steps),
                 ),
             )

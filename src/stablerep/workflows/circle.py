@@ -52,7 +52,9 @@ class CircleConfig:
     painter: str = "teacher-icons"
     """Recipe that says how a painter trains."""
     teacher: str = "icons"
-    """The first painter: a shipped teacher by name, or a folder that `train text-to-image` exported."""
+    """The first painter: a shipped teacher by name, a folder that `train text-to-image` exported, or its hub id."""
+    download: bool = False
+    """Fetch a first painter given by its hub id if it is not in the local cache yet."""
     num_turns: int = 2
     """Painters that are trained after the first one."""
     num_captions: int = 500
@@ -168,8 +170,8 @@ class _Chain:
         """The painter of a turn learns from the pictures of the one before, aligned to the encoder they trained."""
         config, before = self.config, number - 1
         images = [self.folder(before) / "images.lance"]
-        predecessor = find_teacher(self.painter(before), download=False)
-        method: dict[str, Any] = {"autoencoder": find_teacher(config.teacher, download=False) / "vae"}
+        predecessor = find_teacher(self.painter(before))
+        method: dict[str, Any] = {"autoencoder": find_teacher(config.teacher) / "vae"}
         if not config.begin_anew:
             method["start_from"] = predecessor
         if config.alignment:
@@ -203,6 +205,7 @@ class _Chain:
                 "own benchmark"
             )
         captions_to_paint(self._painting(0), self.config.num_captions)
+        find_teacher(self.config.teacher, download=self.config.download)  # from then on it is in the cache
         if self.config.attributes is not None:
             read_attributes(self.config.attributes)
 

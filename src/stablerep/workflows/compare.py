@@ -85,6 +85,8 @@ class CompareConfig:
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates that every arm tries with the first seed, at each size; the best by linear probe on the
     validation pictures of the world is used. Each arm's own where empty."""
+    download: bool = False
+    """Fetch what the recipe only names and is not there: the teacher, and public data sets to measure on."""
 
     def __post_init__(self) -> None:
         if self.world is None and self.settings not in WORLDS:
@@ -309,7 +311,7 @@ class _Matrix:
             "table": self.world / "images.lance",
         }
         place = {"icons": "world", "fashion": "fashion"}.get(self.benchmark or "")
-        given = settings if place is None else {**settings, place: self.world}
+        given = {**settings, **self._fetching, **({} if place is None else {place: self.world})}
         return self.recipe.configure(EvaluateConfig, ("evaluate",), given, silent=silent)
 
     def _run_config(self, arm: str, num: int, seed: int, rate: float | None) -> TrainConfig:
@@ -349,8 +351,14 @@ class _Matrix:
             "out": self.painted,
             "num_images": self.config.num_images,
             "seed": self.config.seeds[0],
+            **self._fetching,
         }
         return self.recipe.configure(GenerateConfig, ("generate",), settings)
+
+    @property
+    def _fetching(self) -> Mapping[str, bool]:
+        """Of what may be fetched: where the command does not ask for it, the recipe may."""
+        return {"download": True} if self.config.download else {}
 
     def _reads_text(self, arm: str) -> bool:
         made = self._made(arm, self.config.num_captions[0], self.config.seeds[0], None)

@@ -330,7 +330,8 @@ def _make(
     for row in record["edits"]:
         if row["concept"] in balances:
             row["alphas"] = dict(balances[row["concept"]].alphas)
-            row["measured"] = dict(balances[row["concept"]].shares)
+            shares = balances[row["concept"]].shares
+            row["measured"] = {name: dataclasses.asdict(share) for name, share in shares.items()}
     alphas = {row["concept"]: row["alphas"] for row in record["edits"] if "alphas" in row}
     write_edited(parent, config.out, side.component, editor.changes(alphas), record)
     console.say(f"the edited teacher: {config.out}")

@@ -3,7 +3,7 @@
 Shapes: M pairs of pictures, K controls, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy as np
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.asked import Paintings
-from stablerep.evaluation.intervals import Accuracies
+from stablerep.evaluation.intervals import Accuracies, Interval
 from stablerep.evaluation.near_copies import NearCopies, find_near_copies
 from stablerep.generation.concepts import ConceptEdit
-from stablerep.workflows.edit_judges import Judge
+from stablerep.workflows.edit_judges import Judge, mean_accuracy
 from stablerep.workflows.edit_paint import Pairs, draw, paint_pairs
 from stablerep.workflows.edit_plan import AuditPlan
 from stablerep.workflows.edit_scores import (
@@ -25,6 +25,7 @@ from stablerep.workflows.edit_scores import (
     Moved,
     Preserved,
     Ranks,
+    attribute_shares,
     fall,
     fall_above,
     how_far,
@@ -130,9 +131,12 @@ def _concept(judged: _Judged, edit: ConceptEdit, judge: Judge) -> EditedConcept:
     if edit.kind == "replace":
         target = plan.phrases.index(edit.target)
         as_target = [float((part.best[rows] == target).mean()) for part in judged.ranks]
-    shares: list[dict[str, float]] = [{}, {}]
+    shares: list[dict[str, Interval]] = [{}, {}]
+    tested, attributes, sizes = plan.tested.get(edit.concept), list(edit.shares), plan.request.sizes
     if edit.kind == "rebalance":
-        shares = [_shares(judge.named(part[rows], list(edit.shares)), edit.shares) for part in judged.vectors]
+        named = [judge.named(part[rows], attributes) for part in judged.vectors]
+        draws = {"num": sizes.num_bootstrap, "seed": plan.request.seed}
+        shares = [attribute_shares(part, attributes, tested, **draws) for part in named]
     (unasked,) = judged.paired([judged.ranks[0].best[judged.stays] == number], judged.texts[judged.stays])
     return EditedConcept(
         concept=edit.concept,
@@ -151,12 +155,8 @@ def _concept(judged: _Judged, edit: ConceptEdit, judge: Judge) -> EditedConcept:
         shares_before=shares[0],
         shares_after=shares[1],
         wanted=dict(edit.shares),
-        judge_accuracy=plan.accuracies.get(edit.concept),
+        judge_accuracy=None if tested is None else mean_accuracy(tested),
     )
-
-
-def _shares(named: np.ndarray, attributes: Mapping[str, float]) -> dict[str, float]:
-    return {name: float((named == number).mean()) for number, name in enumerate(attributes)}
 
 
 def _control(judged: _Judged, number: int) -> Control | None:

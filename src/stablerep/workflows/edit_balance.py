@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stablerep.audit.shares import Checked
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.intervals import Interval
 from stablerep.generation.concepts import ConceptEdit
 from stablerep.generation.edit_targets import TextSide
 from stablerep.generation.editor import Alphas, Editor, apply, weights_of
@@ -19,9 +21,11 @@ from stablerep.generation.pipelines import DiffusersTeacher
 from stablerep.generation.settings import GenerateConfig
 from stablerep.runtime import seed_for
 from stablerep.store import in_style
-from stablerep.workflows.edit_judges import Judge
+from stablerep.workflows.edit_judges import Judge, mean_accuracy
+from stablerep.workflows.edit_scores import attribute_shares
 
 _MOST = 4.0  # by which a round may change the step of the next
+_NUM_BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,8 @@ class BalanceConfig:
     step: float = 2.0
     """What is first added to a strength for a share that is missing altogether; later rounds follow the response."""
     tolerance: float = 0.03
-    """Done when no share is further from its aim."""
+    """Done when no share is further from its aim; shares are corrected for what the judge mistakes, where it can be
+    tested."""
     min_accuracy: float = 0.7
     """Share of held-out real pictures of the attributes that the judge must name rightly, where it can be tested: what
     cannot tell them apart would lead the search anywhere."""
@@ -52,13 +57,17 @@ class Balance:
     """The strengths that came nearest, and the shares that were measured with them."""
 
     alphas: Mapping[str, float]
-    shares: Mapping[str, float]
-    before: Mapping[str, float]
+    shares: Mapping[str, Interval]
+    before: Mapping[str, Interval]
     """Shares of the unedited teacher."""
+
+    def lacking(self, wanted: Mapping[str, float]) -> np.ndarray:
+        """What each share lacks of its aim."""
+        return np.array([share - self.shares[name].value for name, share in wanted.items()])
 
     def error(self, wanted: Mapping[str, float]) -> float:
         """The largest distance of a share from its aim."""
-        return max(abs(self.shares[name] - share) for name, share in wanted.items())
+        return float(np.abs(self.lacking(wanted)).max())
 
 
 class Balancer:
@@ -80,8 +89,7 @@ class Balancer:
         strengths of further ones. Raises ``UserError`` where the judge has no real pictures of an attribute, or does
         not tell them apart.
         """
-        for edit in edits:
-            self._require_sight(edit, console)
+        tested = {edit.concept: self._tested(edit, console) for edit in edits}
         side = TextSide(self._painter)
         original = weights_of(side)
         searches = [_Search(edit, self._config.step) for edit in edits]
@@ -92,7 +100,7 @@ class Balancer:
                 apply(side, self._editor.changes(alphas) if number else {}, original)
                 for search in searches:
                     if not search.is_done(self._config.tolerance):
-                        search.learn(self._shares(search))
+                        search.learn(self._shares(search.edit, tested[search.edit.concept]))
                         console.say(f"round {number} of {self._config.rounds}: {search}")
                 if all(search.is_done(self._config.tolerance) for search in searches):
                     break
@@ -100,26 +108,28 @@ class Balancer:
             apply(side, {}, original)
         return {search.edit.concept: search.balance() for search in searches}
 
-    def _require_sight(self, edit: ConceptEdit, console: Console) -> None:
-        accuracy, least = self._judge.accuracy(list(edit.shares)), self._config.min_accuracy
+    def _tested(self, edit: ConceptEdit, console: Console) -> Checked | None:
+        """What the judge mistakes, as far as it can be tested; ``UserError`` where that is too much."""
+        tested, least = self._judge.tested(list(edit.shares)), self._config.min_accuracy
         attributes = " and ".join(edit.shares)
         # Raises for an attribute that it could not name after painting.
         self._judge.phrases(list(edit.shares))
-        if accuracy is None:
+        if tested is None:
             console.say(
                 f"{edit.concept}: the judge leads the search untested, as no world with held-out real pictures of "
                 f"{attributes} is given; look at the pictures"
             )
-        elif accuracy < least:
+        elif (accuracy := mean_accuracy(tested)) < least:
             raise UserError(
                 f"{edit.concept}: the judge names only {accuracy:.0%} of held-out real pictures of "
                 f"{attributes} rightly (wanted {least:.0%}), so the shares of a painter cannot be read; "
                 "name the attributes otherwise, give another --judge or --alphas, or lower --balance.min-accuracy"
             )
+        return tested
 
-    def _shares(self, search: "_Search") -> dict[str, float]:
-        """Paint the concept and count how often each attribute fits best."""
-        text, styles = self._config.prompt.replace("{}", search.edit.concept), self._painter.styles
+    def _shares(self, edit: ConceptEdit, tested: Checked | None) -> dict[str, Interval]:
+        """Paint the concept and count how often each attribute is shown."""
+        text, styles = self._config.prompt.replace("{}", edit.concept), self._painter.styles
         prompts = [
             in_style(text, styles[number % len(styles)] if styles else None)
             for number in range(self._config.num_images)
@@ -141,8 +151,8 @@ class Balancer:
             images += [encode_picture(picture, GenerateConfig(format="png")).data for picture in good]
         if not images:
             raise UserError(f"the teacher paints nothing for {text!r} that could be judged")
-        named = self._judge.named(self._judge.vectors(images), list(search.edit.shares))
-        return {name: float((named == number).mean()) for number, name in enumerate(search.edit.shares)}
+        named = self._judge.named(self._judge.vectors(images), list(edit.shares))
+        return attribute_shares(named, list(edit.shares), tested, num=_NUM_BOOTSTRAP, seed=self._seed)
 
 
 class _Search:
@@ -158,7 +168,7 @@ class _Search:
     def __str__(self) -> str:
         last = self._tried[-1]
         return f"{self.edit.concept}: " + ", ".join(
-            f"{name} {100 * share:.0f} % (alpha {last.alphas[name]:+.2f})"
+            f"{name} {share.in_percent()} % (alpha {last.alphas[name]:+.2f})"
             for name, share in last.shares.items()
         )
 
@@ -169,15 +179,15 @@ class _Search:
         """The strengths to edit with: those that came near enough, else those to try next."""
         return self._tried[-1].alphas if self.is_done(tolerance) else self.alphas
 
-    def learn(self, shares: Mapping[str, float]) -> None:
+    def learn(self, shares: Mapping[str, Interval]) -> None:
         """Note what the strengths gave, and choose the next ones.
 
         Strengths add up to zero: what attributes have in common would push the concept away from itself.
         """
         before = self._tried[0].shares if self._tried else shares
         self._tried.append(Balance(alphas=dict(self.alphas), shares=dict(shares), before=dict(before)))
-        lacking = np.array([self.edit.shares[name] - share for name, share in shares.items()])
         self._step *= self._correction()
+        lacking = self._tried[-1].lacking(self.edit.shares)
         moved = np.array(list(self.alphas.values())) + self._step * lacking
         self.alphas = dict(zip(self.alphas, (moved - moved.mean()).tolist(), strict=True))
 
@@ -187,11 +197,9 @@ class _Search:
             return 1.0
         before, last = self._tried[-2:]
         moved = np.array([last.alphas[name] - before.alphas[name] for name in self.edit.shares])
-        gained = np.array([last.shares[name] - before.shares[name] for name in self.edit.shares])
-        gain = float(moved @ gained) / max(float(moved @ moved), 1e-12)
+        lacking = [tried.lacking(self.edit.shares) for tried in (before, last)]
+        gain = float(moved @ (lacking[0] - lacking[1])) / max(float(moved @ moved), 1e-12)
         factor = float(np.clip(1 / (self._step * gain), 1 / _MOST, _MOST)) if gain > 0 else _MOST
-        wanted = np.array(list(self.edit.shares.values()))
-        lacking = [wanted - np.array(list(tried.shares.values())) for tried in (before, last)]
         if float(lacking[0] @ lacking[1]) < 0:
             # Past its aim: from now on it lies between, however flat the shares are on either side.
             self._has_crossed = True

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from stablerep import runtime
+from stablerep.audit.shares import Checked
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.features import Extraction, FrozenEncoder, TableImages, extract
@@ -51,8 +52,14 @@ class Judge(Protocol):
     def named(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
         """Which of the phrases (M,) each picture fits best."""
 
-    def accuracy(self, phrases: Sequence[str]) -> float | None:
-        """Mean per phrase of the real validation pictures that ``named`` names rightly; None where there are none."""
+    def tested(self, phrases: Sequence[str]) -> Checked | None:
+        """What ``named`` says of real validation pictures of the phrases; None where some phrase has none."""
+
+
+def mean_accuracy(tested: Checked) -> float:
+    """Mean per phrase of the pictures that are named rightly."""
+    right = tested.said == tested.truth
+    return float(np.mean([right[tested.truth == number].mean() for number in np.unique(tested.truth)]))
 
 
 def open_judge(run: Path, world: Path | None, paint: PaintConfig, console: Console) -> Judge:
@@ -87,20 +94,24 @@ class RealPictures:
     """(R,)."""
     captions: Sequence[str]
     """(R,) ids."""
+    groups: np.ndarray
+    """(R,) their groups, or their captions where a picture has none."""
 
     @classmethod
     def of(cls, world: Path) -> "RealPictures":
         """Read what is known of them; no picture is decoded."""
         table = ImageTable.open(world / "images.lance")
-        rows = table.read(["origin", "caption_id", "status", "split", "label"])
-        origin, caption, status, split, label = (
+        rows = table.read(["origin", "caption_id", "status", "split", "label", "group"])
+        origin, caption, status, split, label, group = (
             np.array(rows[name].to_pylist(), dtype=object) for name in rows.column_names
         )
         good = np.flatnonzero((origin == REAL) & (status == OK) & (split != "test"))
         captions = CaptionTable.open(world / "captions.lance").read(["id", "text"])
         text_of = dict(zip(captions["id"].to_pylist(), captions["text"].to_pylist(), strict=True))
         texts = [text_of.get(one, "") for one in caption[good]]
-        return cls(table, good, texts, split[good] == "train", label[good], caption[good].tolist())
+        groups = [own or one for own, one in zip(group[good], caption[good], strict=True)]
+        is_training, ids = split[good] == "train", caption[good].tolist()
+        return cls(table, good, texts, is_training, label[good], ids, np.array(groups, dtype=object))
 
     def images(self) -> TableImages:
         """All of them, in order."""
@@ -114,6 +125,16 @@ class RealPictures:
             if len(naming) == 1:
                 found[naming[0]].append(number)
         return found
+
+    def held_out(self, phrases: Sequence[str]) -> list[np.ndarray]:
+        """The same as arrays, of the pictures outside the training split."""
+        rows = (np.array(some, dtype=np.int64) for some in self.naming(phrases))
+        return [some[~self.is_training[some]] for some in rows]
+
+    def checked(self, rows: Sequence[np.ndarray], said: np.ndarray) -> Checked:
+        """What a judge says (M,) of the pictures in these rows of each phrase, one after the other."""
+        truth = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
+        return Checked(truth, said, self.groups[np.concatenate(rows)])
 
 
 @dataclass(frozen=True)
@@ -155,19 +176,15 @@ class WordJudge:
         best: np.ndarray = self.similarities(vectors, self.phrases(phrases)).argmax(axis=1)
         return best
 
-    def accuracy(self, phrases: Sequence[str]) -> float | None:
-        """On the real pictures outside the training split, mean over the phrases that they show."""
+    def tested(self, phrases: Sequence[str]) -> Checked | None:
+        """On the real pictures outside the training split."""
         if self.real is None:
             return None
-        real = self.real
-        held_out = [[row for row in some if not real.is_training[row]] for some in real.naming(phrases)]
-        if not all(held_out):
+        real, rows = self.real, self.real.held_out(phrases)
+        if not all(map(len, rows)):
             return None
-        named = [
-            self.named(self.vectors(real.table.take_images(real.positions[some])), phrases)
-            for some in held_out
-        ]
-        return float(np.mean([(part == number).mean() for number, part in enumerate(named)]))
+        images = TableImages(real.table, real.positions[np.concatenate(rows)])
+        return real.checked(rows, self.named(self.vectors(images), phrases))
 
 
 class PictureJudge:
@@ -232,15 +249,15 @@ class PictureJudge:
             vectors, [np.array(rows) for rows in self._pictures.naming(phrases)], phrases
         )
 
-    def accuracy(self, phrases: Sequence[str]) -> float | None:
-        """Trained on the training split, measured on the rest, mean over the phrases that the rest shows."""
+    def tested(self, phrases: Sequence[str]) -> Checked | None:
+        """Trained on the training split, tested on the rest; ``named``, which learns from both, errs rather less."""
         rows = [np.array(some, dtype=np.int64) for some in self._pictures.naming(phrases)]
         learned = [some[self._pictures.is_training[some]] for some in rows]
-        held_out = [some[~self._pictures.is_training[some]] for some in rows]
+        held_out = self._pictures.held_out(phrases)
         if not all(map(len, learned)) or not all(map(len, held_out)):
             return None
-        named = [self._discriminate(self._real[some], learned, phrases) for some in held_out]
-        return float(np.mean([(part == number).mean() for number, part in enumerate(named)]))
+        said = self._discriminate(self._real[np.concatenate(held_out)], learned, phrases)
+        return self._pictures.checked(held_out, said)
 
     def _discriminate(
         self, vectors: np.ndarray, rows: Sequence[np.ndarray], phrases: Sequence[str]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stablerep import runtime
+from stablerep.audit.shares import Checked
 from stablerep.captions.worlds import world_name
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
@@ -107,8 +108,8 @@ class AuditPlan:
     """The edited concepts and what takes the place of replaced ones."""
     classes: np.ndarray
     """(C, E) first the phrases, then preserved captions and distractors."""
-    accuracies: Mapping[str, float | None]
-    """Rebalanced concept -> how rightly the judge names its attributes; None where it cannot be tested."""
+    tested: Mapping[str, Checked | None]
+    """Rebalanced concept -> what the judge says of real pictures of its attributes; None where it cannot be tested."""
     reference: Benchmark | None
     """Real pictures for the search for near-copies; None where there is none."""
 
@@ -132,16 +133,16 @@ def plan_audit(request: AuditRequest, judge: Judge) -> AuditPlan:
         asked,
         phrases,
         np.concatenate(classes),
-        dict(_accuracies(request, judge)),
+        dict(_tested(request, judge)),
         _reference(request),
     )
 
 
-def _accuracies(request: AuditRequest, judge: Judge) -> Iterator[tuple[str, float | None]]:
+def _tested(request: AuditRequest, judge: Judge) -> Iterator[tuple[str, Checked | None]]:
     for edit in request.edits:
         if edit.kind == "rebalance":
             judge.phrases(list(edit.shares))  # raises for an attribute that it could not name later
-            yield edit.concept, judge.accuracy(list(edit.shares))
+            yield edit.concept, judge.tested(list(edit.shares))
 
 
 def _choose(request: AuditRequest, judge: Judge) -> Asked:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from stablerep.audit.shares import Checked, ShareBootstrap, Shown
 from stablerep.decoding import decode_image
-from stablerep.evaluation.intervals import Accuracies, GroupBootstrap, Interval
+from stablerep.evaluation.intervals import Accuracies, GroupBootstrap, Interval, mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ class EditedConcept:
     as_target_before: float | None
     """Replace: share of pictures that fit what took the concept's place best; None without captions of it."""
     as_target_after: float | None
-    shares_before: Mapping[str, float]
-    """Rebalance: share of pictures by the attribute that fits best."""
-    shares_after: Mapping[str, float]
+    shares_before: Mapping[str, Interval]
+    """Rebalance: share of pictures by the attribute that they show, as ``attribute_shares`` says."""
+    shares_after: Mapping[str, Interval]
     wanted: Mapping[str, float]
     judge_accuracy: float | None
     """Rebalance: mean per attribute of the real validation pictures that the judge names rightly."""
@@ -168,8 +169,7 @@ def _concept_rows(one: EditedConcept) -> list[list[str]]:
             [f"{one.concept}: named as its target, %", *(f"{100 * share:.1f}" for share in shares), ""]
         )
     for name, wanted in one.wanted.items():
-        shares = one.shares_before[name], one.shares_after[name]
-        percent = (f"{100 * share:.1f}" for share in shares)
+        percent = one.shares_before[name].in_percent(), one.shares_after[name].in_percent()
         rows.append([f"{one.concept}: {name}, %", *percent, f"wanted {100 * wanted:g}"])
     return rows
 
@@ -194,6 +194,28 @@ def paired(
     """The share of each part (M,) that is right, with replicates that share their draws of groups."""
     bootstrap = GroupBootstrap(np.zeros(len(groups), dtype=np.int64), groups, num=num, seed=seed)
     return [bootstrap.accuracies(part) for part in parts]
+
+
+def attribute_shares(
+    named: np.ndarray, attributes: Sequence[str], tested: Checked | None, *, num: int, seed: int
+) -> dict[str, Interval]:
+    """Share of the pictures that show each attribute, from what a judge names them (M,), with intervals.
+
+    Where the judge was tested, its errors are corrected as those of a reader (``audit.shares``), and intervals are over
+    pictures and the groups of its test; else they are over pictures alone.
+    """
+    pictures = np.arange(len(named))
+    if tested is None:
+        return {
+            name: mean_interval(named == number, pictures, num=num, seed=seed)
+            for number, name in enumerate(attributes)
+        }
+    shown = Shown(named, pictures, np.full(len(named), -1))
+    found = ShareBootstrap(shown, tested, len(attributes), num=num, seed=seed)
+    return {
+        name: Interval.around(found.value[number], found.replicates[:, number])
+        for number, name in enumerate(attributes)
+    }
 
 
 def fall(before: Accuracies, after: Accuracies) -> Interval | None:

@@ -29,7 +29,9 @@ class QuickstartConfig:
     out: Path = Path("quickstart")
     """Project folder; a stopped quickstart goes on from what is there."""
     teacher: str = "icons"
-    """Who paints: a shipped teacher by name, or the path of a diffusers folder."""
+    """Who paints: a shipped teacher by name, the path of a diffusers folder, or a hub id."""
+    download: bool = False
+    """Fetch a teacher given by its hub id if it is not in the local cache yet."""
     num_captions: int = 500
     """Captions to paint and to learn from."""
     num_images: int = 4
@@ -78,7 +80,8 @@ def quickstart(
     console.say("1/5  the world icons: real pictures with captions, split by what they show")
     write_world(WorldConfig(name="icons", out=world))
     console.say(f"2/5  {config.num_images} pictures are painted for each of {config.num_captions} captions")
-    painting = {"captions": world / "captions.lance", "out": painted, "teacher": config.teacher}
+    painter = {"teacher": config.teacher, "download": config.download}
+    painting = {"captions": world / "captions.lance", "out": painted, **painter}
     sizes = {"limit": config.num_captions, "num_images": config.num_images, "seed": config.seed}
     recipe = Recipe.read(_RECIPE, "quickstart")
     generating = recipe.configure(GenerateConfig, ("generate",), painting | sizes)

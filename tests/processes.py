@@ -4,29 +4,39 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [  # nothing that imports Lance, which is not fork-safe
-        "stablerep.models.encoder",
-        "diffusers.models.autoencoders.autoencoder_kl",
-        "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha",
-        "transformers.models.t5.modeling_t5",
-        "open_clip",
-        "torch.utils.tensorboard",
-    ]
-)
+CONTEXT = multiprocessing.get_context("forkserver")
+_PRELOAD = [  # nothing that imports Lance, which is not fork-safe
+    "pytest",
+    "stablerep.generation.teacher",
+    "stablerep.learning.lora",
+    "stablerep.learning.step",
+    "stablerep.learning.text_to_image",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha",
+    "transformers.models.t5.modeling_t5",
+    "open_clip",
+    "torch.utils.tensorboard",
+]
 _TIMEOUT = 300  # seconds; only a process that hangs needs them
+
+
+def serve() -> None:
+    """Start the server, of which a process has one. Scripts that fork from it too would have it import less."""
+    CONTEXT.set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
 
 
 def start(function: Callable[[], Any], **environment: str) -> BaseProcess:
     """A process of its own that calls the function (picklable, of a module) with one thread."""
-    process = _CONTEXT.Process(target=_call, args=(function, environment), daemon=True)
+    serve()
+    process = CONTEXT.Process(target=_call, args=(function, environment), daemon=True)
     process.start()
     return process
 
