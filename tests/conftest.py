@@ -42,3 +42,17 @@ def blank(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(data, "draw_parameters", lambda seeds, *_: seeds)
     monkeypatch.setattr(data, "apply_parameters", lambda _, seeds, __: torch.zeros(len(seeds), 3, 1, 1))
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each question to the hub, which has nothing here, whether something was to be fetched."""
+    asked: list[bool] = []
+
+    def refuse(*_: object, local_files_only: bool, **__: object) -> str:
+        asked.append(not local_files_only)
+        raise OSError("nothing there")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", refuse)
+    return asked

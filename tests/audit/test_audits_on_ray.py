@@ -1,19 +1,14 @@
-"""Audits and features by the workers of Ray: the columns and numbers of this process."""
+"""Audits and features by the workers of a real Ray: the columns and numbers of this process."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from painted_table import columns, image_row, write_images
 from tiny_world import TEXTS, picture
 
-from stablerep import features
-from stablerep.audit import measured
 from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.audit.quality import QualityConfig, audit_quality
 from stablerep.embedding import EmbedConfig, embed
@@ -52,42 +47,19 @@ def twice(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a worker is sent that is this process: tasks, and jobs. Workers that are others are asked further below."""
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
-    tasks: list[Any] = []
-
-    def arrived(value: Any) -> Any:
-        return cloudpickle.loads(cloudpickle.dumps(value))
-
-    @contextlib.contextmanager
-    def hired(task: Any, *_: Any) -> Iterator[Any]:
-        tasks.append(task)
-        work = arrived(task.load)()
-        yield SimpleNamespace(
-            size=1,
-            describe=lambda: work.description,
-            run=lambda jobs: ((job, arrived(work(arrived(job)))) for job in jobs),
-        )
-
-    for module in (features, measured):
-        monkeypatch.setattr(module, "hired", hired)
-    return tasks
-
-
-def test_quality_is_measured_alike(twice: tuple[Path, Path], sent: list[Any]) -> None:
+@pytest.mark.usefixtures("_cluster")
+def test_quality_is_measured_alike(twice: tuple[Path, Path]) -> None:
     local, shared = twice
     results = [audit_quality(QualityConfig(images=local)), audit_quality(QualityConfig(images=shared, **RAY))]  # type: ignore[arg-type]
-    assert len(sent) == 1
     names = [*results[0].columns, "quality_ok", "quality_reason", "keep"]
     assert columns(local, *names) == columns(shared, *names)
     assert results[0].num_rejected == results[1].num_rejected == 1
     assert ImageTable.open(shared).version == ImageTable.open(local).version
 
 
+@pytest.mark.usefixtures("_cluster")
 def test_features_are_alike_and_found_in_one_cache(
-    clip: Path, twice: tuple[Path, Path], tmp_path: Path, sent: list[Any]
+    clip: Path, twice: tuple[Path, Path], tmp_path: Path
 ) -> None:
     found = []
     for path, engine in zip(twice, ({}, RAY), strict=True):
@@ -105,7 +77,7 @@ def test_features_are_alike_and_found_in_one_cache(
         )
         cached = sorted(entry.name for entry in (path.parent / "cache").iterdir())
         found.append((cached, (path.parent / "features.npy").read_bytes()))
-    assert found[0] == found[1] and len(sent) == 1
+    assert found[0] == found[1]
     with pytest.raises(UserError, match="image 60 of the list cannot be decoded"):
         embed(EmbedConfig(source=twice[1], encoder=clip, device="cpu", out=tmp_path / "x.npy", **RAY))  # type: ignore[arg-type]
     assert not (tmp_path / "x.npy").exists()

@@ -46,20 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each question to the hub, which has nothing here, whether something was to be fetched."""
-    asked: list[bool] = []
-
-    def refuse(*_: object, local_files_only: bool, **__: object) -> str:
-        asked.append(not local_files_only)
-        raise OSError("nothing there")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("diffusers.DiffusionPipeline.download", refuse)
-    return asked
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.partition(" -")[0])
 def test_a_model_is_fetched_where_it_is_asked_for(
