@@ -11,7 +11,6 @@ Each writes one folder per edit with its before-after.png, and OUT/edits.json wi
 What is there already is neither edited nor painted again.
 """
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import tyro
 from mistakes import in_one_sentence
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.generation.editor import EditSettings
 from stablerep.run import write_text
 from stablerep.workflows.edit import EditConfig, edit
 from stablerep.workflows.edit_balance import BalanceConfig
@@ -71,6 +71,12 @@ class Config:
     search_copies: bool = True
     tokens: tuple[str, ...] = ("following",)
     """Which tokens are edited: every choice is tried."""
+    strength: float = EditSettings.strength
+    """How far removed and replaced concepts are sent."""
+    preserved_weight: float = EditSettings.preserved_weight
+    """What a preserved vector counts beside an edited one."""
+    neutral: str = ""
+    """What stands in place of a removed concept."""
 
 
 def main(config: Config) -> None:
@@ -92,7 +98,12 @@ def main(config: Config) -> None:
                 judge=config.judge,
                 world=config.world,
                 verify_captions=captions,
-                settings=dataclasses.replace(EditConfig().settings, tokens=tokens),  # type: ignore[arg-type]
+                neutral=config.neutral,
+                settings=EditSettings(
+                    tokens=tokens,  # type: ignore[arg-type]
+                    strength=config.strength,
+                    preserved_weight=config.preserved_weight,
+                ),
                 balance=BalanceConfig(num_images=config.balance_images),
                 audit=AuditConfig(
                     num_images=config.num_images,

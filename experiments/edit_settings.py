@@ -8,6 +8,8 @@ and values W of all layers. For every choice of settings the table says
 
 - *error left*: the sum of |W(Mc - t)|^2 over that of |W(c - t)|^2 in every style, on the captions of the contexts
   themselves (*known*) and on held-out captions of the concept (*new*): 0 is a perfect edit, 1 none;
+- *to go*: how much of the way from Wc to Wt the *new* ones have still to go, whatever they strayed from it: 0 where
+  nothing is left of the concept itself, below 0 beyond the target;
 - *others*: root mean square of |W(Mc - c)| over that of |Wc|, on held-out captions of other concepts.
 """
 
@@ -53,7 +55,8 @@ class Config:
     num_held_out: int = 300
     """Captions of other concepts on which the change is measured."""
     ridges: tuple[float, ...] = (0.5, 0.1)
-    preserved_weights: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03)
+    preserved_weights: tuple[float, ...] = (9.0, 3.0, 1.0, 0.3)
+    strengths: tuple[float, ...] = (1.0, 1.2, 1.4)
     seed: int = 0
 
 
@@ -68,18 +71,23 @@ class Row:
     """Edited vectors."""
     preserved_weight: float
     ridge: float
+    strength: float
     error_known: float
     error_new: float
+    to_go: float
     others_moved: float
 
     def cells(self) -> tuple[str, ...]:
         """As one line of the table."""
-        shares = self.error_known, self.error_new, self.others_moved
-        solved = self.concept, self.styles, self.num_moves, f"{self.preserved_weight:g}", f"{self.ridge:g}"
-        return (*map(str, solved), *(f"{100 * share:.1f}" for share in shares))
+        settings = self.preserved_weight, self.ridge, self.strength
+        shares = self.error_known, self.error_new, self.to_go, self.others_moved
+        edited = self.concept, self.styles, str(self.num_moves)
+        return (*edited, *(f"{one:g}" for one in settings), *(f"{100 * share:.1f}" for share in shares))
 
 
-HEADER = ("concept", "styles", "vectors", "weight", "ridge", "known left, %", "new left, %", "others, %")
+HEADER = (
+    "concept", "styles", "vectors", "weight", "ridge", "strength", "known, %", "new, %", "to go, %", "others, %",
+)  # fmt: skip
 
 
 def main(config: Config) -> None:
@@ -115,16 +123,19 @@ def solved(config: Config, teacher: DiffusersTeacher, concept: str, texts: Seque
         templates = EditSettings().templates
         pairs = prompt_pairs(concept, "", templates=templates, captions=contexts, styles=styles, most=most)
         edited = moved(side, pairs)
-        for weight, ridge in itertools.product(config.preserved_weights, config.ridges):
-            change = text_map(*edited.scaled(), weight * preserved, ridge)
+        settings = itertools.product(config.preserved_weights, config.ridges, config.strengths)
+        for weight, ridge, strength in settings:
+            change = text_map(*edited.stretched(strength).scaled(), weight * preserved, ridge)
             yield Row(
                 concept=concept,
                 styles=name,
                 num_moves=len(edited.sources),
                 preserved_weight=weight,
                 ridge=ridge,
+                strength=strength,
                 error_known=_error(change, known, seen),
                 error_new=_error(change, new, seen),
+                to_go=_to_go(change, new, seen),
                 others_moved=_length(rest @ change.T - rest, seen) / _length(rest, seen),
             )
 
@@ -140,6 +151,13 @@ def _error(change: Tensor, edited: Moves, seen: Tensor) -> float:
     """Share of the squared distance of its sources from their targets that an edit leaves."""
     sources, targets = edited.scaled()
     return (_length(sources @ change.T - targets, seen) / _length(sources - targets, seen)) ** 2
+
+
+def _to_go(change: Tensor, edited: Moves, seen: Tensor) -> float:
+    """Share of the way of its sources to their targets that an edit leaves."""
+    sources, targets = edited.scaled()
+    way = (sources - targets) @ seen
+    return float(((sources @ change.T - targets) * way).sum() / ((sources - targets) * way).sum())
 
 
 def _tokens(side: TextSide, prompts: Sequence[str]) -> Tensor:

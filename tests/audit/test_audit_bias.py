@@ -250,6 +250,7 @@ def test_captions_are_compared_with_their_own_pictures_where_others_state_nothin
     assert houses["amplification"]["captions to pictures"]["value"] < -0.35
 
 
+@pytest.mark.slow
 def test_adjusted_shares_undo_the_errors_of_the_reader_where_raw_ones_do_not() -> None:
     rng = np.random.default_rng(0)
 
@@ -366,6 +367,10 @@ def test_the_file_that_the_documentation_shows_can_be_read(tmp_path: Path) -> No
         (
             "[attributes.a.values]\nr = 'r'\nb = 'b'\n[attributes.a.target]\nr = 0.5\nb = 0.6\n",
             "one together",
+        ),
+        (
+            "[attributes.a.values]\nr = 'r'\nb = 'b'\n[attributes.a.target]\nr = 1.5\nb = -0.5\n",
+            "a share from 0",
         ),
     ],
 )

@@ -246,6 +246,7 @@ def test_a_named_torchscript_file_looks_too_and_anything_else_is_refused(
     audit_copies(dataclasses.replace(config, exact_up_to=20))
     assert built[-1] == 3 * 36, "the descriptors of the network, after those of the thumbnails"
     file.write_bytes(b"not a network")
+    monkeypatch.setattr("stablerep.audit.copies._read", None)  # no picture is read before
     with pytest.raises(UserError, match="no TorchScript file"):
         audit_copies(config)
 

@@ -8,9 +8,18 @@ import pytest
 from painted_table import ORIGIN, columns, image_row, write_captions, write_images
 from tiny_world import PAIRS, TEXTS, picture
 
-from stablerep.audit.levels import CaptionVectors, levels, mean_picture, ranks, related, shuffled
+from stablerep.audit.levels import (
+    CaptionVectors,
+    levels,
+    mean_picture,
+    ranks,
+    related,
+    shuffled,
+    wanted_level,
+)
 from stablerep.audit.match import MatchAuditConfig, MatchRules, audit_match
 from stablerep.audit.rows import first_pictures
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.store import ImageTable, caption_id
 
@@ -142,15 +151,19 @@ def test_the_level_of_a_picture_does_not_depend_on_what_is_audited_with_it(
 
 
 @pytest.mark.slow
-def test_real_pictures_are_measured_as_the_painted_ones_are(world: Path, clip: Path, tmp_path: Path) -> None:
+def test_real_pictures_are_measured_as_the_painted_ones_are(
+    world: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same pictures as reference, of which one is looked at, set the level that this one has."""
     path = tmp_path / "images.lance"
     swapped_table(path, 0.1)
     one = f"caption_id = '{caption_id(TEXTS[3])}' AND image_index = 2"
     rules = MatchRules(reference=path, reference_where=one)
-    wanted = audit_match(config(world, clip, path, rules=rules)).facts["level wanted"]
+    found = audit_match(config(world, clip, path, rules=rules), console=Console())
+    wanted = found.facts["level wanted"]
     [level] = ImageTable.open(path).read(["match_level"], one)["match_level"].to_pylist()
     assert wanted == pytest.approx(level, abs=1e-6)
+    assert "1 real pictures are few" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -248,7 +261,9 @@ def test_a_second_run_computes_no_vectors_and_changes_nothing(world: Path, clip:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_matched_is_a_sentence(world: Path, clip: Path, painted: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_matched_is_a_sentence(
+    world: Path, clip: Path, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = write_captions(tmp_path / "other.lance", TEXTS[:25])
     with pytest.raises(UserError, match=rf"has no caption \w+ \({len(TEXTS) - 25} such\)"):
         audit_match(MatchAuditConfig(images=painted, captions=other, encoder=str(clip)))
@@ -264,6 +279,10 @@ def test_what_cannot_be_matched_is_a_sentence(world: Path, clip: Path, painted: 
         audit_match(
             MatchAuditConfig(images=painted, captions=world / "captions.lance", encoder=str(tmp_path))
         )
+    monkeypatch.setattr("stablerep.audit.match.Matching.of", None)  # no picture is looked at before
+    with pytest.raises(UserError, match="nowhere"):
+        rules = MatchRules(reference=tmp_path / "nowhere.lance")
+        audit_match(config(world, clip, painted, rules=rules))
     assert "match" not in ImageTable.open(painted).dataset.schema.names
 
 
@@ -338,6 +357,14 @@ def test_equal_similarities_count_half_and_nothing_to_compare_is_nan() -> None:
     assert levels(pictures, pool[slice(0, 2)], pool).tolist() == [0.5, 0.5]
     alone = pool[slice(0, 1)]
     assert np.isnan(levels(pictures[:1], alone, alone)).all()
+
+
+@pytest.mark.parametrize(("num", "missed"), [(9, 1 / 10), (19, 0.05), (30, 0.05)])
+def test_a_further_real_picture_misses_the_level_as_often_as_is_asked(num: int, missed: float) -> None:
+    """Of uniform levels the share below one is that level."""
+    drawn = np.random.default_rng(0).random((2000, num + 1))
+    drawn[:, 0] = np.nan  # cannot be decoded
+    assert np.mean([wanted_level(one, 0.05) for one in drawn]) == pytest.approx(missed, rel=0.05)
 
 
 def test_ranks_are_within_the_caption() -> None:

@@ -125,6 +125,7 @@ def test_of_many_twins_the_first_alone_is_kept(
     assert all(row["copy_twin"] is None for row in found[:12]) and result.num_rejected == 4
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_decoded_are_rejected_or_not_searched(tables: dict[str, Any]) -> None:
     for name, origin in (("images", "painter"), ("reference", "real")):
         broken = [image_row(origin, 90 + k, image) for k, image in enumerate([b"no picture", b""])]

@@ -91,6 +91,7 @@ def test_audits_without_what_they_need_are_left_out_and_named(project: Path) -> 
         config(project, only=("matsch",))
 
 
+@pytest.mark.slow
 def test_an_audit_that_fails_is_named_after_what_the_others_found(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_captions_that_are_not_there_hide_nothing_of_what_was_found(
     assert f"“{caption_id(TEXTS[1])}”, image 1: blank" in said.out and "audit captions failed" in said.err
 
 
+@pytest.mark.slow
 def test_copies_of_real_pictures_are_rejected_by_the_same_mask(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

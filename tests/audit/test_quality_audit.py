@@ -231,13 +231,21 @@ def test_a_second_time_gives_the_same_table(painted: Path, reference: Path) -> N
     assert table.reload().read(names).to_pylist() == first
 
 
-def test_what_cannot_be_audited_is_a_sentence(tmp_path: Path, painted: Path) -> None:
+def test_what_cannot_be_audited_is_a_sentence(
+    tmp_path: Path, painted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="no picture matches"):
         audit_quality(QualityConfig(images=painted, where="image_index = 77"))
     with pytest.raises(UserError, match="the filter 'imag = 1' is not valid"):
         audit_quality(QualityConfig(images=painted, where="imag = 1"))
     with pytest.raises(UserError, match="no image table"):
         audit_quality(QualityConfig(images=tmp_path / "absent.lance"))
+    write_images(tmp_path / "damaged.lance", [image_row("c", 0, b"no picture", origin=REAL)])
+    with pytest.raises(UserError, match=r"damaged.lance: none of the 1 real pictures can be decoded"):
+        audit_quality(QualityConfig(images=painted, rules=QualityRules(reference=tmp_path / "damaged.lance")))
+    monkeypatch.setattr(quality, "measure", None)  # no picture is looked at before
+    with pytest.raises(UserError, match="nowhere"):
+        audit_quality(QualityConfig(images=painted, rules=QualityRules(reference=tmp_path / "nowhere.lance")))
     with pytest.raises(ValueError, match="false_alarms"):
         QualityRules(false_alarms=0)
     assert not (tmp_path / "audit.json").exists()

@@ -33,6 +33,7 @@ def test_edits_are_read_as_they_are_written() -> None:
         (([], [], ["doctor"]), "not of the form"),
         (([], [], ["doctor: woman=1"]), "two attributes or more"),
         (([], [], ["doctor: woman=much,man=0.5"]), "two attributes or more"),
+        (([], [], ["doctor: woman=nan,man=0.5"]), "two attributes or more"),
         (([], [], ["doctor: woman=0.5,man=0.6"]), "add up to 1, got 1.1"),
         (([], [], ["doctor: woman=1.5,man=-0.5"]), "must be positive"),
         ((["cat"], ["Cat=dog"], []), "'Cat' is edited twice"),

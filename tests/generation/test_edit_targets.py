@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from stablerep.errors import UserError
-from stablerep.generation.edit_targets import PromptVectors, Stretch, TextSide, aligned, moves
+from stablerep.generation.edit_targets import (
+    PromptVectors,
+    Stretch,
+    TextSide,
+    TokenChoice,
+    aligned,
+    moves,
+    shifts,
+)
 from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
 
@@ -174,3 +182,27 @@ def test_the_padding_of_a_prompt_and_of_no_prompt_counts_as_one_token(
             expected = expected + words.double().T @ words.double()
             expected = expected + padding.double().T @ padding.double() / len(padding)
     torch.testing.assert_close(text.moments(["a red cat"])["tokens"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["last", "following", "all"])
+def test_attributes_of_several_lengths_shift_every_token_by_those_in_its_place(choice: TokenChoice) -> None:
+    """A longer attribute leaves less padding, and behind it stands what a second encoder wrote."""
+
+    def prompt(text: str) -> PromptVectors:
+        words = [*text.split(), "</s>"]
+        parts = stretch(text, 8), Stretch(stretch(text).ids, 10, 20)
+        vectors = torch.zeros(20, 1)
+        for part in parts:
+            vectors[part.start : part.start + len(words), 0] = torch.tensor([len(word) for word in words])
+        return PromptVectors(vectors, parts, None)
+
+    source = prompt("a black cat , ink")
+    found = shifts(
+        source, [(1.0, prompt("a dog , ink")), (-1.0, prompt("a big old dog , ink"))], "tokens", choice
+    )
+    assert found is not None
+    num = {"last": 2, "following": 8 + 1 + 3, "all": 12 + 1 + 3}
+    assert len(found.sources) == num[choice]
+    assert shifts(source, [(1.0, prompt("a dog , ink")), (1.0, source)], "tokens", choice) is None
+    after = found.sources[:, 0] != len("black")  # for which the shorter one has no word of its own
+    assert torch.equal(found.targets[after], found.sources[after])

@@ -106,6 +106,24 @@ def test_a_removed_concept_reads_as_its_target_and_others_as_before(
     torch.testing.assert_close(sun[:2] @ change.T, sun[:2], rtol=0, atol=1e-4)
 
 
+def test_strength_carries_an_edit_further(pipeline_folder: Callable[[str], Path]) -> None:
+    """The change of a removal grows with it; a rebalance has strengths of its own."""
+    side = TextSide(load_teacher(str(pipeline_folder("pixart")), EXACT))
+    edits = read_edits(["cat"], [], [])
+    once, twice = (
+        Editor(side, edits, {}, ("sun",), EditSettings(strength=by)).changes() for by in (1.0, 2.0)
+    )
+    for name, change in once.items():
+        identity = torch.eye(len(change), dtype=torch.float64)
+        assert not torch.equal(change, identity)
+        torch.testing.assert_close(twice[name] - identity, 2 * (change - identity), rtol=0, atol=1e-5)
+    shares, alphas = read_edits([], [], ["cat: red=0.5,blue=0.5"]), {"cat": {"red": 0.5, "blue": -0.25}}
+    one, other = (
+        Editor(side, shares, {}, (), EditSettings(strength=by)).changes(alphas) for by in (1.0, 2.0)
+    )
+    assert all(torch.equal(change, other[name]) for name, change in one.items())
+
+
 def test_a_rebalance_adds_attributes(pipeline_folder: Callable[[str], Path]) -> None:
     side = TextSide(load_teacher(str(pipeline_folder("stable_diffusion")), EXACT))
     edits = read_edits([], [], ["cat: red=0.5,blue=0.5"])

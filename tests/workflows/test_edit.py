@@ -169,6 +169,7 @@ def test_what_was_measured_is_in_the_folder(audited: tuple[EditConfig, EditSumma
     assert any("named as its target" in row[0] for row in summary.audit.rows())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("are_cats", "what"),
     [(True, "no pair of pictures is left of 'cat'"), (False, "captions that should stay")],
@@ -329,6 +330,7 @@ def test_known_strengths_need_no_judge(config: Callable[..., EditConfig]) -> Non
         ({"rebalance": ("sun: red=0.5,blue=0.5",), "alphas": ("sun: red=1,green=-1",)}, "'green'"),
         ({"remove": ("cat",), "preserve": ("nowhere.txt",)}, "there is no such text file"),
         ({"remove": ("cat",), "where": "nonsense = 1"}, "the filter 'nonsense = 1' is not valid"),
+        ({"remove": ("cat",), "where": "id = 'a'", "captions": None}, "--where filters the caption"),
         ({"remove": ("zebra",), "neutral": "yak"}, "as the same tokens"),
         ({"remove": ("cat",), "teacher": "nowhere"}, "unknown teacher 'nowhere'"),
     ],

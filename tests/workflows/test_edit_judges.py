@@ -72,6 +72,16 @@ def test_real_pictures_say_what_a_phrase_looks_like(judge: PictureJudge) -> None
     ]
 
 
+def test_of_a_word_with_several_meanings_only_what_is_meant_counts(judge: PictureJudge) -> None:
+    meant = {"a red cat", "of another world"}
+    red, boat = judge.phrases(["red", "boat"], meant)
+    np.testing.assert_array_equal(red, judge.captions(["a red cat"])[0])
+    np.testing.assert_array_equal(
+        boat, judge.phrases(["red", "boat"])[1], "none of the captions is of a boat"
+    )
+    assert not np.allclose(red, judge.phrases(["red", "boat"])[0])
+
+
 def test_real_pictures_say_what_a_caption_looks_like(judge: PictureJudge) -> None:
     vectors = judge.vectors(drawings("cat", "boat"))
     classes = judge.captions(["a red boat", "a blue cat"])
@@ -166,6 +176,7 @@ def test_the_best_try_is_kept() -> None:
     assert best.alphas == {"woman": pytest.approx(0.4), "man": pytest.approx(-0.4)}
 
 
+@pytest.mark.slow
 def test_accepted_strengths_stay_while_another_concept_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +263,16 @@ def test_a_fall_is_one_minus_the_ratio_with_the_same_draws() -> None:
     same = fall(*paired([before, before], np.arange(10), 200, 0))
     assert same is not None and (same.low, same.high) == (0, 0)
     assert fall(*paired([~before & after, after], np.arange(10), 200, 0)) is None
+
+
+def test_that_nothing_is_left_of_few_pictures_is_not_certain() -> None:
+    """Of 10 pictures without the concept the share that have it may be 1 - 0.025^(1/10), or 31 %."""
+    before, none = np.array([True] * 8 + [False] * 2), np.zeros(10, bool)
+    found = fall(*paired([before, none], np.arange(10), 200, 0))
+    assert found is not None and (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 - (1 - 0.025**0.1) / 0.8)
+    above = fall_above(*paired([before, none, none], np.arange(10), 200, 0))
+    assert above is not None and (above.value, above.low) == (1, found.low)
 
 
 def test_a_fall_above_the_control_is_whole_where_the_control_is_reached() -> None:

@@ -101,3 +101,12 @@ def test_another_seed_is_needed_to_say_how_far_pictures_move() -> None:
         AuditConfig(num_images=1)
     with pytest.raises(ValueError, match="sizes of an audit must be positive"):
         AuditConfig(num_images=0)
+
+
+def test_the_judge_knows_which_meaning_is_edited(planned: Callable[..., AuditPlan]) -> None:
+    plain, meant = (
+        planned(remove=("red",), audit=dataclasses.replace(SIZES, edited_where=where))
+        for where in (None, "text = 'a red cat'")
+    )
+    assert plain.phrases == meant.phrases == ["red"] and meant.asked.edited["red"] == ["a red cat"]
+    assert (plain.classes[0] != meant.classes[0]).any()

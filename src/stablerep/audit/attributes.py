@@ -56,10 +56,10 @@ class Attribute:
     def __post_init__(self) -> None:
         if len(self.values) < 2:
             raise ValueError("values must name at least two values")
-        if self.target and (
-            set(self.target) != set(self.values) or abs(sum(self.target.values()) - 1) > 1e-6
-        ):
-            raise ValueError("target must give a share to each of the values, one together")
+        shares = self.target.values()
+        is_whole = all(share >= 0 for share in shares) and abs(sum(shares) - 1) <= 1e-6
+        if self.target and (set(self.target) != set(self.values) or not is_whole):
+            raise ValueError("target must give a share from 0 to each of the values, one together")
         if "{}" not in self.template:
             raise ValueError("template must hold {} where the value goes")
         if not 0 < self.accuracy < 1:

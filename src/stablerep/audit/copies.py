@@ -25,7 +25,7 @@ from stablerep.audit.verdicts import Kept, with_nulls, write_verdicts
 from stablerep.console import Console
 from stablerep.copies import at_side
 from stablerep.errors import UserError
-from stablerep.features import TableImages, decoded
+from stablerep.features import FrozenEncoder, TableImages, decoded
 
 NAME = "copies"
 _READ = 512
@@ -133,11 +133,12 @@ def audit_copies(config: CopyAuditConfig, *, console: Console = Console(quiet=Tr
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
     every = read_rows(config.images, config.where)
+    named = load_network(config.sscd, config.encoder, download=config.download)
     references = _read(read_rows(config.reference, config.reference_where), "real pictures", console)
     painted = _read(every, "painted pictures", console)
     rows, real = painted.rows, references.rows
     bank = Bank.build(torch.split(references.small, _READ), _groups(real), exact_up_to=config.exact_up_to)
-    network = _described(config, rows, real, bank.groups, console)
+    network = None if named is None else _described(named, (rows, real), bank.groups, config, console)
     limits = _calibrate(bank, references.small, network, config, console)
     with console.progress("copies", len(rows), "pictures") as progress:
         matches = find_matches(painted.small, bank, config.explanations, advance=progress.advance)
@@ -256,16 +257,15 @@ def _groups(rows: Rows) -> np.ndarray:
 
 
 def _described(
-    config: CopyAuditConfig, rows: Rows, real: Rows, groups: np.ndarray, console: Console
-) -> Described | None:
-    """What the network that is named says of both, if one is."""
-    network = load_network(config.sscd, config.encoder, download=config.download)
-    if network is None:
-        return None
-    painted, others = (
-        describe(network, TableImages(part.table, part.positions), console) for part in (rows, real)
-    )
-    return Described.build(painted, others, groups, exact_up_to=config.exact_up_to)
+    network: FrozenEncoder,
+    sides: tuple[Rows, Rows],
+    groups: np.ndarray,
+    config: CopyAuditConfig,
+    console: Console,
+) -> Described:
+    """What the network that is named says of painted and real pictures, and the groups of the latter."""
+    painted, real = (describe(network, TableImages(rows.table, rows.positions), console) for rows in sides)
+    return Described.build(painted, real, groups, exact_up_to=config.exact_up_to)
 
 
 def _beside(left: Matches, right: Matches) -> Matches:

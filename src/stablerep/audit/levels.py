@@ -78,6 +78,15 @@ def shuffled(asked: CaptionVectors, pool: CaptionVectors, generator: np.random.G
     return pool[np.concatenate(chosen)]
 
 
+def wanted_level(real: np.ndarray, false_alarms: float) -> float:
+    """The level that a further real picture misses with this probability, from the levels (M,) of some.
+
+    The k-th lowest of M is missed with a probability of k / (M + 1); between them it is interpolated. Of fewer than
+    1 / false_alarms - 1 the lowest is taken, which more of the others miss. NaN does not count.
+    """
+    return float(np.nanquantile(real, false_alarms, method="weibull"))
+
+
 def ranks(match: np.ndarray, captions: Sequence[np.ndarray]) -> np.ndarray:
     """Rank (M,) of pictures within their caption by match (M,), 0 the best; ``captions``: the rows of each caption."""
     rank = np.zeros(len(match), dtype=np.int32)

@@ -1,5 +1,6 @@
 """``stablerep audit match``: does a picture show what its caption asked for, by an encoder of the user's choice?"""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,15 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from stablerep import runtime
-from stablerep.audit.levels import FEWEST, CaptionVectors, levels, mean_picture, ranks, shuffled
+from stablerep.audit.levels import (
+    FEWEST,
+    CaptionVectors,
+    levels,
+    mean_picture,
+    ranks,
+    shuffled,
+    wanted_level,
+)
 from stablerep.audit.record import AuditResult, Example, audit_path, example, metered, record
 from stablerep.audit.rows import CaptionFacts, Rows, first_pictures, read_captions, read_rows
 from stablerep.audit.verdicts import write_verdicts
@@ -147,10 +156,10 @@ def audit_match(config: MatchAuditConfig, *, console: Console = Console(quiet=Tr
     )
     model = load_image_text(config.encoder, settings.own_device(), download=config.download)
     matching = Matching(model, settings, config, captions, pool, console)
-    matched = matching.of(rows)
     level = config.rules.level
-    if config.rules.reference is not None:
+    if config.rules.reference is not None:  # first: what is wrong with it is said now, not after hours
         level = _level_of_real(config, matching)
+    matched = matching.of(rows)
     reasons = [_reason(row, matched, level, config.rules.keep_best) for row in range(len(rows))]
     unseen = np.isnan(matched.match)
     columns = {
@@ -265,7 +274,7 @@ class Matching:
 
 
 def _level_of_real(config: MatchAuditConfig, matching: Matching) -> float:
-    """The level that all but ``false_alarms`` of the real pictures reach with their own captions."""
+    """The level that all but ``false_alarms`` of real pictures reach with their own captions."""
     rules = config.rules
     assert rules.reference is not None
     rows = read_rows(rules.reference, rules.reference_where)
@@ -275,7 +284,15 @@ def _level_of_real(config: MatchAuditConfig, matching: Matching) -> float:
             f"{config.captions} has no caption {strangers[0]} ({len(strangers)} such) of {rules.reference}; give real "
             "pictures of captions in the table"
         )
-    return float(np.nanquantile(matching.of(rows).level, rules.false_alarms))
+    levels_found = matching.of(rows).level
+    num, needed = int(np.isfinite(levels_found).sum()), math.ceil(1 / rules.false_alarms) - 1
+    if num < needed:
+        matching.console.say(
+            f"{rules.reference}: {num:,} real pictures are few, so that the lowest of them sets the level: "
+            f"{1 / (num + 1):.0%} of others may miss it, where {rules.false_alarms:.0%} were asked for; give at least "
+            f"{needed:,}"
+        )
+    return wanted_level(levels_found, rules.false_alarms)
 
 
 def _pool(config: MatchAuditConfig, captions: Mapping[str, CaptionFacts]) -> list[str]:

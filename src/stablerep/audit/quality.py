@@ -18,6 +18,7 @@ from stablerep.audit.rows import Rows, read_rows
 from stablerep.audit.verdicts import write_verdicts
 from stablerep.cluster import EngineConfig
 from stablerep.console import Console
+from stablerep.errors import UserError
 from stablerep.features import TableImages
 
 NAME = "quality"
@@ -92,8 +93,8 @@ def audit_quality(config: QualityConfig, *, console: Console = Console(quiet=Tru
     begin = time.monotonic()
     path = audit_path(config.images, config.out)
     rows = read_rows(config.images, config.where)
+    limits = reference_limits(config.rules, rows, console)  # a wrong path is said now, not after hours
     measured = measure(TableImages(rows.table, rows.positions), console, engine=config)
-    limits = reference_limits(config.rules, rows, console)
     beyond = beyond_limits(measured, limits)
     applied = replace(
         limits,
@@ -157,6 +158,11 @@ def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Lim
     rows = every.some(np.sort(_of_many_captions(every, rules.num_reference)))
     images = TableImages(rows.table, rows.positions)
     measured = measure(images, console, short_side=_short_side(judged))
+    num = len(images) - len(measured.undecoded)
+    if not num:
+        raise UserError(
+            f"{rules.reference}: none of the {len(images):,} real pictures can be decoded; give others"
+        )
     values = measured.values
     tail = rules.false_alarms / len(MEASURES)
     limits = {
@@ -167,7 +173,6 @@ def reference_limits(rules: QualityRules, judged: Rows, console: Console) -> Lim
         any(kind.is_bad(float(values[name][row]), limits[name]) for name, kind in MEASURES.items())
         for row in range(len(images))
     ]
-    num = len(images) - len(measured.undecoded)
     of_one = max(tail, 1 / (num + 1))
     expected = min(1.0, len(MEASURES) * of_one)
     if of_one > tail:

@@ -1,6 +1,7 @@
 """What to edit, in words: how an edit is written, which texts name a concept, and which prompt becomes which."""
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,13 @@ def read_numbers(text: str) -> tuple[str, dict[str, float]]:
         name, _, number = part.partition("=")
         with contextlib.suppress(ValueError):
             numbers[normalise_text(name)] = float(number)
-    if len(numbers) < max(2, listed.count(",") + 1) or "" in numbers or not normalise_text(concept):
+    is_finite = all(map(math.isfinite, numbers.values()))
+    if (
+        not is_finite
+        or len(numbers) < max(2, listed.count(",") + 1)
+        or "" in numbers
+        or not normalise_text(concept)
+    ):
         raise UserError(
             f'{text!r} is not of the form "concept: attribute=number,attribute=number" with two attributes or more'
         )

@@ -166,23 +166,60 @@ class TextSide:
             start = end
 
 
+_Goals = dict[int, tuple[Tensor, float]]
+"""Row of a vector of a prompt -> where it goes (D,), and the weight with which that counts."""
+
+
 def moves(
     source: PromptVectors, target: PromptVectors, stream: StreamName, choice: TokenChoice
 ) -> Moves | None:
     """Which vectors of ``source`` go where in ``target``; None where the prompts do not differ there."""
+    return _moves(_vectors(source, stream), _goals(source, target, stream, choice))
+
+
+def shifts(
+    source: PromptVectors,
+    targets: Sequence[tuple[float, PromptVectors]],
+    stream: StreamName,
+    choice: TokenChoice,
+) -> Moves | None:
+    """c -> c + sum_i alpha_i a_i, of the prompts (alpha_i, with a_i): a_i is what stands in the place of c.
+
+    Positions that some target does not have are left out; None where nothing is left.
+    """
+    own = _vectors(source, stream)
+    parts = [_goals(source, target, stream, choice) for _, target in targets]
+    goals: _Goals = {}
+    for row in parts[0]:
+        if all(row in part for part in parts):
+            shift = sum(alpha * part[row][0] for (alpha, _), part in zip(targets, parts, strict=True))
+            goals[row] = (own[row] + shift, parts[0][row][1])
+    return _moves(own, goals)
+
+
+def _goals(source: PromptVectors, target: PromptVectors, stream: StreamName, choice: TokenChoice) -> _Goals:
+    here, there = _vectors(source, stream), _vectors(target, stream)
     if stream == "pooled":
-        if source.pooled is None or target.pooled is None or torch.equal(source.pooled, target.pooled):
-            return None
-        return Moves(source.pooled, target.pooled, torch.ones(1))
-    matches = [
-        match
-        for there, here in zip(source.stretches, target.stretches, strict=True)
-        for match in aligned(there, here, choice)
-    ]
-    if not matches:
+        return {} if torch.equal(here, there) else {0: (there[0], 1.0)}
+    return {
+        row: (there[column], weight)
+        for one, other in zip(source.stretches, target.stretches, strict=True)
+        for row, column, weight in aligned(one, other, choice)
+    }
+
+
+def _moves(vectors: Tensor, goals: _Goals) -> Moves | None:
+    if not goals:
         return None
-    rows, columns, weights = zip(*matches, strict=True)
-    return Moves(source.tokens[list(rows)], target.tokens[list(columns)], torch.tensor(weights))
+    targets, weights = zip(*goals.values(), strict=True)
+    return Moves(vectors[list(goals)], torch.stack(targets), torch.tensor(weights))
+
+
+def _vectors(prompt: PromptVectors, stream: StreamName) -> Tensor:
+    """All vectors (N, D) of a stream; without a pooled vector there is none."""
+    if stream == "tokens":
+        return prompt.tokens
+    return prompt.tokens[:0] if prompt.pooled is None else prompt.pooled
 
 
 def aligned(source: Stretch, target: Stretch, choice: TokenChoice) -> list[tuple[int, int, float]]:

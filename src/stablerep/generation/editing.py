@@ -73,6 +73,10 @@ class Moves:
         root = self.weights.double().sqrt()[:, None]
         return self.sources.double() * root, self.targets.double() * root
 
+    def stretched(self, by: float) -> "Moves":
+        """The same with targets ``by`` times as far from their sources."""
+        return Moves(self.sources, torch.lerp(self.sources, self.targets, by), self.weights)
+
     @classmethod
     def joined(cls, parts: "list[Moves]") -> "Moves":
         """Several edits as one: the sums do not depend on their order."""

@@ -1,6 +1,6 @@
 """Edits of concepts as matrices for a teacher's layers: prompts in, one matrix per stretch of layers out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from stablerep.generation.edit_targets import (
     TextSide,
     TokenChoice,
     moves,
+    shifts,
 )
 from stablerep.generation.editing import Moves, mapped, text_map
 
@@ -30,6 +31,9 @@ class EditSettings:
     """Weight l of staying near the old weights; published: 0.5."""
     tokens: TokenChoice = "following"
     """Which tokens of a prompt are edited: the last one of the concept, that and those that follow, or all of them."""
+    strength: float = 1.0
+    """How far removed and replaced concepts are sent, in distances from their target; published: 1. What is preserved
+    holds them back, so that with 1 they stop before it."""
     templates: tuple[str, ...] = ("{}", "a {}")
     """Prompts that name a concept, with {} where it goes; published: the concept alone."""
     max_prompts: int = 600
@@ -39,8 +43,8 @@ class EditSettings:
     """What a preserved vector counts beside an edited one; published: 1."""
 
     def __post_init__(self) -> None:
-        if self.ridge <= 0 or self.preserved_weight < 0:
-            raise ValueError("ridge must be positive and preserved_weight not negative")
+        if min(self.ridge, self.strength) <= 0 or self.preserved_weight < 0:
+            raise ValueError("ridge and strength must be positive and preserved_weight not negative")
         if self.max_prompts < 1:
             raise ValueError(f"max_prompts must be at least 1, got {self.max_prompts}")
         if not self.templates or any("{}" not in template for template in self.templates):
@@ -113,28 +117,21 @@ class Editor:
         return dict(zip(prompts, self._side.vectors(prompts), strict=True))
 
     def _moves(self, edit: ConceptEdit, stream: StreamName, alphas: Alphas) -> list[Moves]:
-        targets = _targets(edit)
         if edit.kind == "rebalance":
-            strengths = alphas.get(edit.concept, {})
-            return self._towards(edit, stream, {target: strengths.get(target, 0.0) for target in targets})
-        found = (self._move(pair, stream) for pair in self._pairs[edit.concept, targets[0]])
-        return [part for part in found if part is not None]
+            found, strength = self._towards(edit, stream, alphas.get(edit.concept, {})), 1.0
+        else:
+            pairs, strength = self._pairs[edit.concept, edit.target], self._settings.strength
+            found = (moves(*pair, stream, self._settings.tokens) for pair in pairs)
+        return [part.stretched(strength) for part in found if part is not None]
 
-    def _towards(self, edit: ConceptEdit, stream: StreamName, alphas: Mapping[str, float]) -> list[Moves]:
-        """c -> c + sum_i alpha_i a_i, each token with the tokens of the attributes in its place."""
-        parts = []
-        for number in range(len(self._pairs[edit.concept, _targets(edit)[0]])):
-            shifts = {}
-            for target, alpha in alphas.items():
-                part = self._move(self._pairs[edit.concept, target][number], stream)
-                if part is not None:
-                    shifts[target] = (alpha, part)
-            if len(shifts) == len(alphas):
-                parts.append(_shifted(list(shifts.values())))
-        return parts
-
-    def _move(self, pair: tuple[PromptVectors, PromptVectors], stream: StreamName) -> Moves | None:
-        return moves(*pair, stream, self._settings.tokens)
+    def _towards(
+        self, edit: ConceptEdit, stream: StreamName, alphas: Mapping[str, float]
+    ) -> Iterator[Moves | None]:
+        """Every prompt of the concept, moved by its attributes."""
+        for pairs in zip(*(self._pairs[edit.concept, name] for name in edit.shares), strict=True):
+            strengths = [alphas.get(name, 0.0) for name in edit.shares]
+            shifted = [(alpha, target) for alpha, (_, target) in zip(strengths, pairs, strict=True)]
+            yield shifts(pairs[0][0], shifted, stream, self._settings.tokens)
 
 
 def apply(side: TextSide, changes: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> None:
@@ -155,12 +152,3 @@ def weights_of(side: TextSide) -> dict[str, Tensor]:
 def _targets(edit: ConceptEdit) -> list[str]:
     """What stands in place of the concept: its target, or for a rebalanced one each attribute."""
     return list(edit.shares) if edit.kind == "rebalance" else [edit.target]
-
-
-def _shifted(parts: Sequence[tuple[float, Moves]]) -> Moves:
-    """One source with a sum of targets; positions that not every attribute has are left out."""
-    first = parts[0][1]
-    length = min(len(part.sources) for _, part in parts)
-    sources = first.sources[:length]
-    targets = sources + sum((alpha * part.targets[:length] for alpha, part in parts), torch.zeros(()))
-    return Moves(sources, targets, first.weights[:length])

@@ -182,6 +182,8 @@ def _check(config: EditConfig, edits: Sequence[ConceptEdit]) -> None:
     """Raise for what the options alone show to be wrong; what an audit needs, ``plan_audit`` tries before any work."""
     if not edits:
         raise UserError("nothing to edit; give --remove, --replace or --rebalance")
+    if config.where is not None and config.captions is None:
+        raise UserError("--where filters the caption table, and none is given; give --captions")
     given = dict(map(read_numbers, config.alphas))
     unknown = set(given) - {one.concept for one in edits if one.kind == "rebalance"}
     if unknown:

@@ -3,7 +3,7 @@
 Shapes: M pictures, C classes, E width of the vectors, R real pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,8 +43,12 @@ class Judge(Protocol):
     def captions(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (C, E) of captions, one class each."""
 
-    def phrases(self, phrases: Sequence[str]) -> np.ndarray:
-        """Vectors (C, E) of words or phrases: whatever is called so, and by none of the other phrases."""
+    def phrases(self, phrases: Sequence[str], meant: Collection[str] | None = None) -> np.ndarray:
+        """Vectors (C, E) of words or phrases: whatever is called so, and by none of the other phrases.
+
+        Of words with several meanings ``meant`` holds the captions that have the right one; the others do not count
+        where real pictures of these are there.
+        """
 
     def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """How well each picture fits each class (M, C)."""
@@ -162,8 +166,9 @@ class WordJudge:
         """Unit vectors (C, E)."""
         return text_vectors(self.model, texts, Extraction())
 
-    def phrases(self, phrases: Sequence[str]) -> np.ndarray:
-        """Unit vectors (C, E) of "a X"."""
+    def phrases(self, phrases: Sequence[str], meant: Collection[str] | None = None) -> np.ndarray:
+        """Unit vectors (C, E) of "a X", whatever is ``meant``."""
+        del meant
         return self.captions([f"a {phrase}" for phrase in phrases])
 
     def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -229,9 +234,15 @@ class PictureJudge:
             [self._mean(self._rows.get(self._concept_of_text.get(one, ""), []), one) for one in texts]
         )
 
-    def phrases(self, phrases: Sequence[str]) -> np.ndarray:
-        """Means (C, E) of the real pictures whose caption names one phrase and no other; ``UserError`` for none."""
+    def phrases(self, phrases: Sequence[str], meant: Collection[str] | None = None) -> np.ndarray:
+        """Means (C, E) of the real pictures whose caption names one phrase and no other; ``UserError`` for none.
+
+        Of a phrase of which captions are ``meant`` only pictures of these count.
+        """
         rows = self._pictures.naming(phrases)
+        if meant is not None:
+            texts = self._pictures.texts
+            rows = [[row for row in some if texts[row] in meant] or some for some in rows]
         return np.stack([self._mean(some, phrase) for some, phrase in zip(rows, phrases, strict=True)])
 
     def similarities(self, vectors: np.ndarray, classes: np.ndarray) -> np.ndarray:

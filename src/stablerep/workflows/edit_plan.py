@@ -37,7 +37,8 @@ class AuditConfig:
     where: str | None = None
     """Only captions that match this filter."""
     edited_where: str | None = None
-    """Captions that name an edited concept must match this one too; for words that also mean something else."""
+    """Captions that name an edited concept must match this one too, as must the real pictures that say what it looks
+    like; for words that also mean something else."""
     search_copies: bool = True
     """Search the training pictures of the world for near-copies, where a world is given."""
     copies: NearCopyConfig = field(default_factory=NearCopyConfig)
@@ -127,7 +128,9 @@ def plan_audit(request: AuditRequest, judge: Judge) -> AuditPlan:
     asked = _choose(request, judge)
     replaced = [edit.target for edit in request.edits if edit.kind == "replace"]
     phrases = list(dict.fromkeys([*asked.edited, *replaced]))
-    classes = [judge.phrases(phrases), judge.captions([*asked.preserved, *asked.distractors])]
+    where = request.sizes.edited_where
+    meant = None if where is None else _texts(request, where)
+    classes = [judge.phrases(phrases, meant), judge.captions([*asked.preserved, *asked.distractors])]
     return AuditPlan(
         request,
         asked,

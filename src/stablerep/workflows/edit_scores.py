@@ -220,10 +220,10 @@ def attribute_shares(
 
 def fall(before: Accuracies, after: Accuracies) -> Interval | None:
     """One minus the ratio of two shares; None where the first may be zero."""
-    first, second = before.replicates["top1"], after.replicates["top1"]
+    first = before.replicates["top1"]
     if before.value["top1"] == 0 or first.min() == 0:
         return None
-    return Interval.around(1 - after.value["top1"] / before.value["top1"], 1 - second / first)
+    return _part_lost(before, after, before.value["top1"], first)
 
 
 def fall_above(before: Accuracies, after: Accuracies, control: Accuracies) -> Interval | None:
@@ -231,10 +231,21 @@ def fall_above(before: Accuracies, after: Accuracies, control: Accuracies) -> In
     room = before.replicates["top1"] - control.replicates["top1"]
     if before.value["top1"] <= control.value["top1"] or room.min() <= 0:
         return None
-    return Interval.around(
-        (before.value["top1"] - after.value["top1"]) / (before.value["top1"] - control.value["top1"]),
-        (before.replicates["top1"] - after.replicates["top1"]) / room,
-    )
+    return _part_lost(before, after, before.value["top1"] - control.value["top1"], room)
+
+
+def _part_lost(before: Accuracies, after: Accuracies, room: float, replicates: np.ndarray) -> Interval:
+    """(before - after) over ``room``, which has ``replicates`` (B,).
+
+    Where nothing is left no replicate says otherwise, however few the pictures: the lower end is then that of the upper
+    one of the share that is left.
+    """
+    lost = before.value["top1"] - after.value["top1"]
+    found = Interval.around(lost / room, (before.replicates["top1"] - after.replicates["top1"]) / replicates)
+    if after.value["top1"] > 0:
+        return found
+    least = (lost - after.interval("top1").high) / room
+    return dataclasses.replace(found, low=min(found.low, least))
 
 
 def how_far(
