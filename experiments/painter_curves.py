@@ -99,8 +99,11 @@ class Point:
 def main(config: Curves) -> None:
     """Measure every setting, then print and draw the table."""
     console = Console()
-    settings = itertools.product(config.schedulers, config.steps, config.guidance, config.intervals)
-    points = [_measure(config, Setting(*setting), console) for setting in settings]
+    every = itertools.product(config.schedulers, config.steps, config.guidance, config.intervals)
+    settings = [Setting(*one) for one in every]
+    for setting in settings:
+        _painting(config, setting)  # one that is wrong is refused before the first is painted
+    points = [_measure(config, setting, console) for setting in settings]
     content = {
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "points": [dataclasses.asdict(point) for point in points],
@@ -137,28 +140,31 @@ def _measure(config: Curves, setting: Setting, console: Console) -> Point:
     return config_module.build(Point, dataclasses.asdict(setting), measured, origin=str(path))
 
 
+def _painting(config: Curves, setting: Setting) -> GenerateConfig:
+    """How a setting paints; ``UserError`` where it cannot."""
+    asked = {
+        "captions": config.world / "captions.lance",
+        "out": config.out / f"{setting.name}.lance",
+        "teacher": config.teacher,
+        "num_images": config.num_images,
+        "limit": config.num_captions,
+        "where": config.where,
+        "scheduler": setting.scheduler,
+        "num_inference_steps": setting.steps,
+        "guidance_scale": setting.guidance,
+        "guidance_interval": None if setting.interval == ALWAYS else setting.interval,
+    }
+    return config_module.build(GenerateConfig, asked, origin="painter curves")
+
+
 def _judged(config: Curves, setting: Setting, console: Console) -> dict[str, Any]:
     """Paint with a setting and judge the pictures."""
     is_limited = setting.interval != ALWAYS
-    table = config.out / f"{setting.name}.lance"
-    painted = generate(
-        GenerateConfig(
-            captions=config.world / "captions.lance",
-            out=table,
-            teacher=config.teacher,
-            num_images=config.num_images,
-            limit=config.num_captions,
-            where=config.where,
-            scheduler=setting.scheduler,
-            num_inference_steps=setting.steps,
-            guidance_scale=setting.guidance,
-            guidance_interval=setting.interval if is_limited else None,
-        ),
-        console=console,
-    )
+    painting = _painting(config, setting)
+    painted = generate(painting, console=console)
     scores = evaluate_painter(
         PainterConfig(
-            images=table,
+            images=painting.out,
             world=config.world,
             judge=config.judge,
             benchmark=cast(Any, world_name(config.world)),

@@ -2,21 +2,23 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from crossing import crossing
-from stablerep.evaluation.intervals import GroupBootstrap, Interval, over_seeds
+from stablerep.evaluation.intervals import METRICS, Accuracies, GroupBootstrap, Interval, over_seeds
 from stablerep.run import write_atomically
 
 REAL, PAINTED, BOTH = "real", "painted", "both"
+_METRIC = "mean_per_class"
 _LABELS = {
     "fidelity": "prompt fidelity on validation captions, %",
     "kid": "KID to real pictures of validation captions",
@@ -40,13 +42,13 @@ Curves = Mapping[str, Sequence[Sequence[Score]]]
 
 
 def summarise(name: str, num: int, curves: Curves, against: Sequence[str]) -> dict[str, Any]:
-    """Curve of an arm, its end beside that of others, and how soon it was as good as the end of the real arm.
+    """Curve of an arm, its end beside that of others, and how soon it was as good as they and the real arm at the end.
 
     The latter is a share of all steps: 0.4 where the arm needs two fifths of them; None where it never is.
     """
     mine = curves[name]
-    target = final(curves[REAL]) if REAL in curves else math.inf
-    ahead = {other: _ahead_of(mine, curves[other]) for other in against if other in curves}
+    others = [other for other in against if other in curves]
+    references = dict.fromkeys(other for other in (REAL, *others) if other in curves)
     return {
         "arm": name,
         "num_captions": num,
@@ -55,13 +57,15 @@ def summarise(name: str, num: int, curves: Curves, against: Sequence[str]) -> di
         "kid": [[score.kid for score in run] for run in mine],
         "kid_floor": mine[0][-1].kid_floor,
         "final_fidelity": final(mine),
-        "ahead_of": ahead,
-        "share_of_steps_to_end_of_real": share_of_steps(mine, target),
+        "ahead_of": {other: _in_plain(_ahead(_ends(mine), _ends(curves[other]))) for other in others},
+        "share_of_steps_to_end_of": {
+            other: share_of_steps(mine, final(curves[other])) for other in references
+        },
     }
 
 
 HEADER = (
-    "arm", "captions", "fidelity at the end, %", "ahead, points", "steps to the end of real, %",
+    "arm", "captions", "fidelity at the end, %", "ahead, points", "steps to the end of, %",
     "KID at the end (real against real)",
 )  # fmt: skip
 
@@ -74,14 +78,18 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             f"{Interval.read(one).in_percent(sign=True)} of {other}"
             for other, one in result["ahead_of"].items()
         ]
-        share = result["share_of_steps_to_end_of_real"]
+        shares = [
+            f"{100 * share:.0f} of {other}"
+            for other, share in result["share_of_steps_to_end_of"].items()
+            if share is not None
+        ]
         rows.append(
             (
                 result["arm"],
                 f"{result['num_captions']:,}",
                 f"{100 * result['final_fidelity']:.1f}",
                 ", ".join(ahead),
-                "" if share is None else f"{100 * share:.0f}",
+                ", ".join(shares),
                 _final_kid(result),
             )
         )
@@ -98,14 +106,14 @@ BEST_HEADER = ("arm", "captions", "all, %", "best by match, %", "ahead, points")
 
 
 def summarise_best(name: str, num: int, runs: Sequence[Mapping[str, Score]]) -> dict[str, Any]:
-    """Fidelity of all pictures of each caption beside that of the best of them; paired over captions and seeds."""
+    """Fidelity of all pictures of each caption beside that of the best of them, both by the same painters."""
     best, everything = ([[run[kind]] for run in runs] for kind in ("best", "all"))
     return {
         "arm": name,
         "num_captions": num,
         "all": final(everything),
         "best": final(best),
-        "ahead": _ahead_of(best, everything),
+        "ahead": _in_plain(_ahead(_ends(best), _ends(everything), by_the_same=True)),
     }
 
 
@@ -147,26 +155,46 @@ def real_needed(curves: Mapping[int, Curves]) -> list[dict[str, Any]]:
     ]
 
 
-def _ahead_of(mine: Sequence[Sequence[Score]], theirs: Sequence[Sequence[Score]]) -> dict[str, float]:
-    ends = [[run[-1].named for run in runs] for runs in (mine, theirs)]
-    found: dict[str, float] = dataclasses.asdict(_ahead(*ends))
-    return found
+def _ends(runs: Sequence[Sequence[Score]]) -> list[Path]:
+    return [run[-1].named for run in runs]
 
 
-def _ahead(mine: Sequence[Path], theirs: Sequence[Path]) -> Any:
-    """Paired difference in fidelity, over validation captions and seeds."""
-    sides = []
-    for number, paths in enumerate((mine, theirs)):
-        tables = [pq.read_table(path) for path in paths]
-        accuracies = []
-        for table in tables:
-            labels, named, groups = (
-                np.array(table[column].to_pylist()) for column in ("label", "named", "caption_id")
-            )
-            bootstrap = GroupBootstrap(labels, groups, num=1000, seed=0)
-            accuracies.append(bootstrap.accuracies(labels == named))
-        sides.append(over_seeds(accuracies, number))
-    return sides[0].ahead_of(sides[1], "mean_per_class")
+def _ahead(mine: Sequence[Path], theirs: Sequence[Path], *, by_the_same: bool = False) -> Interval:
+    """Difference in fidelity over the captions of which all painters have pictures, paired over captions.
+
+    Other painters are other draws of a training on either side; of the same ones the differences are drawn.
+    """
+    tables = [pq.read_table(path) for path in (*mine, *theirs)]
+    shared = set.intersection(*(set(table["caption_id"].to_pylist()) for table in tables))
+    found = [_accuracies(table, sorted(shared)) for table in tables]
+    ours, others = found[: len(mine)], found[len(mine) :]
+    if by_the_same:
+        nothing = _minus(ours[0], ours[0])
+        differences = [_minus(one, other) for one, other in zip(ours, others, strict=True)]
+        return over_seeds(differences, 0).ahead_of(nothing, _METRIC)
+    return over_seeds(ours, 0).ahead_of(over_seeds(others, 1), _METRIC)
+
+
+def _accuracies(named: pa.Table, captions: Sequence[str]) -> Accuracies:
+    """Of what the judge named the pictures of these captions, under draws of them that depend on nothing else."""
+    rows = named.filter(pc.is_in(named["caption_id"], pa.array(captions)))
+    labels, names, groups = (
+        np.array(rows[column].to_pylist()) for column in ("label", "named", "caption_id")
+    )
+    return GroupBootstrap(labels, groups, num=1000, seed=0).accuracies(labels == names)
+
+
+def _minus(one: Accuracies, other: Accuracies) -> Accuracies:
+    return Accuracies(
+        value={name: one.value[name] - other.value[name] for name in METRICS},
+        replicates={name: one.replicates[name] - other.replicates[name] for name in METRICS},
+        num_groups=one.num_groups,
+    )
+
+
+def _in_plain(interval: Interval) -> dict[str, float]:
+    plain: dict[str, float] = dataclasses.asdict(interval)
+    return plain
 
 
 def draw(results: Sequence[Mapping[str, Any]], path: Path) -> None:

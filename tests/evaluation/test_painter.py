@@ -120,6 +120,19 @@ def test_painters_are_told_from_tables_and_other_runs(world: Path, tmp_path: Pat
     assert scores_of(folder, tmp_path / "a.json") == tmp_path / "a.json"
 
 
+def test_a_painter_on_the_hub_is_known_by_its_id(
+    fetched: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_painter(Path("owner/absent.lance")) is None and not fetched, "a table's name"
+    with pytest.raises(UserError, match=r"'owner/name' is neither shipped, nor a folder, .* add --download"):
+        find_painter(Path("owner/name"))
+    with pytest.raises(UserError, match="check the id"):
+        find_painter(Path("owner/name"), download=True)
+    assert fetched == [False, True]
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", lambda *_, **__: str(tmp_path))
+    assert find_painter(Path("owner/name")) == "owner/name"
+
+
 def test_it_paints_captions_with_real_pictures_that_the_judge_knows(world: Path) -> None:
     asked = read_asked(world, "test", seen_words=False)
     apples = captions_to_paint(world, asked, ["apple"])

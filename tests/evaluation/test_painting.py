@@ -130,6 +130,7 @@ def test_split_and_failures_are_counted(world: Path, tmp_path: Path) -> None:
     assert scores.fidelity.num_captions == 9
     assert scores.fidelity.num_pictures == 36
     assert scores.num_failed == 1
+    assert ["not judged: failed paintings, pictures without a known label", "1, 0"] in scores.rows()
 
 
 @pytest.mark.slow
@@ -186,6 +187,7 @@ def test_distances_and_near_copies_see_a_painter_that_repeats(world: Path, tmp_p
         assert sheet.format == "PNG" and sheet.width > 6 * 64
 
 
+@pytest.mark.slow
 def test_every_interval_has_as_many_replicates_as_asked_for(world: Path, tmp_path: Path) -> None:
     """Of a painter that repeats some pictures of training; one replicate is no interval."""
     images = paint(tmp_path, READS)
@@ -220,6 +222,7 @@ def test_few_paintings_leave_distances_out(world: Path, tmp_path: Path) -> None:
     assert scores.distances == () and scores.near_copies is not None and scores.near_copies.num_painted == 1
 
 
+@pytest.mark.slow
 def test_filter_and_mask_choose_the_pictures_that_are_judged(world: Path, tmp_path: Path) -> None:
     """Of a painter that reads and one that does not, under one name: a mask keeps the former, a filter its first."""
     images = paint(tmp_path, READS)

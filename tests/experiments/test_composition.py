@@ -1,6 +1,7 @@
 """composition.py holds out what it says, paints what it asks for, and judges parts and whole."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,12 @@ def concepts_of(config: GenerateConfig) -> set[tuple[str, str]]:
     """Class and tone of the captions that a filter lets through."""
     found = CaptionTable.open(config.captions).read(["concept"], config.where)["concept"].to_pylist()
     return {(concept.split("/")[0], concept.split("/")[1]) for concept in found}
+
+
+def test_the_guide_names_pairs_that_are_held_out() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "painter.md"
+    named = re.findall(rf"no ({'|'.join(TONES)}) (\w+)", guide.read_text(encoding="utf-8"))
+    assert len(named) == 2 and {(label, tone) for tone, label in named} <= composition.HELD_OUT.items()
 
 
 def test_pairs_are_held_out_and_their_parts_are_not(world: Path, painter: Painter, tmp_path: Path) -> None:

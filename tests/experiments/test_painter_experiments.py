@@ -103,6 +103,18 @@ def test_guidance_that_is_always_limited_has_points_and_no_figure(
     assert not (config.out / "curves.png").exists()
 
 
+def test_a_setting_that_is_wrong_is_refused_before_anything_is_painted(
+    curves: Callable[..., painter_curves.Curves],
+) -> None:
+    for changes, what in (
+        ({"intervals": (painter_curves.ALWAYS, (0.9, 0.2))}, "guidance_interval must be two times in order"),
+        ({"steps": (4, 0)}, "num_inference_steps must be at least 1, got 0"),
+    ):
+        with pytest.raises(UserError, match=f"^painter curves: .*{what}"):
+            painter_curves.main(curves(**changes))
+    assert not curves().out.exists()
+
+
 # -- painter_claims ----------------------------------------------------------------------------------
 
 
@@ -242,17 +254,20 @@ def test_the_best_by_match_is_judged_beside_all(
         painter_claims._Lab(claims(**{**vars(config), "matcher": "another"})).best_of("real", 4, 3)
 
 
+CAPTIONS = "abcdefghij"
+
+
+def judged(folder: Path, right: str) -> Path:
+    """What a judge named one picture of each caption: rightly those of these captions."""
+    path = folder / f"named {right}.parquet"
+    named = ["cat" if caption in right else "dog" for caption in CAPTIONS]
+    pq.write_table(pa.table({"label": ["cat"] * 10, "named": named, "caption_id": list(CAPTIONS)}), path)
+    return path
+
+
 def run(folder: Path, *fidelities: float) -> list[Score]:
     """A training with these scores along it; at its end so many of ten pictures were named rightly."""
-    named = folder / f"{fidelities[-1]}.parquet"
-    hits = round(10 * fidelities[-1])
-    labels = ["cat"] * 10
-    table = {
-        "label": labels,
-        "named": ["cat"] * hits + ["dog"] * (10 - hits),
-        "caption_id": list("abcdefghij"),
-    }
-    pq.write_table(pa.table(table), named)
+    named = judged(folder, CAPTIONS[: round(10 * fidelities[-1])])
     return [Score(10 * (place + 1), value, None, None, named) for place, value in enumerate(fidelities)]
 
 
@@ -273,13 +288,16 @@ def test_every_arm_is_held_against_its_own_references(tmp_path: Path) -> None:
         "painted + SimCLR": {"painted": pytest.approx(0.3)},
         "both": {"real": pytest.approx(-0.2), "painted": pytest.approx(-0.4)},
     }
-    shares = {name: row["share_of_steps_to_end_of_real"] for name, row in found.items()}
-    assert shares == {"real": 1, "painted": 2 / 3, "painted + SimCLR": 1 / 3, "both": None}
+    assert {name: row["share_of_steps_to_end_of"] for name, row in found.items()} == {
+        "real": {"real": 1},
+        "painted": {"real": 2 / 3},
+        "painted + SimCLR": {"real": 1 / 3, "painted": 2 / 3},
+        "both": {"real": None, "painted": None},
+    }
     assert table_of(list(found.values()))[3][:3] == ("both", "5", "20.0")
-    assert (
-        table_of(list(found.values()))[2][3].startswith("+30.0 [")
-        and table_of([found["painted"]])[0][4] == "67"
-    )
+    assert table_of(list(found.values()))[2][3].startswith("+30.0 [") and [
+        line[4] for line in table_of(list(found.values()))
+    ] == ["100 of real", "67 of real", "33 of real, 67 of painted", ""]
     assert share_of_steps([run(tmp_path, 0.1, 0.3), run(tmp_path, 0.3, 0.1)], 0.2) == 0.5
 
 
@@ -290,6 +308,32 @@ def test_the_best_are_compared_with_all_of_the_same_captions(tmp_path: Path) -> 
     assert found["ahead"]["value"] == pytest.approx(0.2)
     (line,) = best_table_of([found])
     assert line[:4] == ("real", "5", "50.0", "70.0") and line[4].startswith("+20.0 [")
+
+
+def test_the_best_and_all_are_by_the_same_painters(tmp_path: Path) -> None:
+    """What trainings differ in says nothing of a difference that all of them show."""
+    seeds = [
+        {kind: Score(10, len(right) / 10, None, None, judged(tmp_path, right)) for kind, right in one.items()}
+        for one in ({"all": "", "best": "a"}, {"all": CAPTIONS[1:], "best": CAPTIONS})
+    ]
+    ahead = summarise_best("real", 5, seeds)["ahead"]
+    assert ahead["value"] == pytest.approx(0.1) and ahead["low"] > -1e-9 and ahead["high"] < 0.45
+
+
+def test_captions_without_a_picture_on_one_side_are_compared_on_neither(tmp_path: Path) -> None:
+    mine, theirs = run(tmp_path, 0.5), run(tmp_path, 0.3)
+    fewer = [tmp_path / f"fewer-{number}.parquet" for number in range(2)]
+    for score, path in zip((mine[-1], theirs[-1]), fewer, strict=True):
+        pq.write_table(pq.read_table(score.named).slice(1), path)  # without one that both named rightly
+    fewer_of_mine, fewer_of_theirs = (
+        [dataclasses.replace(score, named=path)]
+        for score, path in zip((mine[-1], theirs[-1]), fewer, strict=True)
+    )
+    ahead = [
+        summarise("both", 5, {"both": [one], "real": [other]}, ("real",))["ahead_of"]["real"]
+        for one, other in ((fewer_of_mine, fewer_of_theirs), (mine, fewer_of_theirs), (fewer_of_mine, theirs))
+    ]
+    assert ahead[0] == ahead[1] == ahead[2] and ahead[0]["value"] == pytest.approx(2 / 9)
 
 
 def test_kid_stands_in_the_table_and_under_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,12 @@ def test_unknown_name_lists_the_shipped_teachers() -> None:
     assert all(name in str(caught.value) for name in folders.shipped_teachers())
 
 
+def test_a_run_that_trained_a_painter_names_its_folder_within(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "teacher")
+    with pytest.raises(UserError, match=r"run is not a diffusers pipeline folder: .*; give .*run/teacher$"):
+        folders.check_folder(tmp_path / "run")
+
+
 def test_hub_id_is_not_downloaded_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 

@@ -137,7 +137,14 @@ def test_listed_conditionings_are_what_diffusers_takes() -> None:
         assert returned == f"return {', '.join(tensors)}"
 
 
-@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "teacher"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        pytest.param(name, marks=() if name == "ddim" else pytest.mark.slow)
+        for name in SCHEDULERS
+        if name != "teacher"
+    ],
+)
 def test_every_sampler_paints(scheduler: Any, pipeline_folder: Builder) -> None:
     teacher = _teacher(pipeline_folder("stable_diffusion"), "stable_diffusion", scheduler=scheduler)
     assert teacher.settings["scheduler"]["class"] == SCHEDULERS[scheduler]
@@ -159,7 +166,7 @@ def test_published_sampler_is_the_default_only_where_it_fits(
     assert kept["class"] == "EulerDiscreteScheduler"
     flow = _teacher(pipeline_folder("stable_diffusion_3"), "stable_diffusion_3").settings["scheduler"]
     assert flow["class"] == "FlowMatchEulerDiscreteScheduler"
-    with pytest.raises(UserError, match=r"'ddim' does not fit .* fitting: teacher"):
+    with pytest.raises(UserError, match=r"'ddim' does not fit .* fitting: euler, teacher"):
         _teacher(pipeline_folder("stable_diffusion_3"), "stable_diffusion_3", scheduler="ddim")
 
 
@@ -187,6 +194,7 @@ def test_folder_states_its_own_defaults(pipeline_folder: Builder, tmp_path: Path
     assert teacher.paint([conditioning], [1]).pictures.shape == (1, 3, 32, 16)
 
 
+@pytest.mark.slow
 def test_plain_attention_is_the_same_mathematics(pipeline_folder: Builder) -> None:
     fused = _paint(_teacher(pipeline_folder("pixart"), "pixart"), PROMPTS, SEEDS)
     plain = _paint(_teacher(pipeline_folder("pixart"), "pixart", attention="plain"), PROMPTS, SEEDS)
@@ -229,6 +237,7 @@ def test_unused_settings_are_refused_or_left_out(pipeline_folder: Builder) -> No
         _teacher(pipeline_folder("flux"), "flux", negative_prompt="dog")
 
 
+@pytest.mark.slow
 def test_cut_prompts_are_counted_not_printed(
     pipeline_folder: Builder, capfd: pytest.CaptureFixture[str]
 ) -> None:

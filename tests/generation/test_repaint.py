@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from some_captions import TEXTS
 
@@ -36,6 +36,7 @@ def painted(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(row["caption_id"], row["image_index"]): row for row in rows}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.integers(0, 9), st.booleans()), st.integers(1, 5), st.integers(5, 9))
 def test_indices_are_the_good_ones_and_the_smallest_unused(
     judged: dict[int, bool], wanted: int, most: int
@@ -92,6 +93,8 @@ def test_the_budget_of_indices_ends_it(config: Make) -> None:
     assert GenerateConfig(num_images=3).budget == 6
     with pytest.raises(ValueError, match="max_images must be at least num_images"):
         GenerateConfig(num_images=3, max_images=2)
+    with pytest.raises(ValueError, match="max_images limits what repaint adds"):
+        GenerateConfig(num_images=3, max_images=6)
 
 
 @pytest.mark.slow

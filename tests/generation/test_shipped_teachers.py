@@ -49,6 +49,10 @@ def test_its_card_says_where_it_comes_from_and_how_good_it_is(name: str) -> None
     assert headings == list(CARD)
     defaults = read_defaults(find_teacher(name))
     assert f"{defaults.num_inference_steps} steps" in card
+    assert (
+        f"num_inference_steps={defaults.num_inference_steps}, guidance_scale={defaults.guidance_scale}"
+        in card
+    )
     assert f"guidance {defaults.guidance_scale:g}" in card
 
 

@@ -41,7 +41,10 @@ def calls_of(denoiser: Any) -> list[Tensor]:
     return computed
 
 
-@pytest.mark.parametrize("name", HAS_CROSS_ATTENTION)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "pixart" else pytest.mark.slow) for name in HAS_CROSS_ATTENTION],
+)
 def test_text_is_read_once_a_batch_and_pictures_stay_the_same(
     name: str, pipeline_folder: Callable[[str], Path]
 ) -> None:

@@ -1,5 +1,6 @@
 """The painter beside other models: hidden tokens aligned to an encoder, text read by a tower of our own."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,18 @@ def test_a_text_encoder_can_stay_as_it_is(world: World, clip_run: Path) -> None:
     assert any(parameter.grad is not None for parameter in learner.student["transformer"].parameters())
 
 
-def test_a_tower_that_does_not_fit_is_refused(world: World, clip_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="its text tower reads 8 tokens; lower num_tokens from 9"):
-        painter(world, text_from=clip_run, num_tokens=9)
+@pytest.mark.parametrize(("asked", "read"), [(24, 8), (6, 6)])
+def test_no_more_is_read_than_the_tower_can(
+    world: World, clip_run: Path, asked: int, read: int, tmp_path: Path
+) -> None:
+    """By default painters read 24 tokens, and the towers of the recipe icons 16."""
+    learner = painter(world, text_from=clip_run, num_tokens=asked)
+    assert learner.tokenize(TEXTS[:1]).shape == (1, read)
+    said = json.loads((learner.export(tmp_path) / "stablerep.json").read_text())
+    assert said["max_sequence_length"] == read
+
+
+def test_a_tower_that_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no encoder"):
         painter(world, text_from=tmp_path)
     with pytest.raises(ValueError, match="text_from and start_from"):

@@ -215,6 +215,7 @@ def test_too_few_images_leave_slots_that_do_not_count(mixed: Path) -> None:
         assert len(set(images[valid].tolist())) == count
 
 
+@pytest.mark.slow
 def test_identities_are_those_of_the_rows_in_every_table_and_epoch(tmp_path: Path) -> None:
     """The same rows in one table, or spread over two in another order: the same batches to the bit."""
     rows = [image_row(number, index) for number in range(6) for index in range(4)]

@@ -1,6 +1,8 @@
 """Few-step painting: what the student is asked for, and that it then paints as its teacher does."""
 
 import itertools
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,7 @@ def test_the_student_is_asked_to_arrive_where_the_guided_teacher_does(world: Wor
     assert starts == {0, 1}, "every step of the student is drawn"
 
 
-@pytest.mark.parametrize("num_steps", [2, 3, 4, 8])
+@pytest.mark.parametrize("num_steps", [2, *(pytest.param(num, marks=pytest.mark.slow) for num in (3, 4, 8))])
 def test_the_student_is_told_the_times_that_it_paints_at(
     num_steps: int, world: World, tmp_path: Path
 ) -> None:
@@ -123,6 +125,21 @@ def test_the_shipped_guidance_is_the_default_and_the_student_needs_none(world: W
     assert teacher.settings["num_inference_steps"] == 2
     assert teacher.settings["scheduler"]["solver_order"] == 1
     assert teacher.styles == ("ink", "brush")
+
+
+def test_guidance_is_taken_over_where_the_teacher_guides(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.painter, tmp_path / "teacher")
+    said = json.loads((world.painter / "stablerep.json").read_text()) | {"guidance_interval": [0.2, 0.6]}
+    (tmp_path / "teacher" / "stablerep.json").write_text(json.dumps(said))
+    always = student(world, guidance_scale=3.0)
+    limited = student(world, guidance_scale=3.0, teacher=str(tmp_path / "teacher"))
+    tokens, level = always.tokenize(TEXTS[:3]), torch.tensor([0.1, 0.4, 0.9])
+    noisy = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        asked = always.velocity(always.teacher, noisy, level, tokens)
+        guided, found = (learner._guided(noisy, level, tokens) for learner in (always, limited))
+    torch.testing.assert_close(found, torch.stack([asked[0], guided[1], asked[2]]))
+    assert not torch.allclose(asked, guided, atol=1e-4)
 
 
 def test_the_exported_sampler_takes_the_steps_that_were_learned(world: World, tmp_path: Path) -> None:
@@ -163,7 +180,7 @@ def test_what_is_no_painter_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown teacher"):
         Distillation(DistillationConfig(teacher=str(tmp_path / "none")))
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match=r"stablerep.json cannot be read as JSON"):
+    with pytest.raises(UserError, match="other was not exported by `train text-to-image`, and only such"):
         Distillation(DistillationConfig(teacher=str(tmp_path / "other")))
     with pytest.raises(ValueError, match="num_inference_steps must be at least 2"):
         DistillationConfig(teacher="icons", num_inference_steps=1)

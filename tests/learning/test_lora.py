@@ -164,6 +164,19 @@ def test_dropped_captions_are_the_empty_one(folders: dict[str, Path]) -> None:
     torch.testing.assert_close(always.encode(data)["predicted"], never.encode(empty)["predicted"])
 
 
+def test_captions_are_read_as_the_pipeline_reads_them(folders: dict[str, Path]) -> None:
+    method = learner(folders["pixart"])
+    pipeline = DiffusionPipeline.from_pretrained(folders["pixart"])
+    _, mask, _, _ = pipeline.encode_prompt(
+        " A Red CAT", do_classifier_free_guidance=False, clean_caption=False
+    )
+    tokens = method.tokenize([" A Red CAT", "a red cat"])
+    assert torch.equal(tokens[0], tokens[1])
+    assert int((tokens[0] != method.tokenizer.pad_token_id).sum()) == int(mask.sum())
+    painter = learner(folders["painter"])
+    assert painter.tokenize(TEXTS[:1]).shape == (1, 8), "as many as it reads when it paints"
+
+
 @pytest.mark.slow
 def test_stable_diffusion_learns_at_any_multiple_and_at_nothing_else(
     world: World, folders: dict[str, Path], tmp_path: Path

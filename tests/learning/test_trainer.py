@@ -130,11 +130,13 @@ def test_the_kill_benchmark_sees_a_single_bit(whole: Any, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_kill_benchmark_passes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # the script itself kills more often, and other methods
+) -> None:  # the script itself kills longer runs, more often, and other methods
     serve()
     monkeypatch.syspath_prepend(str(KILL_TRAIN.parent))
     monkeypatch.setattr(sys, "argv", [KILL_TRAIN.name, "stablerep", "--num-kills", "1"])
-    code = importlib.import_module(KILL_TRAIN.stem).main()
+    script = importlib.import_module(KILL_TRAIN.stem)
+    monkeypatch.setattr(script, "NUM_STEPS", 20)
+    code = script.main()
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert printed.startswith("PASSED: stablerep, 1 kills")
@@ -286,6 +288,7 @@ def test_a_timing_chooses_the_attention_once(
     assert resolved["attention"] == "fused"
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_memory_and_nothing_else(world: World, whole: Any, tmp_path: Path) -> None:
     """Stochastic depth is drawn the same when a block is computed again."""
     config = train_config("stablerep", world, tmp_path / "run", gradient_checkpointing=True)

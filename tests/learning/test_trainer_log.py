@@ -56,6 +56,7 @@ def test_steps_are_traced_into_the_run_folder(world: World, tmp_path: Path) -> N
     assert set(files(tmp_path / "run")) == OF_EVERY_RUN | PRODUCTS["simclr"] | {"trace.json"}
 
 
+@pytest.mark.slow
 def test_every_step_has_its_rate_and_tells_the_method(world: World, whole: Any) -> None:
     run, config = whole("text-to-image"), train_config("text-to-image", world, Path("unused"))
     groups = torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"]
@@ -75,6 +76,7 @@ def test_gradients_are_clipped_to_the_norm(world: World, tmp_path: Path) -> None
     assert log(tmp_path / "run")[0]["gradient_norm"] > 1e-2, "logged is the norm before clipping"
 
 
+@pytest.mark.slow
 def test_checkpoints_are_saved_as_often_as_asked(world: World, tmp_path: Path) -> None:
     for moment, saved in ((2, None), (4, 3), (8, 6)):
         with killed_at(moment):

@@ -66,6 +66,22 @@ def published(size: str) -> EncoderConfig:
     return EncoderConfig(architecture=f"vit_{size}_patch16_224", depth=1)
 
 
+@pytest.fixture(scope="module", params=["small", "base"])
+def published_encoder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Encoder, Path]:
+    """An encoder of a published size, and its run, which is only read."""
+    run = tmp_path_factory.mktemp(request.param)
+    return encoder(run, published(request.param)), run
+
+
+@pytest.fixture(scope="module")
+def published_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageText, Path]:
+    """Both towers, and their run, which is only read; the text tower has one size."""
+    run = tmp_path_factory.mktemp("published") / "run"
+    return pair(run, TextConfig(depth=1), published("small")), run
+
+
 def ready(config: EncoderConfig, num: int = 3) -> torch.Tensor:
     """Pictures as the other libraries take them: at the encoder's size, normalised."""
     return normalised(images(num, config.image_size), config.mean, config.std)
@@ -141,12 +157,13 @@ def test_an_encoder_in_its_target_library(to: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["small", "base"])
 @pytest.mark.parametrize("to", sorted(CHECKS.keys() - {"onnx"}))
 @torch.inference_mode()
-def test_the_published_sizes_in_their_target_library(to: str, size: str, tmp_path: Path) -> None:
-    reference = encoder(tmp_path / "run", published(size))
-    CHECKS[to](reference, write(tmp_path / "run", to, tmp_path / "out"))
+def test_the_published_sizes_in_their_target_library(
+    to: str, published_encoder: tuple[Encoder, Path], tmp_path: Path
+) -> None:
+    reference, run = published_encoder
+    CHECKS[to](reference, write(run, to, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("to", ["timm", "safetensors"])
@@ -211,7 +228,8 @@ PAIR_CHECKS = {"open_clip": check_open_clip, "huggingface": check_dual_encoder}
 TEXT_TOWERS = {"learned": SMALL_TEXT, "clip": CLIP_TEXT}
 
 
-@pytest.mark.parametrize("vocabulary", ["learned", pytest.param("clip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("vocabulary", TEXT_TOWERS)
 @pytest.mark.parametrize("to", PAIR_CHECKS)
 def test_both_towers_in_their_target_library(
     to: str, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -224,11 +242,11 @@ def test_both_towers_in_their_target_library(
 @pytest.mark.slow
 @pytest.mark.parametrize("to", PAIR_CHECKS)
 def test_published_sizes_of_both_towers_in_their_target_library(
-    to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    to: str, published_pair: tuple[ImageText, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The text tower has one size, and image towers are compared at both above."""
-    reference = pair(tmp_path / "run", TextConfig(depth=1), published("small"))
-    monkeypatch.chdir(write(tmp_path / "run", to, tmp_path / "out"))
+    """Image towers are compared at both sizes above."""
+    reference, run = published_pair
+    monkeypatch.chdir(write(run, to, tmp_path / "out"))
     PAIR_CHECKS[to](reference, Path())
 
 

@@ -53,8 +53,11 @@ def test_a_painter_reads_texts_as_the_tower_does(tmp_path: Path) -> None:
                 if weight.ndim > 1:
                     weight.normal_(std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
         save_image_text(joint, tmp_path / str(activation))
-        reader, tokenizer = read_text_tower(tmp_path / str(activation), SMALL.num_tokens)
-        assert tokenizer.get_vocab_size() == joint.text.vocabulary.num_entries
+        reader, tokenizer, num_tokens = read_text_tower(tmp_path / str(activation))
+        assert (tokenizer.get_vocab_size(), num_tokens) == (
+            joint.text.vocabulary.num_entries,
+            SMALL.num_tokens,
+        )
         tokens = joint.text.tokenize(TEXTS)
         with torch.no_grad():
             states = reader.eval()(input_ids=tokens)[0]

@@ -11,16 +11,16 @@ from stablerep.store import OK, REAL, ImageTable, literal
 SCORES = "painter-scores.json"
 
 
-def find_painter(path: Path) -> str | None:
+def find_painter(path: Path, *, download: bool = False) -> str | None:
     """The painter that a path leads to, as ``generate`` takes it; None where it leads to none, as that of a table.
 
-    ``path``: the run that trained it, a diffusers folder, or a teacher by name. Raises ``UserError`` for a run without
-    a painter.
+    ``path``: the run that trained it, a diffusers folder, a teacher by name, or the hub id of one, fetched only with
+    ``download``. Raises ``UserError`` for a run without a painter, and for a hub id that is not in the cache.
     """
     if is_table(path):
         return None
     # Imported here because diffusers takes seconds, which tables need not wait for.
-    from stablerep.generation.folders import INDEX, shipped_teachers
+    from stablerep.generation.folders import INDEX, find_teacher, is_hub_id, shipped_teachers
     from stablerep.generation.teacher import TEACHERS
 
     if str(path) in (*TEACHERS, *shipped_teachers()):
@@ -33,7 +33,10 @@ def find_painter(path: Path) -> str | None:
             f"{path} is a run without a painter: one that learns something else, such as an encoder, which `stablerep "
             "evaluate` measures, or one that has not come to its end, which the command that trains it takes there"
         )
-    return None
+    if path.exists() or path.suffix == ".lance" or not is_hub_id(str(path)):
+        return None
+    find_teacher(str(path), download=download)
+    return str(path)
 
 
 def scores_of(painter: Path, out: Path | None) -> Path:

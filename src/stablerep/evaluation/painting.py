@@ -57,7 +57,7 @@ class PainterConfig:
 
     images: tyro.conf.Positional[Path]
     """Table of painted pictures (images.lance); or a painter, which then paints first: the run that trained it, a
-    diffusers folder, or a shipped teacher by name."""
+    diffusers folder, a shipped teacher by name, or the hub id of one."""
     world: Path
     """Folder of the world: its real pictures train the judge, its captions say what was asked for."""
     judge: str
@@ -171,6 +171,9 @@ class PainterScores:
             rows.append(["captions left out for an unseen word", f"{self.num_captions_left_out:,}"])
         if self.where or self.keep:
             rows.append(["pictures left out by the filter", f"{self.num_left_out:,}"])
+        if self.num_failed or self.num_not_judged:
+            counts = f"{self.num_failed:,}, {self.num_not_judged:,}"
+            rows.append(["not judged: failed paintings, pictures without a known label", counts])
         for number, distances in enumerate(self.distances):
             rows += _distance_rows(distances, ("judge", "second")[number])
         return [*rows, *(_copy_rows(self.near_copies) if self.near_copies else [])]
@@ -212,7 +215,7 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
     A painter in place of the table paints first, by ``generate``: what it painted before is not painted again. Raises
     ``UserError`` where no picture can be judged, or the table has several painters and none is chosen.
     """
-    painter = find_painter(config.images)
+    painter = find_painter(config.images, download=config.download)
     data = BenchmarkData(world=config.world, fashion=config.world)
     benchmark = load_benchmark(config.benchmark or of_world(config.world), data)
     asked = read_asked(config.world, config.split, seen_words=config.seen_words)
@@ -242,6 +245,7 @@ def _painted(painter: str, asked: Asked, config: PainterConfig, console: Console
         num_images=config.num_images,
         seed=config.seed,
         device=config.device,
+        download=config.download,
     )
     painted = generate(asking, console=console)
     return dataclasses.replace(config, images=painted.path, origin=painted.origin, out=scores)

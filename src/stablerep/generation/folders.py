@@ -42,12 +42,17 @@ def find_teacher(name_or_path: str, *, download: bool = False) -> Path:
         )
     if path.exists():
         return path.resolve()
-    if _HUB_ID.fullmatch(name_or_path):
+    if is_hub_id(name_or_path):
         return _from_hub(name_or_path, download)
     raise UserError(
         f"unknown teacher {name_or_path!r}; shipped: {', '.join(shipped_teachers()) or 'none'}; "
         "or give the path of a diffusers folder, or a hub id such as owner/name"
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, which is owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def teacher_name(name_or_path: str) -> str:
@@ -88,7 +93,9 @@ def read_index(folder: Path) -> dict[str, Any]:
     """``model_index.json`` of a pipeline folder; ``UserError`` where it is missing, broken or of an unknown class."""
     path = folder / INDEX
     if not path.is_file():
-        raise UserError(f"{folder} is not a diffusers pipeline folder: it has no {INDEX}")
+        within = folder / "teacher"  # where a run of ours has the pipeline that it trained
+        other = within if (within / INDEX).is_file() else "one that save_pretrained of diffusers wrote"
+        raise UserError(f"{folder} is not a diffusers pipeline folder: it has no {INDEX}; give {other}")
     index = read_json(path)
     name = index.get("_class_name")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None

@@ -31,7 +31,7 @@ class PaintConfig:
     guidance_scale: float | None = None
     """Classifier-free guidance scale; published: 2.0."""
     guidance_interval: tuple[float, float] | None = None
-    """Guide only at times between these, where 0 is the finished picture and 1 pure noise, such as (0.2, 0.9); steps
+    """Guide only at times between these, where 0 is the finished picture and 1 pure noise, such as 0.2 0.9; steps
     outside cost half. At all times where neither this nor the teacher says."""
     negative_prompt: str = ""
     """What the pictures should not show; empty: the pipeline's own default."""
@@ -132,6 +132,8 @@ class GenerateConfig(EngineConfig, PaintConfig):
             raise ValueError(
                 f"max_images must be at least num_images ({self.num_images}), got {self.max_images}"
             )
+        if self.max_images is not None and not self.repaint:
+            raise ValueError("max_images limits what repaint adds; give repaint as well, or leave it out")
 
     @property
     def budget(self) -> int:

@@ -44,13 +44,13 @@ class DataConfig:
     images: tuple[Path, ...] = field(metadata=FREE)
     """Image tables; the images of one caption are gathered over all of them."""
     mix: tuple[float, ...] | None = None
-    """How often an image comes from each table, as a ratio such as (1, 3); where not given, all images of a caption
+    """How often an image comes from each table, as a ratio such as 1 3; where not given, all images of a caption
     are equally likely. Where a caption has no image left in a table, the others take its place."""
     captions: Path | None = field(default=None, metadata=FREE)
     """Caption table, for methods that read text."""
     style_probability: float = 0.0
-    """Captions to which the style of their images is joined where it is known, as painters are asked for it; the images
-    of a caption in a batch are then of one style."""
+    """Share of the captions to which the style of their images is joined where it is known, as painters are asked for
+    it; the images of a caption in a batch are then of one style."""
     origin: Origin = "any"
     """Painted pictures, real ones, or both."""
     where: str | None = None

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from stablerep import config as config_module
 from stablerep.errors import UserError
-from stablerep.generation.folders import find_teacher
+from stablerep.generation.folders import find_teacher, read_defaults
+from stablerep.generation.settings import TeacherDefaults
 from stablerep.learning.method import Batch, generators, noise_like
 from stablerep.learning.text_to_image import TextToImage, TextToImageConfig, check_painting
 from stablerep.models.painter import sampler
@@ -36,7 +37,8 @@ class DistillationConfig:
     substeps: int = 3
     """Steps of the teacher that one step of the student replaces."""
     guidance_scale: float | None = None
-    """Guidance of the teacher, which the student takes over; the teacher's own default where not given."""
+    """Guidance of the teacher, which the student takes over; the teacher's own default where not given. Where the
+    teacher's folder limits guidance to an interval, so is this."""
     ema_decay: float = 0.995
     """Decay of the moving average of the weights, which is what is exported."""
     batch_size: int = 32
@@ -53,11 +55,11 @@ class Distillation(TextToImage):
 
     def __init__(self, config: DistillationConfig) -> None:
         folder = find_teacher(config.teacher, download=config.download)
-        said = read_json(folder / "stablerep.json")
+        said = read_defaults(folder)
         super().__init__(_painter_of(folder, said, config), [])
-        self.guidance_scale = float(
-            said.get("guidance_scale", 1.0) if config.guidance_scale is None else config.guidance_scale
-        )
+        asked = said.guidance_scale if config.guidance_scale is None else config.guidance_scale
+        self.guidance_scale = 1.0 if asked is None else asked
+        self.guidance_interval = said.guidance_interval or (0.0, 1.0)
         self.teacher = copy.deepcopy(self.average)
         self.substeps = config.substeps
         scheduler = sampler(solver_order=1)
@@ -100,13 +102,14 @@ class Distillation(TextToImage):
         return noisy
 
     def _guided(self, noisy: Tensor, level: Tensor, tokens: Tensor) -> Tensor:
-        """The teacher's velocity under classifier-free guidance (Ho and Salimans 2022, equation 6)."""
+        """The teacher's velocity under classifier-free guidance (Ho and Salimans 2022, equation 6), in its interval."""
         asked = self.velocity(self.teacher, noisy, level, tokens)
         if self.guidance_scale == 1:
             return asked
-        return torch.lerp(
-            self.velocity(self.teacher, noisy, level, self.empty_like(tokens)), asked, self.guidance_scale
-        )
+        unasked = self.velocity(self.teacher, noisy, level, self.empty_like(tokens))
+        low, high = self.guidance_interval
+        scale = torch.where((low <= level) & (level <= high), self.guidance_scale, 1.0)
+        return torch.lerp(unasked, asked, _as_column(scale).to(asked))
 
     def _draw_start(self, seeds: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Noise like the latents, and the step of the student ``(N*V,)`` at which each view begins."""
@@ -122,9 +125,15 @@ class Distillation(TextToImage):
     told: Tensor
 
 
-def _painter_of(folder: Path, said: dict[str, Any], config: DistillationConfig) -> TextToImageConfig:
-    """The settings of the teacher, read from its folder."""
-    transformer = read_json(folder / "transformer" / "config.json")
+def _painter_of(folder: Path, said: TeacherDefaults, config: DistillationConfig) -> TextToImageConfig:
+    """The settings of the teacher, read from its folder; ``UserError`` where it is no painter of ours."""
+    path = folder / "transformer" / "config.json"
+    if said.max_sequence_length is None or not path.is_file():
+        raise UserError(
+            f"{folder} was not exported by `train text-to-image`, and only such painters are distilled; give the "
+            "folder teacher/ of such a run"
+        )
+    transformer = read_json(path)
     try:
         settings = {
             "autoencoder": folder / "vae",
@@ -133,9 +142,9 @@ def _painter_of(folder: Path, said: dict[str, Any], config: DistillationConfig) 
             "width": transformer["num_attention_heads"] * transformer["attention_head_dim"],
             "depth": transformer["num_layers"],
             "patch_size": transformer["patch_size"],
-            "num_tokens": said["max_sequence_length"],
-            "styles": said["styles"],
-            "margin": said.get("margin", 0),
+            "num_tokens": said.max_sequence_length,
+            "styles": said.styles,
+            "margin": said.margin,
         }
     except KeyError as error:
         raise UserError(

@@ -93,7 +93,7 @@ class Lora(Method):
         if self.part == "transformer":  # from edge to edge, the margin within
             self.side = defaults.height or adapted.config.sample_size * self.pixels_per_latent
         self.model = _with_adapters(adapted, config)
-        self.num_tokens = min(self.tokenizer.model_max_length, 120)
+        self.num_tokens = min(self.tokenizer.model_max_length, defaults.max_sequence_length or 120)
         self.empty = self.tokenize([""])[0]
 
     def train(self, mode: bool = True) -> "Lora":
@@ -127,9 +127,9 @@ class Lora(Method):
         return StepResult(loss=mean_over_valid(squared, batch), logs={})
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids ``(N, T)``, padded and cut as the pipeline does."""
+        """Token ids ``(N, T)``, padded and cut as the pipeline does; a PixArt reads lower case."""
         encoded = self.tokenizer(
-            list(texts),
+            list(texts) if self.part == "unet" else [text.lower().strip() for text in texts],
             padding="max_length",
             max_length=self.num_tokens,
             truncation=True,

@@ -52,7 +52,7 @@ class TextToImageConfig:
     """Black pixels put on every side of a picture, as the autoencoder was trained with; the exported painter's are cut
     off again. A pipeline that paints multiples of 8 pixels thus paints pictures of other sizes without resizing."""
     num_tokens: int = 24
-    """T, tokens per caption in training; longer captions are cut."""
+    """T, tokens per caption in training; longer captions are cut. No more than the text tower of text_from reads."""
     width: int = 256
     """Width of the transformer."""
     depth: int = 8
@@ -119,17 +119,19 @@ def check_painting(num_inference_steps: int, guidance_scale: float | None, batch
         raise ValueError(f"batch_size must be positive, got {batch_size}")
 
 
-def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module, Tokenizer]:
-    """Text encoder and tokenizer: those of a painter or of a run where the configuration names one, else new ones."""
+def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module, Tokenizer, int]:
+    """Text encoder, tokenizer and T: of a painter or of a run where the configuration names one, else new ones."""
     if config.text_from is not None:
-        return read_text_tower(config.text_from, config.num_tokens)
+        tower, tokenizer, most = read_text_tower(config.text_from)
+        return tower, tokenizer, min(config.num_tokens, most)
     if config.start_from is None:
         tokenizer = train_tokenizer(texts, config.vocabulary)
-        return build_t5(tokenizer.get_vocab_size(), config.text_width, config.text_depth), tokenizer
+        encoder = build_t5(tokenizer.get_vocab_size(), config.text_width, config.text_depth)
+        return encoder, tokenizer, config.num_tokens
     path = config.start_from / "tokenizer" / "tokenizer.json"
     if not path.exists():
         raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing)")
-    return build_like(config.start_from / "text_encoder"), Tokenizer.from_file(str(path))
+    return build_like(config.start_from / "text_encoder"), Tokenizer.from_file(str(path)), config.num_tokens
 
 
 class TextToImage(Method):
@@ -144,9 +146,9 @@ class TextToImage(Method):
                 f"{config.autoencoder} holds no autoencoder (config.json); train one with `train autoencoder`"
             )
         self.config = config
-        text_encoder, self.tokenizer = _reading(config, texts)
-        self.tokenizer.enable_padding(length=config.num_tokens, pad_token=PAD, pad_id=self._id(PAD))
-        self.tokenizer.enable_truncation(config.num_tokens)
+        text_encoder, self.tokenizer, self.num_tokens = _reading(config, texts)
+        self.tokenizer.enable_padding(length=self.num_tokens, pad_token=PAD, pad_id=self._id(PAD))
+        self.tokenizer.enable_truncation(self.num_tokens)
         self.vae = (
             AutoencoderKL.from_pretrained(config.autoencoder, use_safetensors=True)
             .requires_grad_(False)
@@ -266,7 +268,7 @@ class TextToImage(Method):
             "num_inference_steps": self.config.num_inference_steps,
             "guidance_scale": self.config.guidance_scale,
             "scheduler": "teacher",
-            "max_sequence_length": self.config.num_tokens,
+            "max_sequence_length": self.num_tokens,
             "batch_size": self.config.batch_size,
             "margin": self.config.margin,
             "styles": list(self.config.styles),

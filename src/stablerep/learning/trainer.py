@@ -41,7 +41,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimiser and schedule."""
     num_steps: int | None = None
-    """Updates of the weights."""
+    """Updates of the weights; this or ``num_epochs`` is needed."""
     num_epochs: float | None = None
     """Passes over the captions, instead of num_steps."""
     seed: int = 0

@@ -47,7 +47,7 @@ class ViewConfig:
     crop_ratio: Range = (3 / 4, 4 / 3)
     """Width by height of a crop."""
     jitter_probability: float = 0.8
-    """Views whose colours are changed, in brightness, contrast, saturation and hue in random order."""
+    """Share of the views whose colours are changed, in brightness, contrast, saturation and hue in random order."""
     brightness: float = 0.4
     """Factors are drawn from 1 - this to 1 + this."""
     contrast: float = 0.4
@@ -57,19 +57,19 @@ class ViewConfig:
     hue: float = 0.1
     """The hue turns by up to this share of the colour circle, either way."""
     grayscale_probability: float = 0.2
-    """Views that lose their colours."""
+    """Share of the views that lose their colours."""
     blur_probability: float = 0.5
-    """Views that are blurred."""
+    """Share of the views that are blurred."""
     blur_sigma: Range = (0.1, 2.0)
     """Standard deviation of the blur in pixels of the view."""
     flip_probability: float = 0.5
-    """Views that are mirrored left to right."""
+    """Share of the views that are mirrored left to right."""
     downsample_probability: float = 0.0
-    """Images first made coarse, so that sharp painted ones resemble coarse real ones (published: 0.05)."""
+    """Share of the images first made coarse, so that sharp painted ones resemble coarse real ones (published: 0.05)."""
     downsample_sizes: tuple[int, ...] = (64, 128)
-    """Shorter sides of the coarse image, equally likely."""
+    """Shorter sides of the coarse image in pixels, equally likely."""
     upsample_size: int = 256
-    """Shorter side to which a coarse image returns before the crop."""
+    """Shorter side in pixels to which a coarse image returns before the crop."""
 
     def __post_init__(self) -> None:
         for name in ("jitter", "grayscale", "blur", "flip", "downsample"):

@@ -81,11 +81,11 @@ def build_transformer(
     return module
 
 
-def read_text_tower(run: Path, num_tokens: int) -> tuple[nn.Module, Tokenizer]:
-    """The text tower of a CLIP or StableRep+ run as transformers' ``CLIPTextModel``, and the tokenizer it reads.
+def read_text_tower(run: Path) -> tuple[nn.Module, Tokenizer, int]:
+    """The text tower of a CLIP or StableRep+ run as transformers' ``CLIPTextModel``; its tokenizer; how many tokens it
+    reads.
 
-    Raises ``UserError`` for a tower with CLIP's own vocabulary, whose tokenizer a painter's folder cannot hold, and
-    for one that reads fewer tokens.
+    Raises ``UserError`` for a tower with CLIP's own vocabulary, whose tokenizer a painter's folder cannot hold.
     """
     tower = load_image_text(run).text
     if not isinstance(tower.vocabulary, LearnedVocabulary):
@@ -93,11 +93,7 @@ def read_text_tower(run: Path, num_tokens: int) -> tuple[nn.Module, Tokenizer]:
             f"{run}: its text tower reads CLIP's own vocabulary, a painter one that was learned from its captions; "
             "train it with method.text.vocabulary"
         )
-    if tower.config.num_tokens < num_tokens:
-        raise UserError(
-            f"{run}: its text tower reads {tower.config.num_tokens} tokens; lower num_tokens from {num_tokens} to that"
-        )
-    return _as_clip_text_model(tower), tower.vocabulary.tokenizer
+    return _as_clip_text_model(tower), tower.vocabulary.tokenizer, tower.config.num_tokens
 
 
 def build_like(folder: Path) -> nn.Module:
