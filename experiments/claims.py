@@ -31,7 +31,7 @@ import tomli_w
 import tyro
 
 from claims_parts import LEARNERS, PARTS, TRAIN, Cell, Claims, captions_of, real_pictures
-from crossing import crossing
+from crossing import crossing_of_runs
 from durations import seconds_by_step, seconds_of_painting
 from mistakes import in_one_sentence
 from stablerep import config as config_module
@@ -95,7 +95,7 @@ def plan(config: Claims) -> dict[str, list[tuple[Cell, Recipe]]]:
 def with_sizes(cell: Cell, real: Mapping[str, int]) -> Cell:
     """The cell with its numbers of captions; ``UserError`` where there are not so many."""
     num = sum(number >= cell.least_real for number in real.values())
-    sizes = tuple(num if size == "all" else size for size in cell.num_captions)
+    sizes = tuple(dict.fromkeys(num if size == "all" else size for size in cell.num_captions))
     if max(sizes) > num:
         raise UserError(
             f"{cell.value}: {max(sizes)} captions with at least {cell.least_real} real pictures are asked for, and the "
@@ -269,6 +269,40 @@ def _matrix_differences(config: Claims) -> dict[str, Any]:
     return {"against": against}
 
 
+def _kept_differences(config: Claims) -> dict[str, Any]:
+    """The best pictures against as many at random."""
+    best = [str(cell.value) for cell in PARTS["kept"](config) if str(cell.value).startswith("best ")]
+    return _between_cells(config, "kept", [(value, value.replace("best", "random", 1)) for value in best])
+
+
+def _weights_differences(config: Claims) -> dict[str, Any]:
+    return _between_cells(config, "weights", [("match level", "uniform")])
+
+
+def _between_cells(config: Claims, part: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """How far every arm is ahead in the first cell of a pair of what it reaches in the second."""
+    arms = {str(cell.value): cell.arms for cell in PARTS[part](config)}
+    against = [
+        {"ours": f"{arm}, {ours}", "theirs": f"{arm}, {theirs}", **summary}
+        for ours, theirs in pairs
+        for arm in arms[ours]
+        for summary in _ahead(*(_of_cell(config, part, value, arm) for value in (ours, theirs)))
+    ]
+    return {"against": against}
+
+
+def _of_cell(config: Claims, part: str, value: str, arm: str) -> list[Scores]:
+    """What the runs of an arm named; their names say the cell, as those of the other cell are called alike."""
+    folder, num = config.out / part / value / "scores", config.num_captions
+    found = []
+    for seed in config.seeds_of(part):
+        scores = seen_as(Scores.read(folder / f"{num}-captions-seed-{seed}"), f"{_name(arm)}-{num}-")
+        name = f"{value}: {scores.run}"
+        outcomes = [dataclasses.replace(one, encoder=name) for one in scores.of_the_run().values()]
+        found.append(dataclasses.replace(scores, run=name, outcomes=tuple(outcomes)))
+    return found
+
+
 def _headline_differences(config: Claims) -> dict[str, Any]:
     """StableRep+ on n painted pictures against CLIP on real ones: paired over test pictures and seeds.
 
@@ -281,20 +315,22 @@ def _headline_differences(config: Claims) -> dict[str, Any]:
         for times in config.times:
             real = round(times * num)
             against += [{"painted": num, "real": real, **summary} for summary in _ahead(ours, theirs[real])]
-        needed += real_needed(num, _ahead(ours), {real: _ahead(scores) for real, scores in theirs.items()})
+        needed += real_needed(num, ours, theirs)
     return {"against": against, "needed": needed}
 
 
 def real_needed(
-    painted: int, ours: list[dict[str, Any]], theirs: Mapping[int, list[dict[str, Any]]]
+    painted: int, ours: Sequence[Scores], theirs: Mapping[int, Sequence[Scores]]
 ) -> list[dict[str, Any]]:
     """For every test the number of real pictures at which CLIP scores as StableRep+ does on so many painted ones."""
+    measured = [one.of_the_run() for runs in (ours, *theirs.values()) for one in runs]
     found = []
-    for place, mine in enumerate(ours):
-        curve = {real: one[place]["mean_per_class"]["value"] for real, one in theirs.items()}
-        test = {name: mine[name] for name in ("benchmark", "test", "protocol")}
-        reached = dataclasses.asdict(crossing(mine["mean_per_class"]["value"], curve))
-        found.append({"painted": painted, **test, **reached})
+    for test in measured[0]:
+        if not all(test in outcomes for outcomes in measured):
+            continue
+        place = dict(zip(("benchmark", "test", "protocol"), test, strict=True))
+        reached = dataclasses.asdict(crossing_of_runs(test, ours, theirs))
+        found.append({"painted": painted, **place, **reached})
     return found
 
 
@@ -309,9 +345,9 @@ def _name(arm: str) -> str:
     return arm.replace(":", "-")
 
 
-def _ahead(ours: list[Scores], theirs: list[Scores] | None = None) -> list[dict[str, Any]]:
+def _ahead(ours: list[Scores], theirs: list[Scores]) -> list[dict[str, Any]]:
     """For every test: ours, and how far it is ahead."""
-    summaries = summarise(ours, against=theirs or [])
+    summaries = summarise(ours, against=theirs)
     return [json.loads(json.dumps(dataclasses.asdict(summary))) for summary in summaries]
 
 
@@ -331,6 +367,8 @@ PAIRS = (
 
 DIFFERENCES: Mapping[str, Callable[[Claims], dict[str, Any]]] = {
     "matrix": _matrix_differences,
+    "kept": _kept_differences,
+    "weights": _weights_differences,
     "headline": _headline_differences,
 }
 

@@ -16,6 +16,10 @@ FIVE_SEEDS = ("matrix", "reference")
 """Parts whose numbers stand side by side in one table of five seeds; curves have three."""
 VIEWS = 4
 """Views of a caption in a batch, over whatever pictures there are of it."""
+_COUNTS = (
+    "num_captions", "sizes", "num_images", "images", "fixed", "teacher_steps", "kept_of", "num_steps", "num_train"
+)  # fmt: skip
+_AXES = ("sizes", "headline", "times", "images", "guidance", "real_shares", "kept")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,21 @@ class Claims:
     """Labelled real pictures that the probes are fitted on."""
     seeds: tuple[int, ...] | None = None
     """Where not given, 0 to 4 in `matrix` and `reference`, and 0 to 2 elsewhere."""
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(number != "all" and number < 1 for number in numbers):
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in (*_AXES, "seeds"):
+            values = getattr(self, name)
+            if values is not None and (not values or len(set(values)) < len(values)):
+                raise ValueError(f"{name} must hold different values, got {values}")
+        if not all(0 <= share <= 1 for share in self.real_shares):
+            raise ValueError(f"real_shares must be in [0, 1], got {self.real_shares}")
+        if not all(0 < share <= 1 for share in self.kept):
+            raise ValueError(f"kept must be in (0, 1], got {self.kept}")
 
     def seeds_of(self, part: str) -> tuple[int, ...]:
         """Run seeds of a part."""

@@ -34,6 +34,8 @@ def main(paths: tyro.conf.Positional[tuple[Path, ...]] = (), figure: Path | None
         raise UserError(f"--figure {figure} would show {len(paths)} files; give one file")
     for path in paths:
         content = read_json(path)
+        if not all("rows" in point for point in content.get("points", [content])):
+            raise UserError(f"{path} holds no scores of a comparison; give a compare.json or PART.json")
         print("\n".join(tables(content, path.stem)))
         if figure is not None:
             draw_curves(content, figure)

@@ -71,6 +71,18 @@ def test_classes_unknown_to_training_and_unusable_rows_are_left_out(tmp_path: Pa
     assert "quince" not in benchmark.classes
 
 
+def test_an_empty_label_is_none(tmp_path: Path) -> None:
+    rows = real_rows()
+    for split in ("train", "test"):
+        next(row for row in rows if row["split"] == split)["label"] = ""
+    benchmark = load_benchmark("fashion", BenchmarkData(fashion=write_tables(tmp_path, rows)))
+    assert benchmark.classes == tuple(sorted(COLOURS))
+    label_of = {row["image"]: row["label"] for row in rows}
+    for split in (benchmark.train, benchmark.tests["official test"]):
+        assert [benchmark.classes[label] for label in split.labels] == [label_of[one] for one in split.images]
+        assert split.num_left_out == 1
+
+
 def test_fewer_training_pictures_are_nested_and_keep_their_labels(world: Path) -> None:
     whole = load_benchmark("icons", BenchmarkData(world=world)).train
     label_of = dict(zip(whole.images, whole.labels, strict=True))

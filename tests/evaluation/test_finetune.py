@@ -52,6 +52,7 @@ def test_colours_are_learned_and_the_choice_is_stated(world: Path, tmp_path: Pat
     assert torch.equal(torch.get_rng_state(), state[2])
 
 
+@pytest.mark.slow
 def test_the_published_augmentation_runs_and_repeats_itself(world: Path, tmp_path: Path) -> None:
     config = FineTuneConfig(num_epochs=1, batch_size=20)
     first, second = tuned(world, tmp_path, config), tuned(world, tmp_path, config)
@@ -80,6 +81,18 @@ def test_what_has_no_weights_is_not_measured(world: Path, tmp_path: Path) -> Non
         FineTune(QUICK).measure(Subject("raw pixels", "baseline", RawPixels()), benchmark, tools(tmp_path))
     with pytest.raises(ValueError, match="layer_decay"):
         FineTuneConfig(layer_decay=0)
+
+
+def test_an_augmentation_that_timm_does_not_know_is_refused(world: Path, tmp_path: Path) -> None:
+    for unknown in ("nonsense", "rand-m9-x3"):
+        with pytest.raises(UserError, match=f"timm knows no augmentation '{unknown}'"):
+            tuned(world, tmp_path, dataclasses.replace(QUICK, rand_augment=unknown))
+
+
+def test_a_batch_of_one_has_nothing_to_blend() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 2 where mixup or cutmix"):
+        FineTuneConfig(batch_size=1, cutmix=0)
+    assert FineTuneConfig(batch_size=1, mixup=0, cutmix=0).batch_size == 1
 
 
 def test_a_damaged_picture_is_named(world: Path, tmp_path: Path) -> None:

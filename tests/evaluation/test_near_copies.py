@@ -13,6 +13,7 @@ def alone(similarity: np.ndarray) -> Alike:
     return Alike.of(similarity, np.arange(len(similarity)))
 
 
+@pytest.mark.slow
 def test_the_threshold_is_drawn_as_well_as_the_captions() -> None:
     """Painted pictures as like the training ones as real ones are: 5 % are, whatever 200 real ones say of it."""
     rng, inside, inside_of_captions = np.random.default_rng(0), 0, 0

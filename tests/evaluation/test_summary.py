@@ -118,6 +118,7 @@ def test_the_draws_of_one_test_are_held_at_a_time(monkeypatch: pytest.MonkeyPatc
     assert (others, sorted(drawn)) == ([0, 0], [80, 100])
 
 
+@pytest.mark.slow
 def test_summary_of_real_evaluations(world: Path, make_run: Callable[[str, int], Path]) -> None:
     one, other = (
         evaluate(

@@ -1,20 +1,26 @@
 """Every part of claims.py compares under equal conditions what it says, and asks only for what exists."""
 
+import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 import tyro
 
 import claims
+import tables
 from claims_parts import PARTS, Claims
-from crossing import crossing
+from crossing import crossing, crossing_of_runs
 from learning.tiny_training import SIZE, image_row, write_images
 from stablerep import config as config_module
 from stablerep.errors import UserError
+from stablerep.evaluation.intervals import Interval
+from stablerep.evaluation.scores import Outcome, Record, Scores
 from stablerep.learning.data import DataConfig, ViewSource
 from stablerep.learning.methods import METHODS
 from stablerep.store import REAL
@@ -112,6 +118,28 @@ def test_teachers_paint_in_tables_of_their_own() -> None:
     assert {cell.arms for cell in cells.values()} == {("stablerep:painted",)}
     with pytest.raises(UserError, match="two teachers would have one name among fast, fast"):
         list(PARTS["teachers"](asked(teacher_steps=(), teachers=("a/fast", "b/fast/teacher"))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"images": (0, 1)}, r"images must be at least 1, got \(0, 1\)"),
+        ({"sizes": (0, "all")}, "sizes must be at least 1"),
+        ({"num_train": 0}, "num_train must be at least 1, got 0"),
+        ({"seeds": (1, 1)}, r"seeds must hold different values, got \(1, 1\)"),
+        ({"times": ()}, "times must hold different values"),
+        ({"kept": (0.0, 0.5)}, r"kept must be in \(0, 1\]"),
+        ({"real_shares": (0.5, 1.5)}, r"real_shares must be in \[0, 1\]"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        asked(**changes)
+
+
+def test_a_size_that_is_all_there_is_counts_once() -> None:
+    cell = next(PARTS["sizes"](asked(sizes=(250, 3000, "all"))))
+    assert claims.with_sizes(cell, MANY).sizes == (250, 3000)
 
 
 # -- what is learned from ----------------------------------------------------------------------------
@@ -218,16 +246,84 @@ def test_a_curve_crosses_a_score_on_the_logarithm_of_pictures() -> None:
     assert crossing(0.6, curve).said == "reached with the fewest that were tried, 1,000"
 
 
-def test_how_many_real_pictures_are_needed_is_said_for_every_test() -> None:
-    def scores(*values: float) -> list[dict[str, Any]]:
-        return [
-            {"benchmark": "b", "test": "t", "protocol": name, "mean_per_class": {"value": value}}
-            for name, value in zip(("knn", "linear"), values, strict=True)
-        ]
+def scores(run: str, num_groups: int, **right: float) -> Scores:
+    """Of a run that names so large a share of the groups rightly, by protocol."""
+    groups = np.arange(num_groups).astype(str)
+    outcomes = [
+        Outcome(
+            benchmark="b", test="t", encoder=run, protocol=protocol, groups=groups,
+            labels=np.full(num_groups, "x"), predicted=np.where(np.arange(num_groups) < share * num_groups, "x", "y"),
+        )
+        for protocol, share in right.items()
+    ]  # fmt: skip
+    return Scores(
+        run=run, path="", config={}, precision="float32", benchmarks={}, skipped={}, provenance={}, records=(),
+        outcomes=tuple(outcomes),
+    )  # fmt: skip
 
-    found = claims.real_needed(500, scores(0.7, 0.9), {500: scores(0.6, 0.6), 2000: scores(0.8, 0.8)})
+
+def test_how_many_real_pictures_are_needed_is_said_for_every_test_with_its_interval() -> None:
+    ours = [scores("ours", 400, knn=0.7, linear=0.9, alone=0.5)]
+    theirs = {
+        2000: [scores("more", 400, knn=0.8, linear=0.8)],
+        500: [scores("fewer", 400, knn=0.6, linear=0.6)],
+    }
+    found = claims.real_needed(500, ours, theirs)
     assert [(one["painted"], one["protocol"], one["pictures"]) for one in found] == [
         (500, "knn", pytest.approx(1000)),
         (500, "linear", None),
     ]
-    assert found[1]["said"] == "not reached with the most that were tried, 2,000"
+    assert found[1]["said"] == "not reached with the most that were tried, 2,000 (95 %: more than 2,000)"
+    ends = re.fullmatch(r"reached with 1,000, interpolated \(95 %: ([\d,]+) to ([\d,]+)\)", found[0]["said"])
+    assert ends is not None
+    low, high = (int(end.replace(",", "")) for end in ends.groups())
+    assert 800 < low < 960 < 1040 < high < 1250
+
+
+def test_few_seeds_that_lie_apart_widen_the_crossing() -> None:
+    theirs = {500: [scores("fewer", 400, knn=0.6)], 2000: [scores("more", 400, knn=0.8)]}
+    alike, apart = (
+        crossing_of_runs(
+            ("b", "t", "knn"),
+            [scores(f"seed {number}", 400, knn=share) for number, share in enumerate(shares)],
+            theirs,
+        )
+        for shares in ((0.7, 0.7), (0.68, 0.72))
+    )
+    assert alike.pictures == apart.pictures == pytest.approx(1000)
+    assert "fewer than" not in alike.said
+    assert apart.said == "reached with 1,000, interpolated (95 %: fewer than 500 to more than 2,000)"
+
+
+# -- what is compared between the cells of a part ---------------------------------------------------
+
+
+def recorded(found: Scores) -> Scores:
+    """With the records by which an arm of a table is found."""
+    nothing = Interval(value=0, low=0, high=0)
+    records = [
+        Record(
+            benchmark=one.benchmark, test=one.test, encoder=one.encoder, kind="run", fingerprint="", chosen_on="",
+            protocol=one.protocol, mean_per_class=nothing, top1=nothing, ahead=None, num_pictures=0, num_groups=0,
+            num_classes=0, chance_mean_per_class=0, chance_top1=0, chosen={}, validation_accuracy=None, note="",
+        )
+        for one in found.outcomes
+    ]  # fmt: skip
+    return dataclasses.replace(found, records=tuple(records))
+
+
+def test_the_best_pictures_are_held_against_as_many_at_random(tmp_path: Path) -> None:
+    config = asked(out=tmp_path, num_captions=8, kept=(1.0, 0.5), kept_of=4, seeds=(0, 1))
+    for value, share in (("all 4", 0.9), ("best 2 of 4", 0.8), ("random 2 of 4", 0.7)):
+        for seed in (0, 1):
+            run = recorded(scores(f"stablerep-painted-8-seed-{seed}", 400, knn=share))
+            run.write(tmp_path / "kept" / value / "scores" / f"8-captions-seed-{seed}")
+    (one,) = claims.DIFFERENCES["kept"](config)["against"]
+    assert one["ours"] == "stablerep:painted, best 2 of 4"
+    assert one["theirs"] == "stablerep:painted, random 2 of 4"
+    assert one["ahead"]["value"] == pytest.approx(0.1)
+    assert 0 < one["ahead"]["low"] < 0.1 < one["ahead"]["high"]
+    lines = tables.tables({"part": "kept", "points": [], "against": [one]}, "kept")
+    assert any(
+        "| stablerep:painted, best 2 of 4 over stablerep:painted, random 2 of 4 |" in line for line in lines
+    )

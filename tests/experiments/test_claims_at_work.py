@@ -163,5 +163,10 @@ def test_weights_change_nothing_but_what_pictures_count(measured: Path) -> None:
     points = json.loads((measured / "weights.json").read_text())["points"]
     assert [point["value"] for point in points] == ["uniform", "match level"]
     assert points[0]["learned_from"] == points[1]["learned_from"]
+    against = json.loads((measured / "weights.json").read_text())["against"]
+    arms = {"stablerep:painted", "stablerep-plus:painted"}
+    assert {(one["ours"], one["theirs"]) for one in against} == {
+        (f"{arm}, match level", f"{arm}, uniform") for arm in arms
+    }
     levels = ImageTable.open(measured / "painted" / "audited-4.lance").read(["match_level"])["match_level"]
     assert all(0 <= level <= 1 for level in levels.to_pylist())

@@ -1,5 +1,6 @@
 """What tables.py prints of the raw numbers is what docs/results.md says."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,14 @@ def test_a_mistake_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> N
         tables.main([])
     assert end.value.code == 2
     assert capsys.readouterr().err == "no file is named; give a compare.json or PART.json\n"
+
+
+@pytest.mark.parametrize("name", ["scores.json", "curve.json"])
+def test_a_file_of_another_script_is_refused(name: str, tmp_path: Path) -> None:
+    found = {"scores.json": {"records": []}, "curve.json": {"judge": "raw-pixels", "points": [{"steps": 4}]}}
+    (tmp_path / name).write_text(json.dumps(found[name]))
+    with pytest.raises(UserError, match=f"{name} holds no scores of a comparison; give a compare.json"):
+        tables.main([tmp_path / name])
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError])

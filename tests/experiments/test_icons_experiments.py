@@ -105,9 +105,14 @@ def test_less_that_is_preserved_leaves_less_error(styles: tuple[str, ...], tmp_p
         num_held_out=10,
         ridges=(0.1,),
         preserved_weights=(1.0, 0.01),
+        strengths=(1.0, 1.5),
     )
     edit_settings.main(config)
-    rows = json.loads(config.out.read_text())
+    every = json.loads(config.out.read_text())
+    rows, further = every[::2], every[1::2]
+    for one, more in zip(rows, further, strict=True):
+        assert 0 < one["to_go"] < 1 and 1 - more["to_go"] == pytest.approx(1.5 * (1 - one["to_go"]))
+        assert more["others_moved"] == pytest.approx(1.5 * one["others_moved"])
     assert [(row["styles"], row["preserved_weight"]) for row in rows] == [
         ("one", 1.0),
         ("one", 0.01),

@@ -198,6 +198,7 @@ def test_damaged_findings_are_named(audited: Path) -> None:
         read_audits(open_project((audited,), None, None, None))
 
 
+@pytest.mark.slow
 def test_a_histogram_takes_any_values() -> None:
     panels = [
         Panel(name="equal", fine=np.ones(5), rejected=np.array([])),

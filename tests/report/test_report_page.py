@@ -206,6 +206,7 @@ def test_a_bare_table_still_makes_a_whole_page(tmp_path: Path) -> None:
         assert sentence in page.visible
 
 
+@pytest.mark.slow
 def test_a_run_alone_is_enough(tmp_path: Path) -> None:
     run = write_run(tmp_path / "alone")
     page = report_on(run, tmp_path / "page.html", neighbours=NeighbourConfig())
@@ -215,6 +216,7 @@ def test_a_run_alone_is_enough(tmp_path: Path) -> None:
     assert "the tables hold no real test pictures" in page.visible
 
 
+@pytest.mark.slow
 def test_a_run_leads_to_the_tables_it_read(tmp_path: Path) -> None:
     write_world(tmp_path / "world")
     write_paintings(tmp_path / "painted.lance")

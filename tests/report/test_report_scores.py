@@ -33,6 +33,7 @@ def test_a_baseline_of_two_files_has_one_row(tmp_path: Path) -> None:
     assert not [sentence for sentence in sentences if "more than once" in sentence]
 
 
+@pytest.mark.slow
 def test_contradicting_files_are_reported(tmp_path: Path) -> None:
     _, sentences = measured_project(tmp_path, pixels=0.5)
     contradictions = [sentence for sentence in sentences if "measured more than once" in sentence]

@@ -136,6 +136,18 @@ def test_runs_of_several_sizes_make_the_same_figure(tmp_path: Path) -> None:
     assert trends[0].tables[0].columns == ("100", "1000")
 
 
+@pytest.mark.slow
+def test_several_seeds_of_one_method_are_lines_of_their_own(tmp_path: Path) -> None:
+    for size, seed, rate in ((100, 0, 0.4), (100, 1, 0.5), (1000, 0, 0.6), (1000, 1, 0.7)):
+        config = {"seed": seed, "data": {"num_captions": size}}
+        run = write_run(tmp_path / "runs" / f"a-{size}-{seed}", config=config, finished=False)
+        write_scores(run, {run.name: rate})
+    project = open_project((tmp_path,), None, None, None)
+    table = run_trends(project, read_scores(project))[0].tables[0]
+    assert [name.partition(", seed ")[2] for name, _, _ in table.rows] == ["0", "1"]
+    assert all(len({cell.value for cell in cells if cell}) == 2 for _, _, cells in table.rows)
+
+
 def test_runs_of_one_size_make_no_figure(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run = write_run(tmp_path / "runs" / name, config={"data": {"num_captions": 100}}, finished=False)

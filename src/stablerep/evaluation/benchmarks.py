@@ -51,7 +51,10 @@ def load_benchmark(name: str, data: BenchmarkData) -> Benchmark:
     parts = {"training": benchmark.train, "validation": benchmark.validation, **benchmark.tests}
     empty = [part for part, split in parts.items() if len(split) == 0]
     if empty:
-        raise MissingDataError(f"benchmark {name}: there are no labelled pictures for {', '.join(empty)}")
+        raise MissingDataError(
+            f"benchmark {name}: there are no labelled pictures for {', '.join(empty)}; those of a table are real, with "
+            "a label and a split, those of a folder lie in train/CLASS/ and test/CLASS/"
+        )
     if data.num_train is not None:
         benchmark = replace(benchmark, train=first_in_hash_order(benchmark.train, data.num_train))
     return benchmark
@@ -162,7 +165,7 @@ def _real_pictures(folder: Path | None, world: str, option: str) -> list[Labelle
         raise MissingDataError(f"benchmark {world}: no folder was given; name its world with --{option}")
     if not ImageTable.exists(folder / "images.lance"):
         raise MissingDataError(
-            f"benchmark {world}: {folder} has no images.lance; give the folder of the {world} world"
+            f"benchmark {world}: {folder} has no images.lance; give the folder that `stablerep world {world}` wrote"
         )
     return _read(folder / "images.lance")
 

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from stablerep import config as config_module
 from stablerep import runtime
+from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BENCHMARKS, Benchmark, Split
 from stablerep.evaluation.contract import Classified, NotMeasurableError, Subject, Tools
 from stablerep.evaluation.pictures import readable, square
-from stablerep.models.encoder import Encoder
+from stablerep.models.encoder import Encoder, EncoderConfig
 from stablerep.probes.metrics import accuracy
 
 
@@ -67,6 +68,8 @@ class FineTuneConfig:
             raise ValueError("num_epochs, batch_size and base_lr must be positive")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.average_decay < 1:
             raise ValueError("layer_decay must be in (0, 1] and average_decay in [0, 1)")
+        if self.batch_size < 2 and max(self.mixup, self.cutmix) > 0:
+            raise ValueError("batch_size must be at least 2 where mixup or cutmix blends pictures of a batch")
 
 
 class Classifier(nn.Module):
@@ -169,17 +172,12 @@ def layer_groups(model: Classifier, config: FineTuneConfig) -> list[dict[str, An
     return groups
 
 
-class _Training:
-    """The loop: every draw is a function of seed, epoch and picture, or of seed and step."""
+def _augmentation(encoder: EncoderConfig, config: FineTuneConfig) -> Callable[[Image.Image], Tensor]:
+    """From a picture to an augmented and normalised tensor (3, H, W); ``UserError`` where timm cannot read its name."""
+    from timm.data import create_transform
 
-    def __init__(self, model: Classifier, config: FineTuneConfig, tools: Tools) -> None:
-        from timm.data import create_transform
-
-        self.model, self.config, self.tools = model, config, tools
-        self.device = model.head.weight.device
-        self.optimizer = torch.optim.AdamW(layer_groups(model, config), betas=(0.9, 0.999))
-        encoder = model.encoder.config
-        self.transform = create_transform(
+    try:
+        transform: Callable[[Image.Image], Tensor] = create_transform(
             encoder.image_size,
             is_training=True,
             auto_augment=config.rand_augment or None,
@@ -189,6 +187,22 @@ class _Training:
             mean=encoder.mean,
             std=encoder.std,
         )
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"timm knows no augmentation {config.rand_augment!r} ({error}); give one such as "
+            "rand-m9-mstd0.5-inc1 (--fine-tune.rand-augment)"
+        ) from error
+    return transform
+
+
+class _Training:
+    """The loop: every draw is a function of seed, epoch and picture, or of seed and step."""
+
+    def __init__(self, model: Classifier, config: FineTuneConfig, tools: Tools) -> None:
+        self.model, self.config, self.tools = model, config, tools
+        self.device = model.head.weight.device
+        self.optimizer = torch.optim.AdamW(layer_groups(model, config), betas=(0.9, 0.999))
+        self.transform = _augmentation(model.encoder.config, config)
 
     def run(self, train: Split) -> Classifier:
         """Train, and return the averaged weights as a model of their own."""

@@ -119,10 +119,14 @@ class Accuracies:
     seeds: Mapping[str, SeedSpread] = field(default_factory=dict)
     """What draws of training seeds add, where there are several."""
 
+    def drawn(self, metric: str) -> np.ndarray:
+        """The replicates (B,) with what draws of training seeds add to them."""
+        drawn: np.ndarray = self.replicates[metric] + self._seeds(metric).widened()
+        return drawn
+
     def interval(self, metric: str) -> Interval:
         """The accuracy with its interval as ``Interval.of_share`` says."""
-        replicates = self.replicates[metric] + self._seeds(metric).widened()
-        return Interval.of_share(self.value[metric], replicates, self.num_groups)
+        return Interval.of_share(self.value[metric], self.drawn(metric), self.num_groups)
 
     def ahead_of(self, other: "Accuracies", metric: str) -> Interval:
         """The paired difference to predictions for the same pictures, replicate by replicate.

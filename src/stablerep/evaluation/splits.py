@@ -107,8 +107,11 @@ def from_pictures(
     validation: list[LabelledPicture],
     tests: dict[str, list[LabelledPicture]],
 ) -> Benchmark:
-    """A benchmark whose classes are those of the training pictures; others are left out, and counted."""
-    classes = tuple(sorted({picture.label for picture in train if picture.label is not None}))
+    """A benchmark whose classes are those of the training pictures; others are left out, and counted.
+
+    An empty label, as files of others have it, is none.
+    """
+    classes = tuple(sorted({picture.label for picture in train if picture.label}))
     number = {label: index for index, label in enumerate(classes)}
 
     def split(pictures: list[LabelledPicture]) -> Split:

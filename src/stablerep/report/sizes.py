@@ -74,19 +74,26 @@ def concept_trends(comparisons: Sequence[Comparison]) -> list[Trend]:
 
 
 def run_trends(project: Project, measured: Sequence[Measured]) -> list[Trend]:
-    """The same from runs that learned from several numbers of captions, where one method has at least two."""
+    """The same from runs that learned from several numbers of captions, where one method has at least two.
+
+    Several seeds of one method at one size are lines of their own.
+    """
     runs = {run.path.resolve(): run for run in project.runs}
-    tests: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    sized: list[tuple[RunFolder, int, Measured]] = []
     for scores in measured:
         run = runs.get(scores.folder.resolve())
         size = None if run is None else run.config.get("data", {}).get("num_captions")
-        if run is None or not size:
-            continue
+        if run is not None and size:
+            sized.append((run, int(size), scores))
+    by_seed = len({(_series(run), size) for run, size, _ in sized}) < len(sized)
+    tests: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    for run, size, scores in sized:
+        series = _series(run) + (f", seed {run.config.get('seed')}" if by_seed else "")
         for record in scores.records:
             if record.kind == "run":
                 panel = PROTOCOLS.get(record.protocol, record.protocol)
                 tests[record.benchmark, record.test].append(
-                    Score(panel=panel, series=_series(run), size=int(size), score=record.mean_per_class)
+                    Score(panel=panel, series=series, size=size, score=record.mean_per_class)
                 )
     return [
         size_trend(
