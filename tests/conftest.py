@@ -1,10 +1,12 @@
-"""What tests of every room may ask for."""
+"""What tests of every room may ask for.
+
+Torch is imported where it is used: the process that hands out the files, which all others wait for, does without.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,8 @@ def server() -> Iterator[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """A module computes on one thread, so that nothing depends on how many cores there are."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,6 +36,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches whose pictures are neither read nor cropped, for tests that draw hundreds and count what they hold."""
+    import torch
+
     from stablerep.learning import data
     from stablerep.learning.pictures import Pictures
 

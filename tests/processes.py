@@ -13,6 +13,7 @@ import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [  # nothing that imports Lance, which is not fork-safe
+    "pandas",  # which Lance loads
     "pytest",
     "stablerep.generation.teacher",
     "stablerep.learning.lora",

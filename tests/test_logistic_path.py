@@ -46,6 +46,28 @@ def test_every_constant_equals_scikit_learn(together: int | None) -> None:
         np.testing.assert_allclose(found.probabilities(test.features), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("num", [1, 2, 25, 29, 30, 31])
+def test_few_examples_of_many_features_equal_scikit_learn(num: int) -> None:
+    """Fewer than features, and about as many."""
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(2 * num, 60)) + np.arange(2 * num)[:, None] % 2).astype(np.float32)
+    data = Labelled(features, np.arange(2 * num) % 2)
+    (found,) = solve_path(features, data.labels, [2.0], SHORT, num_classes=2)
+    assert found.solved
+    # Two classes share what is one weight there, so that half the penalty is left.
+    reference = LogisticRegression(C=1.0, tol=1e-9, max_iter=3000)
+    reference.fit(standardised(data, features), data.labels)
+    tests = rng.normal(size=(20, 60)).astype(np.float32) + 0.5
+    expected = reference.predict_proba(standardised(data, tests))
+    np.testing.assert_allclose(found.probabilities(tests), expected, atol=1e-3)
+
+
+def test_features_that_say_nothing_leave_the_frequencies() -> None:
+    features = np.ones((4, 6), np.float32)
+    (found,) = solve_path(features, np.array([0, 0, 0, 1]), [1.0], SHORT, num_classes=2)
+    np.testing.assert_allclose(found.probabilities(features)[0], [0.75, 0.25], atol=1e-3)
+
+
 def test_several_classes_are_one_regression_each() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 6)).astype(np.float32)

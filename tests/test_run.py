@@ -40,6 +40,16 @@ def test_a_new_run_describes_itself(tmp_path: Path) -> None:
     assert Run.open(run.path).kind == "simclr"
 
 
+def test_where_it_came_from_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_module.provenance()
+    monkeypatch.setattr("importlib.metadata.version", None)  # called, it would raise
+    monkeypatch.setattr("subprocess.run", None)
+    first["versions"].clear()
+    again = run_module.provenance()
+    assert again["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert again["git_revision"] == first["git_revision"]
+
+
 def test_going_on_needs_the_same_settings(tmp_path: Path) -> None:
     path = tmp_path / "run"
     Run.open_or_create(path, Settings(steps=3), kind="simclr")

@@ -1,6 +1,7 @@
 """The run folder: resolved configuration, provenance, metrics.jsonl, atomic checkpoints, exact resume."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -88,20 +89,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Versions, git revision, machine and thread count: what is needed to say where a result came from."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "git_revision": _git_revision(),
-        "versions": versions,
+        "versions": dict(_versions()),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Looked up once, like the revision: the code that runs is that of the start."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
 
 
 def _processor() -> str:
@@ -113,6 +120,7 @@ def _processor() -> str:
     return platform.processor()
 
 
+@functools.cache
 def _git_revision() -> str | None:
     here = Path(__file__).parent
     try:

@@ -90,11 +90,9 @@ class _Problem:
         self.link: Link = "softmax" if targets.ndim == 1 else "sigmoid"
         self.mean, self.scale = standardisation(features)
         standardised = ((torch.from_numpy(features) - self.mean) / self.scale).to(device)
-        eigenvalues, axes = torch.linalg.eigh((standardised.T @ standardised).double().cpu())
-        kept = eigenvalues > 1e-9 * eigenvalues[-1]  # along the others the best weight is zero
-        kept[-1] = True
-        self.axes = axes[:, kept].float().to(device)
-        curvature = eigenvalues[kept].clamp(min=0).float().to(device)
+        eigenvalues, axes = _principal_axes(standardised)
+        self.axes = axes.float().to(device)
+        curvature = eigenvalues.clamp(min=0).float().to(device)
         self.num_examples = len(features)
         ones = torch.ones(self.num_examples, 1, device=device)
         self.inputs = torch.cat([standardised @ self.axes, ones], 1)
@@ -210,6 +208,23 @@ class _State:
         change = state.penalty - self.penalty[:, -1:]
         state.pairs = [(step[:, -1:], turn[:, -1:] + change * step[:, -1:]) for step, turn in self.pairs]
         return state
+
+
+def _principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The axes (D, R) along which features (M, D) are not zero, and their eigenvalues (R,), in float64 on the CPU.
+
+    Of fewer examples than features they follow from the products of the examples, which have the same eigenvalues.
+    """
+    is_wide = len(features) < features.shape[1]
+    features = features.cpu().double() if is_wide else features
+    products = features @ features.T if is_wide else features.T @ features
+    eigenvalues, axes = torch.linalg.eigh(products.double().cpu())
+    kept = eigenvalues > 1e-9 * eigenvalues[-1]  # along the others the best weight is zero
+    kept[-1] = True
+    eigenvalues, axes = eigenvalues[kept], axes[:, kept]
+    if is_wide:
+        axes = features.T @ axes * eigenvalues.clamp(min=1e-30).rsqrt()
+    return eigenvalues, axes
 
 
 def _minimise(problem: _Problem, state: _State, config: PathConfig) -> None:
