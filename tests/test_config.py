@@ -70,6 +70,16 @@ def test_an_optional_table_can_be_set_and_is_checked() -> None:
     assert "unknown key 'crop.scail'" in mistakes({"crop": {"scail": 2}})
 
 
+def test_the_places_of_a_field_are_found_at_any_depth() -> None:
+    @dataclass(frozen=True)
+    class Command:
+        scale: int
+        settings: Settings
+
+    assert list(config.places(Command, "scale")) == ["scale", "settings.crop.scale"]
+    assert list(config.places(Command, "nothing")) == []
+
+
 def test_every_wrong_key_and_type_is_reported_at_once() -> None:
     message = mistakes(
         {

@@ -50,6 +50,7 @@ def test_captions_are_imported_into_an_object_store(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["captions.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_images_and_their_scores_live_in_an_object_store() -> None:
     path = Path("s3://bucket/project/images.lance")
@@ -91,6 +92,7 @@ def test_commands_read_tables_there_and_write_files_here(tmp_path: Path) -> None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["audit.json", "set"]
 
 
+@pytest.mark.slow
 def test_passing_errors_of_the_store_are_waited_for(faults: object_store.Faults) -> None:
     table = ImageTable.open_or_create("s3://bucket/flaky.lance")
     seen: set[tuple[str, str]] = set()
@@ -155,7 +157,7 @@ def test_a_store_that_stays_broken_is_given_up_and_the_last_version_stays(
 ) -> None:
     path = f"s3://bucket/broken{answer}.lance"
     ImageTable.open_or_create(path).append([image("a")])
-    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "1")
+    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "0")
     table = ImageTable.open(path)
     faults.spoil = lambda method, path: answer if commits(method, path) else None
     with pytest.raises(
@@ -174,7 +176,7 @@ def test_columns_and_reading_give_up_as_well(
 ) -> None:
     path = "s3://bucket/hopeless.lance"
     ImageTable.open_or_create(path).append([image("a")])
-    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "1")
+    monkeypatch.setenv("OBJECT_STORE_CLIENT_MAX_RETRIES", "0")
     table = ImageTable.open(path)
     faults.spoil = lambda method, path: object_store.CUT if commits(method, path) else None
     with pytest.raises(UserError, match="could not be written"):

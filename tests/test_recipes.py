@@ -21,11 +21,12 @@ from stablerep.learning.optim import peak_lr
 from stablerep.models.encoder import EncoderConfig
 
 MISSING = object()
+RECIPES = {name: config.read_recipe(name) for name in config.recipe_names()}
 TABLES = [
     pytest.param(name, words, id=f"{name}: {' '.join(words)}")
-    for name in config.recipe_names()
+    for name, recipe in RECIPES.items()
     for words in COMMANDS
-    if config.recipe_table(config.read_recipe(name), words, name)
+    if config.recipe_table(recipe, words, name)
 ]
 # Captions of the web with no split, for which only settings are published, and no pictures.
 PUBLISHED = ["cc12m", "cc12m-2x", "cc12m-3x", "redcaps", "redcaps-2x", "redcaps-3x", "laion"]

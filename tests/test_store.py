@@ -179,7 +179,6 @@ def test_origins_are_recorded_in_the_table(tmp_path: Path) -> None:
     assert table.keys("it's") == {("a", 0)}
 
 
-@pytest.mark.slow
 def test_wrong_paths_are_user_errors_and_stay_untouched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text", encoding="utf-8")
     (tmp_path / "folder").mkdir()
@@ -199,6 +198,22 @@ def test_wrong_paths_are_user_errors_and_stay_untouched(tmp_path: Path) -> None:
         "file",
         "love.txt",
     ]
+
+
+def test_a_file_is_refused_before_lance_looks_for_a_table_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lance looks again and again, for two seconds."""
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    asked: list[str] = []
+    monkeypatch.setattr("lance.dataset", asked.append)
+    monkeypatch.setattr("lance.write_dataset", lambda _, path, **__: asked.append(path))
+    for path in (tmp_path / "file", tmp_path / "file" / "captions.lance"):
+        with pytest.raises(UserError, match="no caption table could be opened there"):
+            CaptionTable.open(path)
+    with pytest.raises(UserError, match=r"cannot create the caption table .*: .*file is a file"):
+        CaptionTable.open_or_create(tmp_path / "file" / "captions.lance")
+    assert asked == []
 
 
 def test_a_creation_that_was_killed_is_taken_up(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import errno
+import functools
 import io
 import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 import stablerep
 from stablerep import config as config_module
@@ -25,6 +28,7 @@ _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _NAMED = re.compile(r" {4}\S")
 _HINT = re.compile(r"Perhaps you meant|Arguments similar|Unrecognized options")
 
+_FETCH = "--download"
 _EXPLAINED = "stablerep --help lists the commands"
 _GOING_ON = frozenset({"generate", "train", "compare", "circle", "edit", "quickstart"})
 # What a place to write to that is full, read-only or no folder raises, wherever it is met.
@@ -66,7 +70,7 @@ def run(arguments: list[str]) -> int:
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _MENDABLE:
             raise
-        console.complain(f"stablerep {' '.join(words)}: {_mistake(error)}")
+        console.complain(f"stablerep {' '.join(words)}: {_mistake(error, words)}")
         return 2
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
@@ -113,11 +117,7 @@ def asked_by(recipe: str, words: tuple[str, ...]) -> dict[str, Any]:
     if settings:
         return settings
     name, takes = " ".join(words), COMMANDS[words].takes_recipe
-    known = [
-        shipped
-        for shipped in config_module.recipe_names()
-        if config_module.recipe_table(config_module.read_recipe(shipped), words, shipped)
-    ]
+    known = _shipped_for(words)
     if takes is not None:
         remedy = f"it is for the steps of {name}: give it as `stablerep {takes.format(recipe)}`"
     elif known:
@@ -125,6 +125,12 @@ def asked_by(recipe: str, words: tuple[str, ...]) -> dict[str, Any]:
     else:
         remedy = "leave it out"
     raise UserError(f"recipe {recipe} says nothing of {name} (no table [{'.'.join(words)}]); {remedy}")
+
+
+def _shipped_for(words: tuple[str, ...]) -> list[str]:
+    """The recipes of the package that say something of a command."""
+    tables = {name: config_module.read_recipe(name) for name in config_module.recipe_names()}
+    return [name for name, recipe in tables.items() if config_module.recipe_table(recipe, words, name)]
 
 
 def _strangers(table: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str]:
@@ -138,10 +144,15 @@ def _strangers(table: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str
             yield repr(".".join(here))
 
 
-def _mistake(error: UserError | OSError) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{error.filename or 'the output'} cannot be used ({error.strerror}); give another place"
+def _mistake(error: UserError | OSError, words: tuple[str, ...]) -> str:
+    if isinstance(error, OSError):
+        # A finished file is renamed: of two names the second is the place that was asked for.
+        place = error.filename2 or error.filename or "the output"
+        return f"{place} cannot be used ({error.strerror}); give another place"
+    said = str(error)
+    # Rooms say --download; where a part of the command loads what is named, its option is that part's.
+    own = list(config_module.places(COMMANDS[words].load()[0], "download")) if _FETCH in said else []
+    return said.replace(_FETCH, f"--{own[0]}") if len(own) == 1 else said
 
 
 def _command_words(arguments: list[str]) -> tuple[str, ...] | None:
@@ -183,13 +194,20 @@ def _unknown(arguments: list[str], group: list[tuple[str, ...]]) -> str:
 
 def _shared_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--recipe")
+    parser.add_argument("--recipe", action="append")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     try:
-        return parser.parse_known_args(arguments)
+        shared, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from error
+    recipes = shared.recipe or [None]
+    if len(recipes) > 1:
+        raise UserError(
+            f"--recipe takes one recipe, got {', '.join(recipes)}; give one, or a file of your own that extends one"
+        )
+    shared.recipe = recipes[0]
+    return shared, rest
 
 
 def _parse(words: tuple[str, ...], config_class: type[Any], recipe: str | None, arguments: list[str]) -> Any:
@@ -201,7 +219,7 @@ def _parse(words: tuple[str, ...], config_class: type[Any], recipe: str | None, 
         )
     drawn = io.StringIO()
     try:
-        with contextlib.redirect_stderr(drawn):
+        with contextlib.redirect_stderr(drawn), _help_in_paragraphs():
             return tyro.cli(
                 config_class,
                 prog=f"stablerep {' '.join(words)}",
@@ -214,6 +232,36 @@ def _parse(words: tuple[str, ...], config_class: type[Any], recipe: str | None, 
         if not error.code:  # --help
             raise
         raise UserError(_in_one_sentence(drawn.getvalue(), words)) from error
+
+
+def _help_in_paragraphs() -> ConstructorRegistry:
+    """tyro's own reading of a dataclass, but that the lines of a field's docstring are one paragraph of the help."""
+    registry, is_asking = ConstructorRegistry(), False
+
+    @registry.struct_rule
+    def rule(asked: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal is_asking
+        if is_asking or not dataclasses.is_dataclass(asked.type):
+            return None
+        is_asking = True  # for tyro's own rules, and not for this one again
+        try:
+            spec = ConstructorRegistry.get_struct_spec(asked)
+        finally:
+            is_asking = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        fields = [
+            dataclasses.replace(field, helptext=functools.partial(_paragraph, field.helptext))
+            for field in spec.fields
+        ]
+        return dataclasses.replace(spec, fields=tuple(fields))
+
+    return registry
+
+
+def _paragraph(text: str | Callable[[], str | None] | None) -> str | None:
+    said = text() if callable(text) else text
+    return said and " ".join(said.replace("``", "`").split())
 
 
 def _in_one_sentence(drawn: str, words: tuple[str, ...]) -> str:
@@ -233,9 +281,13 @@ def _in_one_sentence(drawn: str, words: tuple[str, ...]) -> str:
 
 def _description(words: tuple[str, ...]) -> str:
     command = COMMANDS[words]
+    takes = command.takes_recipe
+    shipped = ", ".join(_shipped_for(words if takes is None else ("generate",)))
+    given = f" Shipped recipes for it: {shipped}." if shipped else ""
+    if takes is not None:
+        given = f" Recipes for its steps are given as `stablerep {takes.format('NAME|FILE')}`; shipped: {shipped}."
     return (
         f"{command.help[0].upper()}{command.help[1:]}.\n\n"
         f"Example: stablerep {' '.join(words)} {command.example}\n\n"
-        "Every command also takes --recipe NAME|FILE, --json and --quiet.\n\n"
-        f"Recipes that ship with the package: {', '.join(config_module.recipe_names())}."
+        f"Every command also takes --recipe NAME|FILE, --json and --quiet.{given}"
     )

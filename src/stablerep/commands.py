@@ -155,7 +155,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("evaluate", "painter"): Command(
         "fidelity, realism and near-copies of painted images",
-        "images.lance --world icons --judge runs/simclr",
+        "images.lance --world icons --judge runs/judge",
         _from("evaluation.painting", "PainterConfig", "evaluate_painter"),
     ),
     ("embed",): Command(

@@ -10,7 +10,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -133,6 +133,16 @@ def to_dict(config: Any) -> dict[str, Any]:
 def to_toml(config: Any) -> str:
     """A dataclass as TOML text that ``build`` reads back to an equal value."""
     return tomli_w.dumps(to_dict(config))
+
+
+def places(cls: type[Any], name: str, above: str = "") -> Iterator[str]:
+    """Dotted names of the fields called ``name``, in a dataclass and in those within it."""
+    for field, hint in typing.get_type_hints(cls).items():
+        if field == name:
+            yield above + field
+        for option in _options(hint):
+            if dataclasses.is_dataclass(option) and isinstance(option, type):
+                yield from places(option, name, f"{above}{field}.")
 
 
 def differing_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,14 @@ def refuse_credentials(path: str) -> None:
         )
 
 
+def refuse_files(path: str) -> None:
+    """Raise ``NotADirectoryError`` for a path to a file or below one, where Lance would look again for two seconds."""
+    places = () if is_remote(path) else (Path(path), *Path(path).parents)
+    file = next((place for place in places if place.is_file()), None)
+    if file is not None:
+        raise NotADirectoryError(f"{file} is a file")
+
+
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[None]:
     """What a full disk or an object store raises in the middle of a commit, as a mistake that can be mended."""
@@ -112,7 +120,10 @@ def filtering(path: str, where: str | None) -> Iterator[None]:
             is_damage = isinstance(error, ArrowException) and _COMPUTING not in str(error)
             if where is None or is_damage:
                 raise
-            raise UserError(f"{path}: the filter {where!r} is not valid ({first_line(error)})") from error
+            raise UserError(
+                f"{path}: the filter {where!r} is not valid ({first_line(error)}); write texts in single quotes and "
+                "columns without, as in \"split = 'train'\""
+            ) from error
 
 
 def is_panic(error: BaseException) -> bool:

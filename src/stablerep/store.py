@@ -25,9 +25,11 @@ from stablerep.storage import (
     first_line,
     is_panic,
     is_remote,
+    is_table,
     location,
     reading,
     refuse_credentials,
+    refuse_files,
     writing,
 )
 
@@ -106,8 +108,6 @@ class _Table:
             return Path(path).exists()
         try:
             _open(location(path))
-        except UserError:
-            raise
         except (ValueError, OSError) as error:
             if _NOT_THERE in str(error):
                 return False
@@ -121,26 +121,25 @@ class _Table:
         try:
             dataset = _open(path)
         except (ValueError, OSError) as error:
-            raise UserError(
-                f"{path}: no {cls.noun} table could be opened there ({cls._why_not(path, error)})"
-            ) from error
+            why = cls._why_not(path, error)
+            raise UserError(f"{path}: no {cls.noun} table could be opened there ({why})") from error
         # A nullable column that an older table has not is added when rows that may need it are appended.
-        missing = [
-            field.name
-            for field in cls.schema
-            if not field.nullable and field.name not in dataset.schema.names
-        ]
+        needed = [field.name for field in cls.schema if not field.nullable]
+        missing = [name for name in needed if name not in dataset.schema.names]
         if missing:
-            raise UserError(f"{path} is not a table of {cls.noun}s: it has no column {', '.join(missing)}")
+            raise UserError(
+                f"{path} is not a table of {cls.noun}s: it has no column {', '.join(missing)}; give one of {cls.noun}s"
+            )
         return cls(dataset, str(path))
 
     @classmethod
     def _why_not(cls, path: str, error: Exception) -> str:
-        if is_remote(path) or Path(path).is_dir():
+        if is_table(Path(path)):
             return first_line(error)
         if not Path(path).exists():
             return "there is nothing at this path"
-        return f"it is a file, and a table is a folder{cls.made_of_files}"
+        kind = "folder without a table" if Path(path).is_dir() else "file, and a table is a folder"
+        return f"it is a {kind}{cls.made_of_files}"
 
     @classmethod
     def open_or_create(cls, path: str | Path) -> Self:
@@ -150,6 +149,7 @@ class _Table:
         if not is_remote(path) and _holds_something_else(Path(path)):
             raise UserError(f"{path} exists and is not a table of {cls.noun}s; give another path")
         try:
+            refuse_files(path)
             lance.write_dataset(cls.schema.empty_table(), path, mode="create")
         except (ValueError, OSError) as error:
             if "already exists" not in str(error):
@@ -193,9 +193,8 @@ class _Table:
     def take(self, positions: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """Columns (all where not given) of the rows at these positions of this version, in the order asked."""
         with reading(self.path):
-            return self.dataset.take(
-                [int(position) for position in positions], columns=columns and list(columns)
-            )
+            rows = [int(position) for position in positions]
+            return self.dataset.take(rows, columns=columns and list(columns))
 
     def notes(self, prefix: str) -> dict[str, Any]:
         """What was noted in the newest version of the table under names with this prefix, which is cut off."""
@@ -284,6 +283,7 @@ class ImageTable(_Table):
 
     schema = IMAGE_SCHEMA
     noun = "image"
+    made_of_files = "; `stablerep convert` makes one of files of pictures"
 
     def origins(self) -> dict[str, dict[str, Any]]:
         """What is known of each painted origin: its name -> the settings that its fingerprint covers."""
@@ -306,6 +306,7 @@ class ImageTable(_Table):
 
 def _open(path: str) -> lance.LanceDataset:
     refuse_credentials(path)
+    refuse_files(path)
     try:
         return lance.dataset(path)
     except BaseException as error:
@@ -373,9 +374,8 @@ def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[st
     if not len(table):
         return True
     first = table.select(keys).slice(0, 1).to_pylist()[0]
-    if not dataset.count_rows(
-        filter=" AND ".join(f"{key} = {literal(value)}" for key, value in first.items())
-    ):
+    where = " AND ".join(f"{key} = {literal(value)}" for key, value in first.items())
+    if not dataset.count_rows(filter=where):
         return False
     # Keys are streamed, never held; those without a wanted value in the most telling column are passed over.
     telling = max(keys, key=lambda key: pc.count_distinct(table[key]).as_py())

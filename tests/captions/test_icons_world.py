@@ -128,37 +128,38 @@ def thumbnails(maps: npt.NDArray[Any], side: int) -> Floats:
 def best_correlation(ours: Floats, theirs: Floats, shift: int, limit: float) -> Floats:
     """(N, M): correlation of the inner parts, ours in the middle and theirs at the best of all small shifts.
 
-    Computed where it may exceed the limit, -1 elsewhere: it is at most the product of two rows in some directions, and
-    of the lengths that they have in all others.
+    Computed where it may exceed the limit, -1 elsewhere.
     """
     inner = ours.shape[1] - 2 * shift
     middle = centred(ours[:, shift : shift + inner, shift : shift + inner])
     directions = np.linalg.svd(middle, full_matrices=False)[2][:64].T
-    low, high = parts(middle, directions)
+    bound = bounds(middle, directions)
     best = np.full((len(ours), len(theirs)), -1, np.float32)
     for down in range(2 * shift + 1):
         for right in range(2 * shift + 1):
             shifted = centred(theirs[:, down : down + inner, right : right + inner])
-            their_low, their_high = parts(shifted, directions)
             rounding = 1e-3
-            possible = low @ their_low.T + np.outer(high, their_high) > limit - rounding
+            possible = bound @ bounds(shifted, directions).T > limit - rounding
             for i in np.flatnonzero(possible.any(1)):
                 best[i, possible[i]] = np.maximum(best[i, possible[i]], shifted[possible[i]] @ middle[i])
     return best
 
 
-def parts(rows: Floats, directions: Floats) -> tuple[Floats, Floats]:
-    """Rows of unit length (N, D) along some directions (D, K): coordinates (N, K), and the length (N,) of the rest."""
-    low = rows @ directions
-    return low, np.sqrt(np.maximum(0, 1 - np.square(low).sum(1)))
+def bounds(rows: Floats, directions: Floats) -> Floats:
+    """Rows of unit length (N, D) along some directions (D, K), and the length of the rest: (N, K + 1).
+
+    The product of two of them is at least that of the whole rows.
+    """
+    along = rows @ directions
+    return np.hstack([along, np.sqrt(np.maximum(0, 1 - np.square(along).sum(1, keepdims=True)))])
 
 
 def edge_map(picture: Bytes) -> Floats:
     """Blurred strength of the edges of one picture, (64, 64); half of full contrast counts as full."""
-    values = picture.astype(np.float32) / 255
-    strength = np.zeros(values.shape[:2], np.float32)
-    strength[1:, :] += np.abs(np.diff(values, axis=0)).max(-1)
-    strength[:, 1:] += np.abs(np.diff(values, axis=1)).max(-1)
+    channels = picture.transpose(2, 0, 1).astype(np.float32, order="C") / 255
+    strength = np.zeros(channels.shape[1:], np.float32)
+    strength[1:, :] += np.abs(np.diff(channels, axis=1)).max(0)
+    strength[:, 1:] += np.abs(np.diff(channels, axis=2)).max(0)
     blurred: Floats = gaussian_filter(np.minimum(strength, 0.5), 1)
     return blurred
 

@@ -116,6 +116,7 @@ class KilledError(Exception):
     """Stands for the end of a process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["append", "note"])
 def test_a_killed_run_goes_on_to_the_same_table(
     classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

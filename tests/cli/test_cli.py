@@ -29,8 +29,34 @@ def test_every_command_explains_itself(words: tuple[str, ...], capsys: Capture) 
     assert err == ""
     assert f"usage: stablerep {' '.join(words)} " in out
     assert f"Example: stablerep {' '.join(words)} {COMMANDS[words].example}\n" in out
-    for shared in ("--recipe NAME|FILE", "--json", "--quiet", "teacher-icons"):
+    for shared in ("--recipe NAME|FILE", "--json", "--quiet"):
         assert shared in out
+
+
+@pytest.mark.parametrize(
+    ("command", "recipes"),
+    [
+        (
+            "train text-to-image",
+            "--json and --quiet. Shipped recipes for it: teacher-fashion, teacher-icons. ",
+        ),
+        ("compare", "given as `stablerep compare NAME|FILE`; shipped: cc12m, "),
+        ("doctor", ""),
+    ],
+)
+def test_a_help_names_the_recipes_of_its_command(command: str, recipes: str, capsys: Capture) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert recipes in said
+    assert bool(recipes) == ("hipped" in said)
+
+
+def test_the_lines_of_a_docstring_are_one_paragraph_of_the_help(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert run(["generate", "--help"]) == 0
+    assert "such as 0.2 0.9; steps outside cost half. At all times" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)

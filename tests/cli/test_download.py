@@ -26,6 +26,7 @@ LINES = {
     f"edit {TEACHER} --out edited --remove cat": "--paint.download",
     f"embed images.lance --encoder {ENCODER}": "--download",
     f"evaluate {ENCODER} --benchmarks digits --out scores": "--download",
+    f"evaluate painter {TEACHER} --world . --judge raw-pixels --out judged/scores.json": "--download",
     f"export {ENCODER} --to safetensors --out exported": "--download",
     f"train distillation --method.teacher {TEACHER} {TRAIN} few-steps": "--method.download",
     f"train lora --method.teacher {TEACHER} {TRAIN} lora": "--method.download",
@@ -60,5 +61,5 @@ def test_a_model_is_fetched_where_it_is_asked_for(
         assert run([*words, "--quiet"]) == 2
         said.append(capsys.readouterr().err)
     assert fetched == [False, True]
-    assert "add --download to fetch it" in said[0]
+    assert f"add {LINES[line]} to fetch it" in said[0]
     assert "check the" in said[1]

@@ -59,7 +59,9 @@ MISTAKES = {
     "evaluate run --recipe cc12m": "(no table [evaluate]); leave it out, or give one that does (fashion, icons)",
     "evaluate run --recipe painters.toml": "recipe painters.toml says nothing of evaluate (no table [evaluate])",
     "compare cc12m --out x": "world must name icons, fashion, or a folder of captions and real pictures: recipe cc12m",
+    "compare nope --out x": "unknown recipe 'nope'; shipped: cc12m, cc12m-2x,",
     "generate --recipe nope": "unknown recipe 'nope'; shipped: cc12m, cc12m-2x,",
+    "generate --recipe icons --recipe nope": "--recipe takes one recipe, got icons, nope; give one, or a file of your",
     "generate --recipe nope.toml": "recipe nope.toml: No such file or directory",
     "generate --recipe broken.toml": "recipe broken.toml: Expected",
     "generate --recipe latin.toml": "recipe latin.toml: not UTF-8 text (byte 13)",
@@ -68,22 +70,32 @@ MISTAKES = {
     # tables, filters, teachers, encoders
     "generate absent.lance --out i.lance": "absent.lance: no caption table could be opened there (there is",
     "generate ok.txt --out i.lance": "it is a file, and a table is a folder; `stablerep captions import` makes one",
-    "generate images.lance --out i.lance": "images.lance is not a table of captions: it has no column id, text",
+    "generate images.lance --out i.lance": "images.lance is not a table of captions: it has no column id, text, "
+    "source; give one of captions",
     "generate captions.lance --teacher teacher --where 'split ==== 3' --out i.lance": "'split ==== 3' is not valid",
+    "generate captions.lance --teacher teacher --where 'split = train' --out i.lance": "write texts in single quotes",
     "generate captions.lance --teacher teacher --where 'size = 3' --out i.lance": "'size = 3' is not valid",
     "generate captions.lance --teacher teacher --where \"split = 'x'\" --out i.lance": "leave the recipe out",
     "generate captions.lance --teacher nobody --out i.lance": "unknown teacher 'nobody'; shipped: ",
     "generate captions.lance --teacher owner/nobody --out i.lance": "teacher 'owner/nobody' is neither shipped",
-    "generate captions.lance --teacher run --out i.lance": "is not a diffusers pipeline folder",
+    "generate captions.lance --teacher run --out i.lance": "is not a diffusers pipeline folder: it has no "
+    "model_index.json; give one that save_pretrained of diffusers wrote",
     "train stablerep --recipe icons --out r --data.images absent.lance": "absent.lance: no image table",
+    "train stablerep --recipe icons --out r --data.images run": "run: no image table could be opened there (it is "
+    "a folder without a table; `stablerep convert` makes one of files of pictures)",
     "train simclr --recipe icons --out r --data.images images.lance --data.where 'a === b'": "'a === b' is not valid",
     "evaluate nobody --out s --benchmarks digits": "no encoder 'nobody': there is no such folder",
     "evaluate runs/nobody --world run": "there is no run or encoder at runs/nobody",
     "evaluate teacher --out s --benchmarks digits": "no encoder 'teacher'",
     "evaluate run --out s": "nothing to evaluate: benchmark icons: no folder was given; name its world with --world",
-    "evaluate run --out s --world run": "run has no images.lance",
+    "evaluate run --out s --world run": "run has no images.lance; give the folder that `stablerep world icons` wrote",
+    "evaluate run --out s --benchmarks table --table painted.lance": "there are no labelled pictures for training, "
+    "validation, test; those of a table are real, with a label and a split",
     "evaluate painter absent.lance --world run --judge raw-pixels": "run has no images.lance",
     "evaluate painter absent.lance --world run --judge raw-pixels --download": "run has no images.lance",
+    "quickstart --teacher nobody --out q": "unknown teacher 'nobody'",
+    "compare icons --out x --arms lora:painted": "stablerep, stablerep-plus, simclr, clip, supervised and a source",
+    "convert absent x": "absent is not there; give an image table, or a file or folder of pictures",
     "report absent": "absent is neither a run (no run.json in it) nor a project",
     # outputs that hold something else
     "captions import ok.txt --out images.lance": "images.lance is not a table of captions",
@@ -194,6 +206,14 @@ def test_what_the_disk_refuses_is_a_sentence(
         sentence
         == f"stablerep report: page[2J.html cannot be used ({os.strerror(number)}); give another place"
     )
+
+
+def test_a_place_is_named_and_not_the_file_that_was_to_take_it(
+    desk: Path, capsys: Capture, called: Callable[..., list[Any]]
+) -> None:
+    called(("report",), IsADirectoryError(errno.EISDIR, "Is a directory", ".run.1a2b", None, "run"))
+    sentence = refused("report run --out run", desk, capsys)
+    assert sentence == "stablerep report: run cannot be used (Is a directory); give another place"
 
 
 @pytest.mark.parametrize(

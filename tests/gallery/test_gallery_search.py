@@ -57,6 +57,7 @@ def test_the_nearest_by_pixels_have_the_colour(tmp_path: Path) -> None:
         gallery.find(Wish(like=Place(0, 99)))
 
 
+@pytest.mark.slow
 def test_texts_are_found_where_the_run_can_read(tmp_path: Path, run: Path) -> None:
     gallery = open_small(tmp_path, run=run)
     gallery.vectors.compute()

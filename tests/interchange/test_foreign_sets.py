@@ -316,6 +316,10 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
         (tmp_path / "set", "webdataset", "convert to tables first"),
     ]
     convert(ConvertConfig(source=world, out=tmp_path / "set", to="parquet"))
+    with pytest.raises(
+        UserError, match=r"--captions c\.lance goes with an image table, and .*set holds parquet"
+    ):
+        convert(ConvertConfig(source=tmp_path / "set", out=tmp_path / "back", captions=Path("c.lance")))
     for source, to, message in cases:
         with pytest.raises(UserError, match=message):
             convert(ConvertConfig(source=source, out=tmp_path / "out", to=to))  # type: ignore[arg-type]

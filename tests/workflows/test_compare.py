@@ -256,9 +256,10 @@ def test_protocols_that_compare_no_accuracy_are_refused_before_anything_is_paint
         ({"seeds": (0, 0)}, "seeds must hold different values"),
         ({"num_captions": ()}, "num_captions must hold different values"),
         ({"num_steps": 0}, "num_steps must be at least 1"),
+        ({"learning_rates": (1e-3, 0.0)}, r"learning_rates must be positive, got \(0.001, 0.0\)"),
         (
-            {"settings": "mine.toml"},
-            "world must name icons, fashion, .* recipe mine.toml is not named like a world",
+            {"settings": "cc12m"},
+            "world must name icons, fashion, .* recipe cc12m is not named like a world",
         ),
     ],
 )

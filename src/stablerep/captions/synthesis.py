@@ -56,7 +56,7 @@ class SynthesizeConfig:
     relations: Path | None = None
     """Text file with one relation a line, such as "next to"; unset: a list of 10."""
     mixture: Mixture = field(default_factory=Mixture)
-    """How often each kind of caption is drawn."""
+    """How often each kind of caption is drawn, as a ratio; the defaults are published (SynCLR)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the language model writes."""
     seed: int = 0

@@ -92,6 +92,11 @@ def convert(config: ConvertConfig, *, console: Console = Console(quiet=True)) ->
             f"{config.source} holds {found}, and --to is {to}: one side must be tables and the other must not"
             + ("; convert to tables first" if found != to else "; choose one with --to")
         )
+    if to == "tables" and config.captions is not None:
+        raise UserError(
+            f"--captions {config.captions} goes with an image table, and {config.source} holds {found} with its own; "
+            "leave it out"
+        )
     options = Options(mark=config.mark, shard_bytes=config.shard_megabytes * 2**20, origin=config.origin)
     summary = (
         _read(config, found, options, console) if to == "tables" else _write(config, to, options, console)
@@ -105,7 +110,7 @@ def layout_of(source: Path) -> str:
     if is_remote(source):
         return "tables"
     if not source.exists():
-        raise UserError(f"{source} is not there")
+        raise UserError(f"{source} is not there; give an image table, or a file or folder of pictures")
     manifest = read_manifest(source)
     if manifest is not None and manifest.get("layout") in LAYOUTS:
         return str(manifest["layout"])

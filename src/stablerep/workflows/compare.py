@@ -55,6 +55,8 @@ _FURTHER = 64
 """Captions painted in place of failed ones, without one that can be used, after which no more are tried."""
 
 
+_PAINTERS = frozenset({"autoencoder", "text-to-image", "lora", "distillation"})
+"""Methods that train no encoder, so that there is nothing to compare."""
 Source = Literal["real", "painted", "both"]
 
 
@@ -90,15 +92,17 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if self.world is None and self.settings not in WORLDS:
+            config_module.read_recipe(self.settings)  # that there is none is said first
             raise ValueError(
                 f"world must name {', '.join(WORLDS)}, or a folder of captions and real pictures: recipe "
                 f"{self.settings} is not named like a world"
             )
+        learners = [method for method in METHODS if method not in _PAINTERS]
         for arm in self.arms:
             method, _, source = arm.partition(":")
-            if method not in METHODS or source not in get_args(Source):
+            if method not in learners or source not in get_args(Source):
                 raise ValueError(
-                    f"arms must be METHOD:SOURCE with a method of {', '.join(METHODS)} and a source of "
+                    f"arms must be METHOD:SOURCE with a method of {', '.join(learners)} and a source of "
                     f"{', '.join(get_args(Source))}, got {arm!r}"
                 )
         for name in ("arms", "num_captions", "seeds"):
@@ -110,6 +114,8 @@ class CompareConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if min(self.num_captions) < 1:
             raise ValueError(f"num_captions must be at least 1, got {min(self.num_captions)}")
+        if any(rate <= 0 for rate in self.learning_rates):
+            raise ValueError(f"learning_rates must be positive, got {self.learning_rates}")
 
     @property
     def chosen_world(self) -> str:

@@ -12,6 +12,8 @@ from stablerep.console import Console
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.evaluation.scores import Scores
 from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.generation.folders import find_teacher
+from stablerep.generation.teacher import TEACHERS
 from stablerep.learning.data import DataConfig
 from stablerep.learning.methods import METHODS, train
 from stablerep.learning.trainer import TrainConfig
@@ -76,6 +78,8 @@ def quickstart(
     pictures that neither they nor the teacher saw. Every stage goes on from what a stopped run left.
     """
     begin = time.monotonic()
+    if config.teacher not in TEACHERS:
+        find_teacher(config.teacher, download=config.download)  # before anything is written
     world, painted = config.out / "world", config.out / "images.lance"
     console.say("1/5  the world icons: real pictures with captions, split by what they show")
     write_world(WorldConfig(name="icons", out=world))
