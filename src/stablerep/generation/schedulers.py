@@ -31,13 +31,13 @@ def choose_scheduler(pipeline: Any, asked: SchedulerName | None) -> Any:
     class_name = SCHEDULERS[name]
     if class_name is None or class_name == type(own).__name__:
         return own
-    if name == "euler" and _is_flow(own):
-        return _euler_of_flow(own)
     if not _fits(name, own):
         fitting = ", ".join(option for option in SCHEDULERS if _fits(option, own))
         raise UserError(
             f"scheduler {name!r} does not fit the teacher's {type(own).__name__}; fitting: {fitting}"
         )
+    if name == "euler" and _is_flow(own):
+        return _euler_of_flow(own)
     kind = getattr(diffusers, class_name)
     takes = inspect.signature(kind).parameters
     options = {
