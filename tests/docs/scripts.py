@@ -21,7 +21,7 @@ SIZES: Mapping[str, tuple[str, ...]] = {
     "bench/painting.py": (
         "--num-captions", "1", "--num-images", "1", "--num-rounds", "1", "--teacher", "runs/painter/teacher",
     ),
-    "experiments/claims.py": ("--num-captions", "8", "--seeds", "0"),
+    "experiments/claims.py": ("--num-captions", "8", "--seeds", "0", "--headline", "16", "--times", "1"),
 }  # fmt: skip
 """What follows the words of the page; the last of two equal options counts."""
 
