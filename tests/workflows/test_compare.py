@@ -253,6 +253,7 @@ def test_protocols_that_compare_no_accuracy_are_refused_before_anything_is_paint
     [
         ({"arms": ("dino:real",)}, "arms must be METHOD:SOURCE .*got 'dino:real'"),
         ({"arms": ("simclr:photos",)}, "got 'simclr:photos'"),
+        ({"arms": ("text-to-image:real",)}, "of stablerep, .*, supervised and .*got 'text-to-image:real'"),
         ({"seeds": (0, 0)}, "seeds must hold different values"),
         ({"num_captions": ()}, "num_captions must hold different values"),
         ({"num_steps": 0}, "num_steps must be at least 1"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stablerep import cost, runtime
+from stablerep.config import places
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.generation.folders import find_teacher
@@ -176,6 +177,11 @@ class MethodEntry:
     build: Callable[[Any], Method]
     describe: Callable[[Any, TrainSummary], None] | None = None
     """Writes the card of a painter; encoders get theirs from the command ``export``."""
+
+    @property
+    def learns_encoder(self) -> bool:
+        """Whether an encoder is trained, which can be measured; painters and autoencoders are not."""
+        return "method.encoder" in places(self.config, "encoder")
 
 
 def _build_autoencoder(config: AutoencoderTrainConfig) -> Method:

@@ -55,8 +55,6 @@ _FURTHER = 64
 """Captions painted in place of failed ones, without one that can be used, after which no more are tried."""
 
 
-_PAINTERS = frozenset({"autoencoder", "text-to-image", "lora", "distillation"})
-"""Methods that train no encoder, so that there is nothing to compare."""
 Source = Literal["real", "painted", "both"]
 
 
@@ -97,7 +95,7 @@ class CompareConfig:
                 f"world must name {', '.join(WORLDS)}, or a folder of captions and real pictures: recipe "
                 f"{self.settings} is not named like a world"
             )
-        learners = [method for method in METHODS if method not in _PAINTERS]
+        learners = [name for name, entry in METHODS.items() if entry.learns_encoder]
         for arm in self.arms:
             method, _, source = arm.partition(":")
             if method not in learners or source not in get_args(Source):
