@@ -269,12 +269,8 @@ def _called(teacher: str) -> str:
 
 
 def _headline(config: Claims) -> Iterator[Cell]:
-    """n counts pictures, as in the paper: both get half as many captions with two pictures each.
-
-    The most are painted first: a run does not read captions that have pictures and are not its own, and could not be
-    taken up again after further ones were painted.
-    """
-    for num in sorted(config.headline, reverse=True):
+    """n counts pictures, as in the paper: both get half as many captions with two pictures each."""
+    for num in config.headline:
         yield dataclasses.replace(
             _cell(config, f"{num} painted", ("stablerep-plus:painted",)),
             place=num,

@@ -117,24 +117,32 @@ def test_wordings_of_another_split_group_or_label_are_not_read(
 ) -> None:
     rows = caption_rows()
     rows = [row | other if row["text"] == text(0, 1) else row for row in rows]
-    seen = texts_of(write_captions(tmp_path / "captions.lance", rows), world)
+    captions = write_captions(tmp_path / "captions.lance", rows)
+    seen = texts_of(captions, world, other_wordings=True)
     assert identity_of(text(0)) in seen and identity_of(text(1, 1)) in seen
     assert identity_of(text(0, 1)) not in seen
 
 
-def test_texts_of_captions_beyond_the_subset_are_not_read(tmp_path: Path) -> None:
-    """Both wordings of a concept have pictures of their own, and the subset holds one of them."""
-    rows = [image_row(number, 0) for number in range(6)]
-    rows += [image_row(number, 0, caption_id=caption_id(text(number, 1))) for number in range(6)]
+@pytest.mark.parametrize("painted", [(0,), (0, 1)])
+@pytest.mark.parametrize("others", [False, True])
+def test_texts_of_other_captions_are_read_where_asked_whether_or_not_these_have_pictures(
+    others: bool, painted: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Either the first wording of a concept has pictures or both have, and the subset holds one of them."""
+    own = {caption_id(text(number, variant)): (number, variant) for number in range(6) for variant in (0, 1)}
+    rows = [
+        image_row(number, 0, caption_id=caption)
+        for caption, (number, variant) in own.items()
+        if variant in painted
+    ]
     images = write_images(tmp_path / "images.lance", rows)
     captions = write_captions(tmp_path / "captions.lance", caption_rows(6))
-    config = data_config(images, captions=captions, num_captions=6)
+    config = data_config(images, captions=captions, num_captions=6, other_wordings=others)
     views = ViewSource(config, seed=0, tokenize=tokenize)
-    own = {
-        caption_id(text(number, variant)): text(number, variant) for number in range(6) for variant in (0, 1)
-    }
     seen = {int(token) for step in range(60) for token in views.batch(step)["tokens"]}
-    assert seen == {identity_of(own[caption]) for caption in views.caption_ids}
+    trained = [own[caption] for caption in views.caption_ids]
+    wordings = trained + [(number, 1 - variant) for number, variant in trained if others]
+    assert seen == {identity_of(text(*wording)) for wording in wordings}
 
 
 def test_images_of_a_caption_are_of_the_style_that_its_text_names(tmp_path: Path, world: World) -> None:

@@ -23,7 +23,8 @@ from stablerep.store import caption_id
 
 
 def test_tokens_are_of_captions_of_the_same_concept_and_change(world: World) -> None:
-    views = ViewSource(data_config(world.images, captions=world.captions), seed=0, tokenize=tokenize)
+    config = data_config(world.images, captions=world.captions, other_wordings=True)
+    views = ViewSource(config, seed=0, tokenize=tokenize)
     seen: dict[int, set[int]] = {}
     for step in range(24):
         batch = views.batch(step)
@@ -41,7 +42,8 @@ def test_tokens_are_of_captions_of_the_same_concept_and_change(world: World) -> 
 def test_a_caption_without_concept_has_its_own_text_only(tmp_path: Path, world: World) -> None:
     rows = [row | {"concept": None} for row in caption_rows()]
     captions = write_captions(tmp_path / "captions.lance", rows)
-    views = ViewSource(data_config(world.images, captions=captions), seed=0, tokenize=tokenize)
+    config = data_config(world.images, captions=captions, other_wordings=True)
+    views = ViewSource(config, seed=0, tokenize=tokenize)
     tokens = {int(token) for step in range(12) for token in views.batch(step)["tokens"]}
     assert tokens == {identity_of(text(number)) for number in range(NUM_CAPTIONS)}
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,9 @@ class DataConfig:
     are equally likely. Where a caption has no image left in a table, the others take its place."""
     captions: Path | None = field(default=None, metadata=FREE)
     """Caption table, for methods that read text."""
+    other_wordings: bool = False
+    """Methods that read text also read captions on which they do not train, where these say the same thing (same
+    concept, group, split and label): for tables in which only one of several wordings has pictures."""
     style_probability: float = 0.0
     """Share of the captions to which the style of their images is joined where it is known, as painters are asked for
     it; the images of a caption in a batch are then of one style."""
@@ -132,7 +135,7 @@ class ViewSource:
         self._decoded: dict[ImageRef, Tensor] = {}
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
         self._turns = self._take_turns() if config.one_per_group else None
-        self._texts = self._wordings(set(every.captions[len(self.caption_ids) :])) if tokenize else {}
+        self._texts = self._wordings() if tokenize else {}
         if config.captions_per_batch % runtime.world_size():
             raise UserError(
                 f"captions_per_batch {config.captions_per_batch} cannot be shared equally by {runtime.world_size()} "
@@ -356,12 +359,12 @@ class ViewSource:
                     images[ref] = self._decoded[ref] = picture.decode()
         return Pictures([images[ref] for ref in refs])
 
-    def _wordings(self, left_out: Collection[str]) -> dict[str, list[str]]:
+    def _wordings(self) -> dict[str, list[str]]:
         if self.config.captions is None:
             raise UserError(
                 "this method reads text: give the caption table, such as --data.captions captions.lance"
             )
-        return wordings(self.config.captions, self.caption_ids, left_out)
+        return wordings(self.config.captions, self.caption_ids, others=self.config.other_wordings)
 
     def _text(self, caption: str, style: str | None, epoch: int) -> tuple[str, str]:
         """What is said of the images of a caption, and the first of its wordings, by which the thing is told."""
