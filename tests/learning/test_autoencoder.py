@@ -156,6 +156,7 @@ def test_an_exported_autoencoder_is_trained_further(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
+        ({"num_groups": 0}, "num_groups must be positive, got 0"),
         ({"channels": (8, 12), "num_groups": 8}, "num_groups 8 must divide every entry of channels"),
         ({"channels": ()}, "must divide every entry"),
         ({"image_size": 30}, "image_size 30 must be a multiple of 4"),

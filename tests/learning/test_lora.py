@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, PixArtSigmaPipeline
 from tiny_training import NUM_CAPTIONS, SIZE, World, decode_png, text, train_config
 from torch import nn
 
@@ -177,6 +177,15 @@ def test_captions_are_read_as_the_pipeline_reads_them(folders: dict[str, Path]) 
     assert painter.tokenize(TEXTS[:1]).shape == (1, 8), "as many as it reads when it paints"
 
 
+def test_a_pixart_sigma_reads_as_many_tokens_as_when_it_paints(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    parts = DiffusionPipeline.from_pretrained(folders["pixart"]).components
+    parts["tokenizer"].model_max_length = 512
+    PixArtSigmaPipeline(**parts).save_pretrained(tmp_path)
+    assert learner(tmp_path).tokenize(TEXTS[:1]).shape == (1, 300)
+
+
 @pytest.mark.slow
 def test_stable_diffusion_learns_at_any_multiple_and_at_nothing_else(
     world: World, folders: dict[str, Path], tmp_path: Path
@@ -203,5 +212,10 @@ def test_what_cannot_be_adapted_is_refused(folders: dict[str, Path], tmp_path: P
     (tmp_path / "pickled" / "unet" / "weights.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="pickle"):
         Lora(LoraConfig(teacher=str(tmp_path / "pickled")))
+    shutil.copytree(folders["painter"], tmp_path / "torn")
+    weights = tmp_path / "torn" / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="torn cannot be loaded"):
+        Lora(LoraConfig(teacher=str(tmp_path / "torn")))
     with pytest.raises(ValueError, match="rank and alpha must be positive"):
         LoraConfig(teacher="icons", rank=0)

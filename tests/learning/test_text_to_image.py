@@ -311,6 +311,14 @@ def test_what_cannot_be_trained_further_is_refused(
     shutil.rmtree(tmp_path / "copy" / "text_encoder")
     with pytest.raises(UserError, match="holds no text encoder to start from"):
         TextToImage(replace(learner.config, start_from=tmp_path / "copy"), [])
+    shutil.copytree(folder / "text_encoder", tmp_path / "copy" / "text_encoder")
+    weights = tmp_path / "copy" / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="holds no T5EncoderModel that can be read"):
+        TextToImage(replace(learner.config, start_from=tmp_path / "copy"), [])
+    (tmp_path / "copy").rename(tmp_path / "teacher")
+    with pytest.raises(UserError, match=r"holds no painter to start from .*; give .*teacher$"):
+        TextToImage(replace(learner.config, start_from=tmp_path), [])
 
 
 def test_the_pipeline_reads_prompts_as_training_did(exported: tuple[TextToImage, Path]) -> None:
@@ -374,10 +382,20 @@ def test_a_missing_autoencoder_is_named(world: World, tmp_path: Path) -> None:
         painter(replace(world, autoencoder=tmp_path))
 
 
+def test_the_run_of_an_autoencoder_and_one_without_weights_are_named(world: World, tmp_path: Path) -> None:
+    folder = shutil.copytree(world.autoencoder, tmp_path / "autoencoder")
+    with pytest.raises(UserError, match=r"holds no autoencoder \(config\.json\); give .*autoencoder$"):
+        painter(replace(world, autoencoder=tmp_path))
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="autoencoder holds no AutoencoderKL that can be read"):
+        painter(replace(world, autoencoder=folder))
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
         ({"width": 10, "num_heads": 4}, "num_heads 4 must divide width 10"),
+        ({"num_heads": 0}, "num_heads must be positive, got 0"),
         ({"text_width": 6}, "text_width must be a multiple of 4"),
         ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\]"),
         ({"ema_decay": math.nan}, r"ema_decay must be in \[0, 1\]"),

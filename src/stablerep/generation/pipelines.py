@@ -72,7 +72,7 @@ class DiffusersTeacher:
         self.styles = settings.styles
         self._negative_prompt = settings.negative_prompt
         self._negative: dict[str, Tensor] = {}
-        self._token_limits = _token_limits(pipeline, self._options, self._paint_parameters)
+        self._token_limits = token_limits(pipeline, self._options, self._paint_parameters)
         self.num_truncated = 0
         self.truncated_example: str | None = None
         self.settings = _describe(pipeline, settings, self._options, weights)
@@ -249,7 +249,7 @@ def _options(settings: PaintSettings, parameters: Parameters) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None and name in parameters}
 
 
-def _token_limits(pipeline: Any, options: Mapping[str, Any], parameters: Parameters) -> list[tuple[Any, int]]:
+def token_limits(pipeline: Any, options: Mapping[str, Any], parameters: Parameters) -> list[tuple[Any, int]]:
     """Each tokenizer with the number of tokens of which the text encoder gets to see the first."""
     tokenizers = [part for part in pipeline.components.values() if isinstance(part, PreTrainedTokenizerBase)]
     asked = options.get("max_sequence_length")

@@ -40,6 +40,8 @@ class AutoencoderConfig:
     """Folder of an AutoencoderKL of the same architecture whose weights are trained further."""
 
     def __post_init__(self) -> None:
+        if self.num_groups < 1:
+            raise ValueError(f"num_groups must be positive, got {self.num_groups}")
         if not self.channels or any(channels % self.num_groups for channels in self.channels):
             raise ValueError(
                 f"num_groups {self.num_groups} must divide every entry of channels {self.channels}"
@@ -105,7 +107,7 @@ class Autoencoder(Method):
         return StepResult(loss=loss, logs=logs)
 
     def export(self, folder: Path) -> Path:
-        """Save a stock AutoencoderKL whose scaling factor makes the latents of the training pictures unit variance."""
+        """Save a stock AutoencoderKL whose scaling factor gives the latents of the training pictures mean square 1."""
         scaling_factor = float(self.latent_square.rsqrt()) if self.latent_square > 0 else 1.0
         self.vae.register_to_config(scaling_factor=scaling_factor)
         self.vae.save_pretrained(folder / "autoencoder")

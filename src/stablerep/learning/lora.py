@@ -4,6 +4,7 @@ LoRA (Hu et al. 2022) on the attention projections; everything else stays as it 
 pipeline folder with the adapters added into the weights, and the adapters alone beside it.
 """
 
+import inspect
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stablerep.config import FREE
 from stablerep.errors import UserError
 from stablerep.generation.folders import DEFAULTS, check_folder, find_teacher, read_defaults, read_index
+from stablerep.generation.pipelines import token_limits
 from stablerep.learning.method import (
     Batch,
     Method,
@@ -93,7 +96,10 @@ class Lora(Method):
         if self.part == "transformer":  # from edge to edge, the margin within
             self.side = defaults.height or adapted.config.sample_size * self.pixels_per_latent
         self.model = _with_adapters(adapted, config)
-        self.num_tokens = min(self.tokenizer.model_max_length, defaults.max_sequence_length or 120)
+        asked = {"max_sequence_length": defaults.max_sequence_length}
+        ((_, self.num_tokens),) = token_limits(
+            pipeline, asked, inspect.signature(type(pipeline).__call__).parameters
+        )
         self.empty = self.tokenize([""])[0]
 
     def train(self, mode: bool = True) -> "Lora":
@@ -222,7 +228,7 @@ def _open(folder: Path) -> Any:
         pipeline = DiffusionPipeline.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
     predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in ("epsilon", "v_prediction", "flow_prediction"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stablerep import runtime
@@ -110,17 +111,24 @@ def global_mean(values: Tensor, batch: Batch) -> Tensor:
     return runtime.all_reduce_sum(mean_over_valid(values.detach(), batch))
 
 
+def read_model(kind: Any, folder: Path) -> Any:
+    """The diffusers or transformers model of class ``kind`` that ``save_pretrained`` wrote into a folder.
+
+    Raises ``UserError`` where the folder holds no such model, or a damaged one.
+    """
+    try:
+        return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} holds no {kind.__name__} that can be read: {error}") from error
+
+
 @torch.no_grad()
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Fill a diffusers or transformers model with the weights of a folder that ``save_pretrained`` wrote.
 
     Raises ``UserError`` where the folder holds no such model, or one of another architecture.
     """
-    source: Any = type(module)
-    try:
-        stored = source.from_pretrained(folder, use_safetensors=True, local_files_only=True).state_dict()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no {source.__name__} to start from: {error}") from error
+    stored = read_model(type(module), folder).state_dict()
     target = module.state_dict()
     wrong = sorted(
         name for name in stored.keys() | target.keys() if _shape_of(stored, name) != _shape_of(target, name)

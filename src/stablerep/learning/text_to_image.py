@@ -25,6 +25,7 @@ from stablerep.learning.method import (
     load_weights,
     mean_over_valid,
     noise_like,
+    read_model,
     with_margin,
 )
 from stablerep.models.painter import (
@@ -93,6 +94,9 @@ class TextToImageConfig:
     """Pictures that the exported painter paints together, by default."""
 
     def __post_init__(self) -> None:
+        for name in ("num_tokens", "width", "depth", "num_heads", "text_width", "text_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.width % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide width {self.width}")
         if self.margin < 0:
@@ -119,6 +123,17 @@ def check_painting(num_inference_steps: int, guidance_scale: float | None, batch
         raise ValueError(f"batch_size must be positive, got {batch_size}")
 
 
+def _read_autoencoder(folder: Path) -> Any:
+    """The frozen AutoencoderKL in a folder; ``UserError`` where it holds none."""
+    from diffusers import AutoencoderKL
+
+    if not (folder / "config.json").exists():
+        within = folder / "autoencoder"  # where a run of ours has the one that it trained
+        other = f"give {within}" if within.is_dir() else "train one with `train autoencoder`"
+        raise UserError(f"{folder} holds no autoencoder (config.json); {other}")
+    return read_model(AutoencoderKL, folder).requires_grad_(False).eval()
+
+
 def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module, Tokenizer, int]:
     """Text encoder, tokenizer and T: of a painter or of a run where the configuration names one, else new ones."""
     if config.text_from is not None:
@@ -130,7 +145,9 @@ def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module
         return encoder, tokenizer, config.num_tokens
     path = config.start_from / "tokenizer" / "tokenizer.json"
     if not path.exists():
-        raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing)")
+        within = config.start_from / "teacher"  # where a run of ours has the painter that it trained
+        other = f"; give {within}" if within.is_dir() else ""
+        raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing){other}")
     return build_like(config.start_from / "text_encoder"), Tokenizer.from_file(str(path)), config.num_tokens
 
 
@@ -139,21 +156,11 @@ class TextToImage(Method):
 
     def __init__(self, config: TextToImageConfig, texts: Sequence[str]) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
-
-        if not (config.autoencoder / "config.json").exists():
-            raise UserError(
-                f"{config.autoencoder} holds no autoencoder (config.json); train one with `train autoencoder`"
-            )
         self.config = config
         text_encoder, self.tokenizer, self.num_tokens = _reading(config, texts)
         self.tokenizer.enable_padding(length=self.num_tokens, pad_token=PAD, pad_id=self._id(PAD))
         self.tokenizer.enable_truncation(self.num_tokens)
-        self.vae = (
-            AutoencoderKL.from_pretrained(config.autoencoder, use_safetensors=True)
-            .requires_grad_(False)
-            .eval()
-        )
+        self.vae = _read_autoencoder(config.autoencoder)
         transformer = build_transformer(
             self.vae.config,
             width=config.width,
@@ -205,7 +212,7 @@ class TextToImage(Method):
         return with_margin(batch["image"].flatten(0, 1), self.config.margin)
 
     def latents(self, pictures: Tensor) -> Tensor:
-        """Latents ``(N*V, c, h, w)`` of pictures ``(N*V, 3, H, W)`` in [0, 1], of unit variance."""
+        """Latents ``(N*V, c, h, w)`` of pictures ``(N*V, 3, H, W)`` in [0, 1], of unit mean square."""
         encoded = self.vae.encode(pictures * 2 - 1).latent_dist.mode().float()
         latents: Tensor = encoded * self.vae.config.scaling_factor
         return latents
