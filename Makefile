@@ -78,12 +78,12 @@ claims: setup ## the claims of StableRep on Fashion-MNIST, in a short version; g
 
 claims-painter: setup ## do painters learn better from painted pictures, in a short version; goes on where it was stopped
 	$(BIN)/stablerep world fashion --out $(CLAIMS)/fashion
-	$(BIN)/stablerep train supervised --recipe fashion --data.images $(CLAIMS)/fashion/images.lance --num-steps 400 \
+	$(BIN)/stablerep train supervised --recipe fashion --data.images $(CLAIMS)/fashion/images.lance --num-steps 600 \
 		--out $(CLAIMS)/judge
-	$(BIN)/python experiments/painter_claims.py --world $(CLAIMS)/fashion --settings fashion --painter teacher-fashion \
-		--teacher fashion --judge $(CLAIMS)/judge --out $(CLAIMS)/painter \
-		--arms real painted both 'painted + StableRep' --num-captions 250 1000 --num-steps 300 --num-points 5 \
-		--encoder-steps 200 --num-judged 100 --num-train 2000 --seeds 0
+	$(BIN)/python experiments/painter_claims.py --world $(CLAIMS)/fashion --settings fashion \
+		--painter experiments/painter-small.toml --teacher fashion --judge $(CLAIMS)/judge --out $(CLAIMS)/painter \
+		--arms real painted both 'painted + StableRep' --num-captions 250 1000 --num-steps 600 --num-points 6 \
+		--encoder-steps 400 --num-judged 150 --num-train 3000 --seeds 0
 
 world: setup ## build the icons corpus anew from its published sources and compare (needs npm, rsvg-convert, openclipart-svg)
 	npm install --prefix build/icons --no-save --no-audit --no-fund --ignore-scripts $(ICON_SOURCES)

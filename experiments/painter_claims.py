@@ -33,6 +33,7 @@ from painter_scores import (
     PAINTED,
     REAL,
     Curves,
+    Ends,
     Score,
     best_table_of,
     draw,
@@ -82,7 +83,10 @@ class Config:
     """Scores along a training."""
     encoder_steps: int = 500
     num_judged: int = 200
-    """Validation captions that every score paints, twice each."""
+    """Validation captions that every score along a training paints, twice each."""
+    num_images_at_end: int | None = None
+    """Pictures of every validation caption by which painters are compared at the end of their training; where not
+    given, by the last score of their curve."""
     num_train: int | None = None
     """Real pictures that train the judge's probe, anew for every score; all where not given."""
     alignment_block: tuple[int, ...] = (3,)
@@ -104,8 +108,14 @@ def main(config: Config) -> None:
         num: {name: [lab.curve(name, num, seed) for seed in config.seeds] for name in lab.arms}
         for num in lab.sizes
     }
+    ends: dict[int, Ends] = {
+        num: {name: [lab.end(name, num, seed) for seed in config.seeds] for name in lab.arms}
+        for num in lab.sizes
+    }
     results = [
-        summarise(name, num, curves[num], arm.against) for num in lab.sizes for name, arm in lab.arms.items()
+        summarise(name, num, curves[num], ends[num], arm.against)
+        for num in lab.sizes
+        for name, arm in lab.arms.items()
     ]
     best = [
         summarise_best(name, num, [lab.best_of(name, num, seed) for seed in config.seeds])
@@ -117,7 +127,7 @@ def main(config: Config) -> None:
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "provenance": provenance(),
         "results": results,
-        "real_needed": real_needed(curves),
+        "real_needed": real_needed(ends),
         "best_of": best,
     }
     write_text(config.out / "painter-claims.json", json.dumps(content, indent=1) + "\n")
@@ -132,6 +142,11 @@ class _Lab:
 
     def __init__(self, config: Config) -> None:
         self.config, self.console = config, Console()
+        if config.num_points < 1 or config.num_steps % config.num_points:
+            raise UserError(
+                f"num_steps {config.num_steps} must be a multiple of num_points {config.num_points}, so that the last "
+                "score is of the painter at the end"
+            )
         self.arms = chosen_arms(config.arms, config.alignment_block, config.alignment_weight)
         self.captions, self.real = config.world / "captions.lance", config.world / "images.lance"
         self.benchmark = "fashion" if world_name(config.world) == "fashion" else "icons"
@@ -189,8 +204,26 @@ class _Lab:
                 "method": method,
             },
         )
-        steps = range(every, every * self.config.num_points + 1, every)
-        return [self._score(folder, step, seed) for step in steps]
+        return [self._score(folder, step, seed) for step in range(every, self.config.num_steps + 1, every)]
+
+    def end(self, name: str, num: int, seed: int) -> Score:
+        """Score of one painter after its training, by which it is compared."""
+        folder, step, each = (
+            self._folder(name, num, seed),
+            self.config.num_steps,
+            self.config.num_images_at_end,
+        )
+        if each is None:
+            return self._score(folder, step, seed)
+        judged_by = {**self._judged_by("num_images_at_end"), "num_judged": None}
+        found = measured_once(
+            folder / f"end-{each}.json",
+            judged_by,
+            lambda: dataclasses.asdict(
+                self._judge(self._paint(folder, step, seed, "end", each, limit=None), folder, step, "end")
+            ),
+        )
+        return config_module.build(Score, found, origin=str(folder))
 
     def best_of(self, name: str, num: int, seed: int) -> dict[str, Score]:
         """Scores of ``best_of`` pictures of each caption by the painter at the end of a training: all, and the best."""
@@ -200,9 +233,8 @@ class _Lab:
         return {kind: config_module.build(Score, one, origin=str(folder)) for kind, one in found.items()}
 
     def _ranked(self, folder: Path, seed: int) -> dict[str, Any]:
-        step = self.config.num_steps // self.config.num_points * self.config.num_points
-        place = f"best-of-{self.config.best_of}"
-        painted = self._paint(folder, step, seed, place, self.config.best_of)
+        step, place = self.config.num_steps, f"best-of-{self.config.best_of}"
+        painted = self._paint(folder, step, seed, place, self.config.best_of, self.config.num_judged)
         matcher = self.config.matcher or str(self._matcher())
         audit_match(
             MatchAuditConfig(images=painted, captions=self.captions, encoder=matcher), console=self.console
@@ -227,20 +259,24 @@ class _Lab:
             folder / f"{place}.json",
             self._judged_by(),
             lambda: dataclasses.asdict(
-                self._judge(self._paint(folder, step, seed, place, 2), folder, step, place)
+                self._judge(
+                    self._paint(folder, step, seed, place, 2, self.config.num_judged), folder, step, place
+                )
             ),
         )
         return config_module.build(Score, found, origin=str(folder))
 
-    def _paint(self, folder: Path, step: int, seed: int, place: str, num_images: int) -> Path:
-        """Pictures of the validation captions by the painter of one step."""
+    def _paint(
+        self, folder: Path, step: int, seed: int, place: str, num_images: int, limit: int | None
+    ) -> Path:
+        """Pictures of the first validation captions, or of all, by the painter of one step."""
         painted = folder / place / "images.lance"
         painting = {
             "captions": self.captions,
             "teacher": str(folder / "run" / "exports" / f"step-{step}" / "teacher"),
             "out": painted,
             "where": "split = 'validation'",
-            "limit": self.config.num_judged,
+            "limit": limit,
             "num_images": num_images,
             "seed": seed,
         }

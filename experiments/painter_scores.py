@@ -40,13 +40,17 @@ class Score:
 Curves = Mapping[str, Sequence[Sequence[Score]]]
 """By arm, for every seed, the scores along a training."""
 
+Ends = Mapping[str, Sequence[Score]]
+"""By arm, for every seed, the score of the painter that is compared."""
 
-def summarise(name: str, num: int, curves: Curves, against: Sequence[str]) -> dict[str, Any]:
+
+def summarise(name: str, num: int, curves: Curves, ends: Ends, against: Sequence[str]) -> dict[str, Any]:
     """Curve of an arm, its end beside that of others, and how soon it was as good as they and the real arm at the end.
 
-    The latter is a share of all steps: 0.4 where the arm needs two fifths of them; None where it never is.
+    The latter is a share of all steps, by the curves alone, whose scores are of equal samples: 0.4 where the arm needs
+    two fifths of them; None where it never is.
     """
-    mine = curves[name]
+    mine, end = curves[name], ends[name]
     others = [other for other in against if other in curves]
     references = dict.fromkeys(other for other in (REAL, *others) if other in curves)
     return {
@@ -56,10 +60,13 @@ def summarise(name: str, num: int, curves: Curves, against: Sequence[str]) -> di
         "fidelity": [[score.fidelity for score in run] for run in mine],
         "kid": [[score.kid for score in run] for run in mine],
         "kid_floor": mine[0][-1].kid_floor,
-        "final_fidelity": final(mine),
-        "ahead_of": {other: _in_plain(_ahead(_ends(mine), _ends(curves[other]))) for other in others},
+        "final_fidelity": final(end),
+        "final_fidelities": [score.fidelity for score in end],
+        "final_kids": [score.kid for score in end],
+        "final_kid_floor": end[0].kid_floor,
+        "ahead_of": {other: _in_plain(_ahead(end, ends[other])) for other in others},
         "share_of_steps_to_end_of": {
-            other: share_of_steps(mine, final(curves[other])) for other in references
+            other: share_of_steps(mine, final([run[-1] for run in curves[other]])) for other in references
         },
     }
 
@@ -98,8 +105,8 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def _final_kid(result: Mapping[str, Any]) -> str:
     """Mean over seeds, and 95 % of what real pictures have to one another; empty where one was not measured."""
-    ends = [run[-1] for run in result["kid"]]
-    return "" if None in ends else f"{np.mean(ends):.2g} ({result['kid_floor']:.2g})"
+    kids = result["final_kids"]
+    return "" if None in kids else f"{np.mean(kids):.2g} ({result['final_kid_floor']:.2g})"
 
 
 BEST_HEADER = ("arm", "captions", "all, %", "best by match, %", "ahead, points")
@@ -107,13 +114,13 @@ BEST_HEADER = ("arm", "captions", "all, %", "best by match, %", "ahead, points")
 
 def summarise_best(name: str, num: int, runs: Sequence[Mapping[str, Score]]) -> dict[str, Any]:
     """Fidelity of all pictures of each caption beside that of the best of them, both by the same painters."""
-    best, everything = ([[run[kind]] for run in runs] for kind in ("best", "all"))
+    best, everything = ([run[kind] for run in runs] for kind in ("best", "all"))
     return {
         "arm": name,
         "num_captions": num,
         "all": final(everything),
         "best": final(best),
-        "ahead": _in_plain(_ahead(_ends(best), _ends(everything), by_the_same=True)),
+        "ahead": _in_plain(_ahead(best, everything)),
     }
 
 
@@ -131,9 +138,9 @@ def best_table_of(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def final(runs: Sequence[Sequence[Score]]) -> float:
-    """Mean fidelity at the end of all seeds."""
-    return float(np.mean([run[-1].fidelity for run in runs]))
+def final(ends: Sequence[Score]) -> float:
+    """Mean fidelity over the seeds."""
+    return float(np.mean([score.fidelity for score in ends]))
 
 
 def share_of_steps(runs: Sequence[Sequence[Score]], target: float) -> float | None:
@@ -144,35 +151,31 @@ def share_of_steps(runs: Sequence[Sequence[Score]], target: float) -> float | No
     return steps[int(reached[0])] / steps[-1] if len(reached) else None
 
 
-def real_needed(curves: Mapping[int, Curves]) -> list[dict[str, Any]]:
+def real_needed(ends: Mapping[int, Ends]) -> list[dict[str, Any]]:
     """For every size: with how many real pictures, one of each caption, painters are as good as with both kinds."""
-    if not all({REAL, BOTH} <= one.keys() for one in curves.values()):
+    if not all({REAL, BOTH} <= one.keys() for one in ends.values()):
         return []
-    real = {num: final(one[REAL]) for num, one in curves.items()}
+    real = {num: final(one[REAL]) for num, one in ends.items()}
     return [
         {"num_captions": num, **dataclasses.asdict(crossing(final(one[BOTH]), real))}
-        for num, one in curves.items()
+        for num, one in ends.items()
     ]
 
 
-def _ends(runs: Sequence[Sequence[Score]]) -> list[Path]:
-    return [run[-1].named for run in runs]
+def _ahead(mine: Sequence[Score], theirs: Sequence[Score]) -> Interval:
+    """Difference in fidelity over the captions of which all painters have pictures, paired over captions and seeds.
 
-
-def _ahead(mine: Sequence[Path], theirs: Sequence[Path], *, by_the_same: bool = False) -> Interval:
-    """Difference in fidelity over the captions of which all painters have pictures, paired over captions.
-
-    Other painters are other draws of a training on either side; of the same ones the differences are drawn.
+    What two painters of one seed share is theirs on both sides: first weights, order of captions, levels, and the noise
+    that they paint from. So the differences of the seeds are what is drawn.
     """
-    tables = [pq.read_table(path) for path in (*mine, *theirs)]
+    tables = [pq.read_table(score.named) for score in (*mine, *theirs)]
     shared = set.intersection(*(set(table["caption_id"].to_pylist()) for table in tables))
     found = [_accuracies(table, sorted(shared)) for table in tables]
-    ours, others = found[: len(mine)], found[len(mine) :]
-    if by_the_same:
-        nothing = _minus(ours[0], ours[0])
-        differences = [_minus(one, other) for one, other in zip(ours, others, strict=True)]
-        return over_seeds(differences, 0).ahead_of(nothing, _METRIC)
-    return over_seeds(ours, 0).ahead_of(over_seeds(others, 1), _METRIC)
+    differences = [
+        _minus(one, other) for one, other in zip(found[: len(mine)], found[len(mine) :], strict=True)
+    ]
+    nothing = _minus(found[0], found[0])
+    return over_seeds(differences, 0).ahead_of(nothing, _METRIC)
 
 
 def _accuracies(named: pa.Table, captions: Sequence[str]) -> Accuracies:

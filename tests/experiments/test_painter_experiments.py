@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ import painter_curves
 from learning.tiny_training import SIZE, image_row, write_images
 from painter_arms import ARMS, chosen_arms
 from painter_scores import (
+    Curves,
     Score,
     best_table_of,
     draw,
@@ -103,6 +104,18 @@ def test_guidance_that_is_always_limited_has_points_and_no_figure(
     assert not (config.out / "curves.png").exists()
 
 
+def test_guidance_at_all_times_is_asked_of_a_teacher_that_limits_it(
+    curves: Callable[..., painter_curves.Curves], tmp_path: Path
+) -> None:
+    setting = painter_curves.Setting("teacher", 4, 2.0, painter_curves.ALWAYS)
+    (tmp_path / "stablerep.json").write_text(json.dumps({"guidance_interval": [0.2, 0.9]}))
+    asked = [
+        painter_curves._painting(curves(teacher=name), setting).guidance_interval
+        for name in (str(tmp_path), "icons")
+    ]
+    assert asked == [painter_curves.ALWAYS, None]
+
+
 def test_a_setting_that_is_wrong_is_refused_before_anything_is_painted(
     curves: Callable[..., painter_curves.Curves],
 ) -> None:
@@ -152,6 +165,12 @@ def test_all_means_every_caption_with_a_picture_to_learn_from(
         painter_claims._Lab(claims(num_captions=(13,)))
     with pytest.raises(UserError, match="give different numbers"):
         painter_claims._Lab(claims(num_captions=(12, "all")))
+
+
+def test_the_last_score_is_of_the_painter_at_the_end(claims: Callable[..., painter_claims.Config]) -> None:
+    for num_points in (0, 3, 20):
+        with pytest.raises(UserError, match=f"num_steps 10 must be a multiple of num_points {num_points}"):
+            painter_claims._Lab(claims(num_steps=10, num_points=num_points))
 
 
 def test_arms_that_learn_from_different_captions_are_refused(
@@ -271,6 +290,12 @@ def run(folder: Path, *fidelities: float) -> list[Score]:
     return [Score(10 * (place + 1), value, None, None, named) for place, value in enumerate(fidelities)]
 
 
+def summarised(name: str, num: int, curves: Curves, against: Sequence[str]) -> dict[str, Any]:
+    """With the last scores of the curves as those by which painters are compared."""
+    ends = {arm: [run[-1] for run in runs] for arm, runs in curves.items()}
+    return summarise(name, num, curves, ends, against)
+
+
 def test_every_arm_is_held_against_its_own_references(tmp_path: Path) -> None:
     curves = {
         "real": [run(tmp_path, 0.1, 0.3, 0.4)],
@@ -278,7 +303,7 @@ def test_every_arm_is_held_against_its_own_references(tmp_path: Path) -> None:
         "painted + SimCLR": [run(tmp_path, 0.4, 0.6, 0.9)],
         "both": [run(tmp_path, 0.1, 0.2, 0.2)],
     }
-    found = {name: summarise(name, 5, curves, ARMS[name].against) for name in curves}
+    found = {name: summarised(name, 5, curves, ARMS[name].against) for name in curves}
     ahead = {
         name: {other: one["value"] for other, one in row["ahead_of"].items()} for name, row in found.items()
     }
@@ -330,7 +355,7 @@ def test_captions_without_a_picture_on_one_side_are_compared_on_neither(tmp_path
         for score, path in zip((mine[-1], theirs[-1]), fewer, strict=True)
     )
     ahead = [
-        summarise("both", 5, {"both": [one], "real": [other]}, ("real",))["ahead_of"]["real"]
+        summarised("both", 5, {"both": [one], "real": [other]}, ("real",))["ahead_of"]["real"]
         for one, other in ((fewer_of_mine, fewer_of_theirs), (mine, fewer_of_theirs), (fewer_of_mine, theirs))
     ]
     assert ahead[0] == ahead[1] == ahead[2] and ahead[0]["value"] == pytest.approx(2 / 9)
@@ -346,7 +371,7 @@ def test_kid_stands_in_the_table_and_under_fidelity(tmp_path: Path, monkeypatch:
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (figures.append(self), Path(path).touch()))
     curves = {"real": [far(0.5, 0.3, 0.1), far(0.5, 0.3, 0.2)], "both": [far(0.6, 0.2, 0.05)] * 2}
-    results = [summarise(name, num, curves, ()) for num in (5, 9) for name in curves]
+    results = [summarised(name, num, curves, ()) for num in (5, 9) for name in curves]
     assert [line[5] for line in table_of(results)] == ["0.15 (0.002)", "0.05 (0.002)"] * 2
     draw(results, tmp_path / "figure.png")
     labels = [axes.get_ylabel().split()[0] for axes in figures[0].axes]
@@ -355,7 +380,7 @@ def test_kid_stands_in_the_table_and_under_fidelity(tmp_path: Path, monkeypatch:
     assert lines["real"] == pytest.approx([0.3, 0.15])
     assert lines["real against real, 95 %"] == [0.002, 0.002]
 
-    without = [summarise("real", 5, {"real": [far(0.5, None, None)]}, ())]
+    without = [summarised("real", 5, {"real": [far(0.5, None, None)]}, ())]
     assert table_of(without)[0][5] == ""
     draw(without, tmp_path / "figure.png")
     assert len(figures[1].axes) == 1
@@ -369,14 +394,34 @@ def test_every_arm_has_references_among_the_arms() -> None:
 
 
 def test_how_many_real_pictures_equal_both_kinds(tmp_path: Path) -> None:
-    curves = {
-        100: {"real": [run(tmp_path, 0.2)], "both": [run(tmp_path, 0.3)]},
-        400: {"real": [run(tmp_path, 0.4)], "both": [run(tmp_path, 0.5)]},
+    ends = {
+        100: {"real": run(tmp_path, 0.2), "both": run(tmp_path, 0.3)},
+        400: {"real": run(tmp_path, 0.4), "both": run(tmp_path, 0.5)},
     }
-    found = real_needed(curves)
+    found = real_needed(ends)
     assert [one["pictures"] for one in found] == [pytest.approx(200), None]
     assert found[1]["said"] == "not reached with the most that were tried, 400"
-    assert real_needed({100: {"real": curves[100]["real"]}}) == []
+    assert real_needed({100: {"real": ends[100]["real"]}}) == []
+
+
+def test_painters_of_one_seed_are_compared(tmp_path: Path) -> None:
+    """What seeds differ in on both sides says nothing of a difference that all of them show."""
+    real = [run(tmp_path, share)[0] for share in (0.1, 0.4, 0.7)]
+    painted = [run(tmp_path, share)[0] for share in (0.2, 0.5, 0.8)]
+    curves = {"real": [[one] for one in real], "painted": [[one] for one in painted]}
+    ahead = summarised("painted", 5, curves, ("real",))["ahead_of"]["real"]
+    assert ahead["value"] == pytest.approx(0.1)
+    assert ahead["low"] > -0.3 and ahead["high"] < 0.5, (
+        "unpaired, the spread of the seeds alone would be 0.7 either way"
+    )
+
+
+def test_the_end_is_of_more_pictures_than_the_curve(tmp_path: Path) -> None:
+    curves = {"real": [run(tmp_path, 0.2, 0.4)], "both": [run(tmp_path, 0.3, 0.6)]}
+    ends = {"real": run(tmp_path, 0.5), "both": run(tmp_path, 0.4)}
+    found = summarise("both", 5, curves, ends, ("real",))
+    assert found["final_fidelity"] == 0.4 and found["ahead_of"]["real"]["value"] == pytest.approx(-0.1)
+    assert found["fidelity"] == [[0.3, 0.6]] and found["share_of_steps_to_end_of"]["real"] == 1
 
 
 # -- edit_icons --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _MARGIN = 14  # around the sheet and between blocks
 _TEXT = 13
 _LINE = 17
 _MOST_LINES = 2
+_LEAST_WIDTH = 130  # of a block: room for two or three words on a line, however few and small its pictures
 _FRAME = "#d8d8d8"
 _INK = "#202020"
 
@@ -118,7 +119,7 @@ def draw_sheet(blocks: Sequence[Block], *, columns: int, pixels: int = 64) -> Im
         str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), _TEXT
     )
     num_pictures = max(len(block.images) for block in blocks)
-    width = num_pictures * pixels + (num_pictures - 1) * _GAP
+    width = max(num_pictures * pixels + (num_pictures - 1) * _GAP, _LEAST_WIDTH)
     height = pixels + 4 + _MOST_LINES * _LINE
     columns = min(columns, len(blocks))
     rows = -(-len(blocks) // columns)
