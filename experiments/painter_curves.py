@@ -24,6 +24,7 @@ from stablerep.captions.worlds import world_name
 from stablerep.console import Console
 from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.generation.execute import GenerateConfig, generate
+from stablerep.generation.folders import find_teacher, read_defaults
 from stablerep.generation.settings import SchedulerName
 from stablerep.run import write_atomically, write_text
 from stored import measured_once
@@ -142,6 +143,8 @@ def _measure(config: Curves, setting: Setting, console: Console) -> Point:
 
 def _painting(config: Curves, setting: Setting) -> GenerateConfig:
     """How a setting paints; ``UserError`` where it cannot."""
+    # A teacher that limits guidance of its own is asked for guidance at all times; others know no interval.
+    is_limited = read_defaults(find_teacher(config.teacher)).guidance_interval is not None
     asked = {
         "captions": config.world / "captions.lance",
         "out": config.out / f"{setting.name}.lance",
@@ -152,7 +155,7 @@ def _painting(config: Curves, setting: Setting) -> GenerateConfig:
         "scheduler": setting.scheduler,
         "num_inference_steps": setting.steps,
         "guidance_scale": setting.guidance,
-        "guidance_interval": None if setting.interval == ALWAYS else setting.interval,
+        "guidance_interval": setting.interval if is_limited or setting.interval != ALWAYS else None,
     }
     return config_module.build(GenerateConfig, asked, origin="painter curves")
 
