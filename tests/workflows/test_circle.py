@@ -276,6 +276,11 @@ def test_a_turn_is_kept_beside_what_determined_it(tmp_path: Path) -> None:
             "a circle follows the linear probe, .* by geometry, knn on icons",
         ),
         ({"num_captions": 5000}, {}, "captions can be painted .* num_captions asks for 5000; lower it"),
+        (
+            {"num_captions": 3},
+            {},
+            "3 captions are to be painted, fewer than one batch of stablerep, .* 4; raise",
+        ),
         ({"attributes": Path("missing.toml")}, {}, "attributes file missing.toml"),
     ],
 )
@@ -291,6 +296,33 @@ def test_what_would_fail_late_is_refused_before_anything_is_painted(
     (tmp_path / "changed.toml").write_text(tomli_w.dumps(recipe))
     with pytest.raises(UserError, match=what):
         circle(small(settings=str(tmp_path / "changed.toml"), out=tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (
+            {"data": {"captions_per_batch": 13}},
+            "12 captions are to be painted, fewer than one batch of text-to-image",
+        ),
+        (
+            {"data": {"captions_per_batch": 13, "one_per_group": True}},
+            "12 groups of captions are to be painted, fewer than one batch of text-to-image, which takes 13",
+        ),
+        ({"data": {"view": {"image_size": 32}}}, "image_size is 32, but the size of .* is 16"),
+        ({"method": {"width": 8}}, "transformer cannot be trained further with these settings"),
+    ],
+)
+def test_a_painters_recipe_that_does_not_fit_is_refused_before_anything_is_painted(
+    small: Callable[..., CircleConfig], tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    recipe = tomllib.loads(Path(small().painter).read_text())
+    for name, settings in changes.items():
+        recipe["train"]["text-to-image"][name] |= settings
+    (tmp_path / "changed.toml").write_text(tomli_w.dumps(recipe))
+    with pytest.raises(UserError, match=what):
+        circle(small(painter=str(tmp_path / "changed.toml"), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

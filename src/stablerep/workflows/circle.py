@@ -29,7 +29,9 @@ from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.features import TableImages, extract
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.folders import find_teacher
+from stablerep.generation.wanted import read_captions
 from stablerep.learning.methods import METHODS, train
+from stablerep.learning.trainer import TrainConfig
 from stablerep.models.encoder import load_encoder
 from stablerep.report.turns import draw_turns
 from stablerep.run import provenance, read_json, write_text
@@ -168,18 +170,22 @@ class _Chain:
 
     def train_painter(self, number: int) -> None:
         """The painter of a turn learns from the pictures of the one before, aligned to the encoder they trained."""
+        settings = self._learning(number)
+        if self.config.alignment:
+            settings["method"]["alignment"] = {
+                "encoder": self.folder(number - 1) / "stablerep",
+                "weight": self.config.alignment,
+            }
+        self._train("text-to-image", settings, self.painters)
+
+    def _learning(self, number: int) -> dict[str, Any]:
+        """How the painter of a turn is trained, but for its alignment."""
         config, before = self.config, number - 1
         images = [self.folder(before) / "images.lance"]
-        predecessor = find_teacher(self.painter(before))
-        method: dict[str, Any] = {"autoencoder": find_teacher(config.teacher) / "vae"}
+        method = {"autoencoder": find_teacher(config.teacher) / "vae"}
         if not config.begin_anew:
-            method["start_from"] = predecessor
-        if config.alignment:
-            method["alignment"] = {
-                "encoder": self.folder(before) / "stablerep",
-                "weight": config.alignment,
-            }
-        settings = {
+            method["start_from"] = find_teacher(self.painter(before))
+        return {
             "out": self.folder(number) / "painter",
             "num_steps": config.painter_steps,
             "seed": config.seed,
@@ -192,7 +198,6 @@ class _Chain:
             },
             "method": method,
         }
-        self._train("text-to-image", settings, self.painters)
 
     def _check(self) -> None:
         """Refuse what would show only after hours of painting and training."""
@@ -208,6 +213,27 @@ class _Chain:
         find_teacher(self.config.teacher, download=self.config.download)  # from then on it is in the cache
         if self.config.attributes is not None:
             read_attributes(self.config.attributes)
+        self._check_training()
+
+    def _check_training(self) -> None:
+        """Refuse batches that the captions do not fill, and a painter's recipe that does not fit the first painter."""
+        self._check_batch("stablerep", self._configure("stablerep", self._seeing(0), self.recipe))
+        if self.config.num_turns:
+            made = self._configure("text-to-image", self._learning(1), self.painters)
+            self._check_batch("text-to-image", made)
+            METHODS["text-to-image"].build(made)  # with the weights that it will go on from
+
+    def _check_batch(self, method: str, made: TrainConfig) -> None:
+        painted = read_captions(self._painting(0))
+        groups = {painted.facts[caption]["group"] or caption for caption, _ in painted}
+        counts = {"captions": len(painted), "groups of captions": len(groups)}
+        counted = "groups of captions" if made.data.one_per_group else "captions"
+        if counts[counted] < made.data.captions_per_batch:
+            raise UserError(
+                f"{counts[counted]} {counted} are to be painted, fewer than one batch of {method}, which takes "
+                f"{made.data.captions_per_batch}; raise num_captions (--num-captions), or lower "
+                "data.captions_per_batch in the recipe"
+            )
 
     def _painting(self, number: int) -> GenerateConfig:
         settings = {
@@ -223,8 +249,9 @@ class _Chain:
     def _paint(self, number: int) -> Path:
         return generate(self._painting(number), console=self.console).path
 
-    def _train_encoder(self, number: int) -> Path:
-        settings = {
+    def _seeing(self, number: int) -> dict[str, Any]:
+        """How the encoder of a turn is trained."""
+        return {
             "out": self.folder(number) / "stablerep",
             "num_steps": self.config.encoder_steps,
             "seed": self.config.seed,
@@ -234,7 +261,9 @@ class _Chain:
                 "num_painted": self.config.num_images,
             },
         }
-        return self._train("stablerep", settings, self.recipe)
+
+    def _train_encoder(self, number: int) -> Path:
+        return self._train("stablerep", self._seeing(number), self.recipe)
 
     def _train_judge(self) -> Path:
         settings = {
@@ -245,9 +274,12 @@ class _Chain:
         }
         return self._train("supervised", settings, self.recipe)
 
+    def _configure(self, method: str, settings: Mapping[str, Any], recipe: Recipe) -> TrainConfig:
+        return recipe.configure(METHODS[method].config, ("train", method), settings)
+
     def _train(self, method: str, settings: Mapping[str, Any], recipe: Recipe) -> Path:
         """Train on as many captions as are asked for, or as are left where all paintings of some failed."""
-        made = recipe.configure(METHODS[method].config, ("train", method), settings)
+        made = self._configure(method, settings, recipe)
         data = made.data
         if data.num_captions is not None:
             num = min(data.num_captions, len(usable_captions(data)))
