@@ -215,12 +215,13 @@ class _Lab:
         )
         if each is None:
             return self._score(folder, step, seed)
+        place = f"end-{each}"  # all pictures of a table are judged, so another number has another one
         judged_by = {**self._judged_by("num_images_at_end"), "num_judged": None}
         found = measured_once(
-            folder / f"end-{each}.json",
+            folder / f"{place}.json",
             judged_by,
             lambda: dataclasses.asdict(
-                self._judge(self._paint(folder, step, seed, "end", each, limit=None), folder, step, "end")
+                self._judge(self._paint(folder, step, seed, place, each, limit=None), folder, step, place)
             ),
         )
         return config_module.build(Score, found, origin=str(folder))

@@ -273,6 +273,27 @@ def test_the_best_by_match_is_judged_beside_all(
         painter_claims._Lab(claims(**{**vars(config), "matcher": "another"})).best_of("real", 4, 3)
 
 
+def test_an_end_is_judged_by_as_many_pictures_as_are_asked_for(
+    claims: Callable[..., painter_claims.Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[Any] = []
+    judged_from: list[Any] = []
+    share = SimpleNamespace(mean_per_class=SimpleNamespace(value=0.5))
+
+    def judge(config: Any) -> Any:
+        judged_from.append(config)
+        return SimpleNamespace(fidelity=share, distances=())
+
+    monkeypatch.setattr(painter_claims, "generate", lambda config, **_: painted.append(config))
+    monkeypatch.setattr(painter_claims, "evaluate_painter", judge)
+    for each in (8, 4):
+        score = painter_claims._Lab(claims(num_images_at_end=each, num_captions=(4,))).end("real", 4, 3)
+        assert f"end-{each}" in score.named.name
+    assert [(one.num_images, one.limit) for one in painted] == [(8, None), (4, None)]
+    assert painted[0].out != painted[1].out
+    assert [one.images for one in judged_from] == [one.out for one in painted]
+
+
 CAPTIONS = "abcdefghij"
 
 
