@@ -316,6 +316,36 @@ def test_what_is_answered_is_as_accurate_as_was_asked() -> None:
     assert abstention_level(confidence, correct, 0.999) == float("inf")
 
 
+def test_answers_of_equal_confidence_are_given_together() -> None:
+    """Zero-shot confidences end at one: that the first of them are right says nothing of the others."""
+    assert abstention_level(np.ones(100), np.arange(100) < 50, 0.9) == float("inf")
+    confidence = np.repeat([0.9, 1.0], [100, 60])
+    correct = np.concatenate([np.arange(100) < 80, np.ones(60, bool)])
+    assert abstention_level(confidence, correct, 0.9) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("num_captions", "num_each", "answer", "expected"),
+    [
+        (10, 1, 0, (0.025**0.1, 1)),
+        (10, 30, 0, (0.025**0.1, 1)),
+        (10, 1, 1, (0, 1 - 0.025**0.1)),
+        (1, 30, 0, (0, 1)),
+        (30, 1, -1, (0, 1)),
+    ],
+)
+def test_where_none_or_all_show_a_value_its_interval_is_as_wide_as_captions_are_few(
+    num_captions: int, num_each: int, answer: int, expected: tuple[float, float]
+) -> None:
+    """One caption, and pictures of which all are left open, say nothing."""
+    test = np.arange(400) % 2
+    said = np.where(np.arange(400) % 9 == 0, -1, np.where(np.arange(400) % 10 < 2, 1 - test, test))
+    captions = np.arange(num_captions).repeat(num_each)
+    shown = Shown(np.full(len(captions), answer), captions, np.full(len(captions), -1))
+    share = ShareBootstrap(shown, Checked(test, said, np.arange(400)), 2, num=50, seed=0).share(0)
+    assert (share.low, share.high) == pytest.approx(expected, abs=0.002)
+
+
 @pytest.mark.parametrize("audit", ["bias", "zero-shot", "all"])
 def test_a_model_of_the_hub_is_fetched_only_where_that_was_asked(
     audit: str, folder: Path, tmp_path: Path, fetched: list[bool]

@@ -3,7 +3,7 @@
 Shapes: M pictures, C values, B bootstrap replicates. Answers are 0..C-1, or -1 where the reader abstains.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from stablerep import runtime
 
 _LEVEL = 95.0
 _STEPS = 300
+_END = 1e-3  # a share within this of none or all is none or all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,14 @@ class Shown:
 def abstention_level(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
     """The lowest confidence from which on answers (M,) are right at this rate; infinite where none is.
 
-    At every candidate the rate is lowered by one standard error, so that a few lucky answers do not set it.
+    At every candidate the rate is lowered by one standard error, so that a few lucky answers do not set it. Answers of
+    equal confidence are given together.
     """
-    order = np.argsort(-confidence, kind="stable")
-    count = np.arange(1, len(order) + 1)
-    share = (np.cumsum(correct[order]) + 1) / (count + 2)
+    levels, place = np.unique(-confidence, return_inverse=True)
+    count = np.cumsum(np.bincount(place, minlength=len(levels)))
+    share = (np.cumsum(np.bincount(place, weights=correct, minlength=len(levels))) + 1) / (count + 2)
     sure = np.flatnonzero(share - np.sqrt(share * (1 - share) / (count + 2)) >= accuracy)
-    return float(confidence[order[sure[-1]]]) if len(sure) else float("inf")
+    return float(-levels[sure[-1]]) if len(sure) else float("inf")
 
 
 def confusion(truth: np.ndarray, answers: np.ndarray, num_values: int) -> np.ndarray:
@@ -148,6 +150,7 @@ class ShareBootstrap:
         self.value = true_shares(shown.answers, self._matrix)
         self.stated = _as_shares(stated.sum(0))  # NaN where no caption states a value
         self.answered = _as_shares(answered.sum(0)[:num_values])  # NaN where all is left open
+        self._num_answered = int(answered[:, :num_values].any(1).sum())
         drawn = np.empty((num, counts.shape[1]))
         self._matrices = np.empty((num, num_values, width))
         for number in range(num):
@@ -190,8 +193,19 @@ class ShareBootstrap:
         return float(np.percentile([total_variation(one, target) for one in shares], _LEVEL))
 
     def share(self, value: int) -> Estimate:
-        """Of one value."""
-        return around(float(self.value[value]), self.replicates[:, value])
+        """Of one value.
+
+        Where none or all show it, no draw says otherwise, however few the captions: the other end is then that of
+        Clopper and Pearson (1934), with the captions for trials of whose pictures any is answered. One caption says
+        nothing of others, and its interval is [0, 1].
+        """
+        found = around(float(self.value[value]), self.replicates[:, value])
+        if self._num_answered < 2:
+            return replace(found, low=0.0, high=1.0)
+        end = (0.5 - _LEVEL / 200) ** (1 / self._num_answered)
+        if found.value < _END:
+            return replace(found, high=max(found.high, 1 - end))
+        return replace(found, low=min(found.low, end)) if found.value > 1 - _END else found
 
 
 def around(value: float, replicates: np.ndarray) -> Estimate:

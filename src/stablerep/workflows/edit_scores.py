@@ -213,8 +213,7 @@ def attribute_shares(
     shown = Shown(named, pictures, np.full(len(named), -1))
     found = ShareBootstrap(shown, tested, len(attributes), num=num, seed=seed)
     return {
-        name: Interval.around(found.value[number], found.replicates[:, number])
-        for number, name in enumerate(attributes)
+        name: Interval(**dataclasses.asdict(found.share(number))) for number, name in enumerate(attributes)
     }
 
 
