@@ -61,6 +61,14 @@ def test_rows_that_come_later_are_not_judged(table: ImageTable) -> None:
     assert mask(table)[-1] == (None, None)
 
 
+def test_a_verdict_that_is_taken_back_leaves_no_mask(table: ImageTable) -> None:
+    write_verdicts(table, np.arange(2), "mine", ["ugly", None], {})
+    none = {"mine_ok": pa.nulls(2, pa.bool_()), "mine_reason": pa.nulls(2, pa.string())}
+    kept = renew_mask(table.reload().write_columns([0, 1], none))
+    assert (kept.num_rejected, kept.num_unknown) == (0, 4)
+    assert mask(table) == [(None, None)] * 4
+
+
 def test_a_mask_is_made_again_where_verdicts_change_meanwhile(
     table: ImageTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +107,8 @@ def test_a_verdict_of_ones_own_counts(table: ImageTable) -> None:
 def result(images: Path, audit: str, num_rejected: int) -> AuditResult:
     kept = Kept(num_kept=1, num_rejected=num_rejected, num_unknown=0, rejected_by={audit: num_rejected})
     return AuditResult(audit=audit, images=images, num_pictures=9, num_rejected=num_rejected, columns=("x",),
-                       facts={"limit": 0.5, "none": None}, worst=(), kept=kept, seconds=1.0)  # fmt: skip
+                       facts={"limit": 0.5, "none": None, "empty": {}, "no": 0}, worst=(), kept=kept,
+                       seconds=1.0)  # fmt: skip
 
 
 def test_findings_of_several_audits_share_a_file(tmp_path: Path) -> None:
@@ -115,6 +124,9 @@ def test_findings_of_several_audits_share_a_file(tmp_path: Path) -> None:
         "quality": 2,
     }
     assert content["keep"]["num_rejected"] == 1
+    with pytest.raises(UserError, match=r"other.lance: no image table"):
+        audit_path(tmp_path / "other.lance", None)
+    write_images(tmp_path / "other.lance", [image_row("a", 0, b"picture")])
     with pytest.raises(UserError, match=r"audit.json holds the audits of images.lance, not of other.lance"):
         audit_path(tmp_path / "other.lance", None)
     path.write_text("[]")
@@ -126,5 +138,5 @@ def test_a_result_is_a_table_without_empty_lines(tmp_path: Path) -> None:
     rows = dict(result(tmp_path / "images.lance", "match", 3).rows())
     assert rows["match: rejected"] == "3 (33.3 %)"
     assert rows["match: limit"] == "0.5"
-    assert "match: none" not in rows
+    assert "match: none" not in rows and "match: empty" not in rows and rows["match: no"] == "0"
     assert rows["rejected by any audit"] == "3 (75.0 %)"

@@ -14,6 +14,7 @@ from stablerep.audit.verdicts import Kept
 from stablerep.errors import UserError
 from stablerep.run import write_text
 from stablerep.storage import file_beside
+from stablerep.store import ImageTable
 
 FILE = "audit.json"
 REFERENCE = "table of real pictures"
@@ -92,7 +93,7 @@ class AuditResult:
             *(
                 [f"{self.audit}: {name}", _in_words(value)]
                 for name, value in self.facts.items()
-                if value is not None
+                if value not in (None, {}, [])
             ),
             *mask_rows(self.kept),
         ]
@@ -151,6 +152,7 @@ def audit_path(images: Path, out: Path | None) -> Path:
     if path.exists():
         there = _read(path).get("images")
         if there != images.name:
+            ImageTable.open(images)  # where there is none, that is the mistake
             raise UserError(
                 f"{path} holds the audits of {there}, not of {images.name}; give another place with --out"
             )

@@ -79,9 +79,7 @@ def renew_mask(table: ImageTable) -> Kept:
     while True:
         verdicts = _read(table)
         keep, why = combine(verdicts)
-        judged = np.flatnonzero(pc.is_valid(keep).to_numpy(zero_copy_only=False))
-        columns = {KEEP: keep.take(pa.array(judged)), KEEP_REASON: why.take(pa.array(judged))}
-        table = table.write_columns(judged, columns)
+        table = table.write_columns(np.arange(len(keep)), {KEEP: keep, KEEP_REASON: why})
         newest = {name: verdict.slice(0, len(keep)) for name, verdict in _read(table).items()}
         if all(verdict.equals(verdicts.get(name)) for name, verdict in newest.items()):
             return _count(keep, verdicts)
