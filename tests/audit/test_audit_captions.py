@@ -17,7 +17,8 @@ TEXTS = ("a red apple", "photo by @jane, jane@example.org", "a Mickey Mouse shir
 
 @pytest.fixture
 def captions(tmp_path: Path) -> Path:
-    (tmp_path / "names.txt").write_text("# ours\nMickey Mouse\n\n  Ada Lovelace\n", encoding="utf-8")
+    names = "# ours\nMickey Mouse\n\n  Ada Lovelace\n"
+    (tmp_path / "names.txt").write_text(names, encoding="utf-8-sig")  # as some editors save it
     return write_captions(tmp_path / "captions.lance", TEXTS)
 
 

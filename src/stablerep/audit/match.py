@@ -207,7 +207,7 @@ class Matching:
     console: Console
 
     def of(self, rows: Rows) -> Matched:
-        """Match, level and rank of pictures: what each is does not depend on which others are among them."""
+        """Match, level and rank of pictures; of these the rank alone depends on which others are among them."""
         pictures, undecoded = self._vectors(TableImages(rows.table, rows.positions))
         means = self._means(rows, pictures)
         asked, pool = self._captions_of(rows)

@@ -234,7 +234,7 @@ def _given(preserve: Sequence[str]) -> list[str]:
         path = Path(one)
         if _is_file(path):
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
             except UnicodeDecodeError as error:
                 raise UserError(f"--preserve {one}: not UTF-8 text (byte {error.start})") from error
             texts += [line.strip() for line in lines if line.strip()]
