@@ -134,10 +134,11 @@ def test_what_is_exported_paints_as_the_adapted_model_does(
     "kind", [pytest.param(kind, marks=() if kind == "painter" else pytest.mark.slow) for kind in KINDS]
 )
 def test_what_is_exported_loads_in_one_precision_and_names_no_place(
-    folders: dict[str, Path], kind: str, tmp_path: Path
+    folders: dict[str, Path], kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where nothing is asked; half of a pipeline in half precision cannot paint."""
     exported = learner(folders[kind]).export(tmp_path)
+    assert capfd.readouterr() == ("", ""), "the libraries' bars and notes"
     parts = DiffusionPipeline.from_pretrained(exported).components.values()
     assert {part.dtype for part in parts if isinstance(part, nn.Module)} == {torch.float32}
     for path in exported.rglob("*.json"):

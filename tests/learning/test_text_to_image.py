@@ -287,6 +287,14 @@ def test_what_is_exported_is_the_average_in_half_precision(exported: tuple[TextT
     assert pipeline.vae.config.scaling_factor == learner.vae.config.scaling_factor
 
 
+def test_the_libraries_say_nothing_of_what_they_read_and_write(
+    exported: tuple[TextToImage, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    learner, folder = exported
+    TextToImage(replace(learner.config, start_from=folder), []).export(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_exported_painter_is_trained_further_from_its_average(exported: tuple[TextToImage, Path]) -> None:
     learner, folder = exported
     further = TextToImage(replace(learner.config, start_from=folder), ["other words"])

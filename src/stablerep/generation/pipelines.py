@@ -1,18 +1,15 @@
 """Every text-to-image pipeline of diffusers behind one adapter, painted by its own stock ``__call__``."""
 
-import contextlib
 import inspect
 import json
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors import SafetensorError
 from torch import Tensor
@@ -25,6 +22,7 @@ from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
 from stablerep.generation.settings import PaintSettings
 from stablerep.generation.text_once import read_text_once
+from stablerep.models.weights import quiet_libraries
 
 Parameters = Mapping[str, inspect.Parameter]
 Conditioning = Mapping[str, Tensor | str]
@@ -93,14 +91,14 @@ class DiffusersTeacher:
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
-        with _quiet():  # the libraries would print every prompt that they cut
+        with quiet_libraries():  # the libraries would print every prompt that they cut
             cut = [prompt for prompt in prompts if self._is_truncated(prompt)]
         self.num_truncated += len(cut)
         self.truncated_example = self.truncated_example or next(iter(cut), None)
         if self._names is None:
             return [{"prompt": prompt} for prompt in prompts]
         rows: list[Conditioning] = []
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), quiet_libraries():
             for begin in range(0, len(prompts), self.batch_size):
                 chunk = list(prompts[begin : begin + self.batch_size])
                 rows += self._encode_batch(chunk + chunk[-1:] * (self.batch_size - len(chunk)))[: len(chunk)]
@@ -193,7 +191,7 @@ class DiffusersTeacher:
 def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -> Any:
     """Load a checked folder onto ``device``, its sampler and attention chosen; ``UserError`` where it does not fit."""
     try:
-        with _quiet():
+        with quiet_libraries():
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 folder,
                 torch_dtype=getattr(torch, settings.dtype),
@@ -295,23 +293,3 @@ def _describe(
 def _finite(value: Any) -> Any:
     """JSON has no infinity, which some samplers have among their settings."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and notes of diffusers and transformers; their settings are put back."""
-    modules = (diffusers.utils.logging, transformers.utils.logging)
-    before = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in modules]
-    for module in modules:
-        module.set_verbosity_error()
-        module.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # Newer versions rename arguments that older ones require.
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for module, (verbosity, bars) in zip(modules, before, strict=True):
-            module.set_verbosity(verbosity)
-            if bars:
-                module.enable_progress_bar()

@@ -30,6 +30,7 @@ from stablerep.learning.method import (
     with_margin,
 )
 from stablerep.models.painter import make_portable
+from stablerep.models.weights import quiet_libraries
 from stablerep.run import write_atomically
 
 # Pipelines whose text is read by one encoder; the part that is adapted.
@@ -175,7 +176,8 @@ class Lora(Method):
         pipeline = _open(self.folder)
         getattr(pipeline, self.part).load_state_dict(_merged(self.model))
         path = folder / "teacher"
-        pipeline.to(torch.float16).save_pretrained(path, safe_serialization=True)
+        with quiet_libraries():
+            pipeline.to(torch.float16).save_pretrained(path, safe_serialization=True)
         make_portable(path)
         if (self.folder / DEFAULTS).exists():
             shutil.copyfile(self.folder / DEFAULTS, path / DEFAULTS)
@@ -225,9 +227,10 @@ def _open(folder: Path) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
-        )
+        with quiet_libraries():
+            pipeline = DiffusionPipeline.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
     predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.models.encoder import Encoder
+from stablerep.models.weights import quiet_libraries
 
 Batch = dict[str, Tensor]
 """Named tensors: image (N, V, 3, H, W), uint8, which ``encode`` is given as float32 in [0, 1]; caption_id (N,) and
@@ -117,7 +118,8 @@ def read_model(kind: Any, folder: Path) -> Any:
     Raises ``UserError`` where the folder holds no such model, or a damaged one.
     """
     try:
-        return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        with quiet_libraries():
+            return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} holds no {kind.__name__} that can be read: {error}") from error
 

@@ -16,6 +16,7 @@ from stablerep.errors import UserError
 from stablerep.models.joint import load_image_text
 from stablerep.models.text import END, PAD, UNKNOWN, LearnedVocabulary, TextTower
 from stablerep.models.text_huggingface import clip_text_config, clip_text_tensors
+from stablerep.models.weights import quiet_libraries
 from stablerep.run import read_json, write_text
 
 TEXT_HEADS = 4
@@ -138,7 +139,8 @@ def save_painter(
         vae=copy.deepcopy(vae).half(),
         scheduler=sampler(defaults.pop("solver_order", 2)),
     )
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    with quiet_libraries():
+        pipeline.save_pretrained(folder, safe_serialization=True)
     make_portable(folder)
     write_text(folder / "stablerep.json", json.dumps(defaults, indent=2) + "\n")
 

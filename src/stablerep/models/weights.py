@@ -1,9 +1,11 @@
 """Weight files that others wrote: opened without running anything, and brought to plain names."""
 
 import argparse
+import contextlib
 import errno
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,30 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], origin: object) -> None
             f"{', '.join(wrong[:5])}{more}"
         )
     model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without the bars and notes of diffusers and transformers; their settings are put back."""
+    # Imported here because they take seconds, which other weight files need not wait for.
+    import diffusers
+    import transformers
+
+    modules = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in modules]
+    for module in modules:
+        module.set_verbosity_error()
+        module.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # Newer versions rename arguments that older ones require.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for module, (verbosity, bars) in zip(modules, before, strict=True):
+            module.set_verbosity(verbosity)
+            if bars:
+                module.enable_progress_bar()
 
 
 def _read(path: Path) -> Any:
