@@ -1,7 +1,6 @@
 """The painter: what it is told and how, what it learns from, and a folder that stock diffusers paints from."""
 
 import copy
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from torch import Tensor
 from processes import start
 from stablerep.errors import UserError
 from stablerep.learning.method import Batch
-from stablerep.learning.text_to_image import TextToImage, TextToImageConfig
+from stablerep.learning.text_to_image import TextToImage
 from stablerep.models.text import train_tokenizer
 from stablerep.run import write_text
 
@@ -128,6 +127,14 @@ def test_padding_says_nothing(world: World, learner: TextToImage) -> None:
     longer = painter(world, caption_dropout=0.0, num_tokens=16)
     short = learner.encode(batch(learner))["predicted"]
     torch.testing.assert_close(longer.encode(batch(longer))["predicted"], short)
+
+
+def test_views_of_one_caption_share_its_text_and_nothing_else(learner: TextToImage) -> None:
+    with transformer_inputs(learner) as calls:
+        learner.encode(batch(learner))
+    text_of: Tensor = calls[0]["encoder_hidden_states"].unflatten(0, (N, V))
+    assert torch.equal(text_of[:, 0], text_of[:, 1])
+    assert len({tuple(row.flatten().tolist()) for row in text_of[:, 0]}) == N
 
 
 # -- noise and target --------------------------------------------------------------------------------
@@ -380,46 +387,3 @@ def test_export_changes_nothing_and_repeats_itself(
 def test_the_folder_says_nothing_of_the_machine(exported: tuple[TextToImage, Path], world: World) -> None:
     for path in exported[1].rglob("*.json"):
         assert str(world.autoencoder.parent) not in path.read_text(encoding="utf-8"), path
-
-
-# -- mistakes ----------------------------------------------------------------------------------------
-
-
-def test_a_missing_autoencoder_is_named(world: World, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no autoencoder .*train autoencoder"):
-        painter(replace(world, autoencoder=tmp_path))
-
-
-def test_the_run_of_an_autoencoder_and_one_without_weights_are_named(world: World, tmp_path: Path) -> None:
-    folder = shutil.copytree(world.autoencoder, tmp_path / "autoencoder")
-    with pytest.raises(UserError, match=r"holds no autoencoder \(config\.json\); give .*autoencoder$"):
-        painter(replace(world, autoencoder=tmp_path))
-    (folder / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(UserError, match="autoencoder holds no AutoencoderKL that can be read"):
-        painter(replace(world, autoencoder=folder))
-
-
-@pytest.mark.parametrize(
-    ("settings", "what"),
-    [
-        ({"width": 10, "num_heads": 4}, "num_heads 4 must divide width 10"),
-        ({"num_heads": 0}, "num_heads must be positive, got 0"),
-        ({"text_width": 6}, "text_width must be a multiple of 4"),
-        ({"caption_dropout": 1.5}, r"caption_dropout must be in \[0, 1\]"),
-        ({"ema_decay": math.nan}, r"ema_decay must be in \[0, 1\]"),
-        ({"num_inference_steps": 1}, "num_inference_steps must be at least 2"),
-        ({"guidance_scale": math.nan}, r"guidance_scale must be at least 1 \(none\)"),
-        ({"batch_size": 0}, "batch_size must be positive"),
-    ],
-)
-def test_values_that_do_not_fit_are_refused(settings: dict[str, Any], what: str) -> None:
-    with pytest.raises(ValueError, match=what):
-        TextToImageConfig(autoencoder=Path("x"), **settings)
-
-
-def test_views_of_one_caption_share_its_text_and_nothing_else(learner: TextToImage) -> None:
-    with transformer_inputs(learner) as calls:
-        learner.encode(batch(learner))
-    text_of: Tensor = calls[0]["encoder_hidden_states"].unflatten(0, (N, V))
-    assert torch.equal(text_of[:, 0], text_of[:, 1])
-    assert len({tuple(row.flatten().tolist()) for row in text_of[:, 0]}) == N

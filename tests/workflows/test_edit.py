@@ -234,8 +234,8 @@ def test_an_edit_without_an_audit_needs_no_judge_and_says_so(
     config: Callable[..., EditConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "kept.txt").write_text("the house\n\nround and red\n")
-    asked = config(remove=("cat",), captions=None, preserve=("sun", str(tmp_path / "kept.txt")))
-    summary = edit(asked, console=Console())
+    preserve = ("sun", str(tmp_path / "kept.txt"))
+    summary = edit(config(remove=("cat",), captions=None, preserve=preserve), console=Console())
     assert (summary.num_preserved, summary.audit) == (3, None)
     assert not (summary.path / "audit").exists()
     assert "nothing has verified this edit: the same command with --judge RUN" in capsys.readouterr().err
@@ -250,9 +250,7 @@ def test_texts_to_preserve_may_be_long_and_their_files_must_be_text(
         edit(asked)
     assert not asked.out.exists()
     (tmp_path / "kept.txt").write_text("a red house\n", encoding="utf-8-sig")  # as some editors save it
-    longer_than_a_file_name = "a red house and " * 30
-    twice = (str(tmp_path / "kept.txt"), "a red house", longer_than_a_file_name)
-    assert edit(dataclasses.replace(asked, preserve=twice)).num_preserved == 2
+    assert edit(dataclasses.replace(asked, preserve=(*asked.preserve, "long " * 60))).num_preserved == 2
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def known(shares: Sequence[float], names: Iterable[str]) -> dict[str, Interval]:
 @pytest.mark.parametrize("shares", ["woman=0.5,man=0.5", "woman=0.5,man=0.3,robot=0.2"])
 def test_the_search_finds_strengths_whatever_the_response(slope: float, shares: str) -> None:
     (edit,) = read_edits([], [], [f"doctor: {shares}"])
-    search, offsets = _Search(edit, 2.0), np.array([-2.0, 2.0, 0.0])[: len(edit.shares)]
+    search, offsets = _Search(edit, 2.0, 1000.0), np.array([-2.0, 2.0, 0.0])[: len(edit.shares)]
     for _ in range(40):
         if search.is_done(0.03):
             break
@@ -166,9 +166,22 @@ def test_the_search_finds_strengths_whatever_the_response(slope: float, shares: 
     assert found.before["man"].value > 0.8
 
 
+def test_an_attribute_that_is_never_shown_is_not_forced() -> None:
+    """Where shares hardly answer, strengths would grow until nothing is left of any picture."""
+    (edit,) = read_edits([], [], ["doctor: woman=0.5,man=0.5"])
+    search, rounds = _Search(edit, 2.0, 5.0), 0
+    while not search.is_done(0.03) and rounds < 40:
+        search.learn(
+            known((0.02 + 0.001 * search.alphas["woman"], 0.98 - 0.001 * search.alphas["woman"]), edit.shares)
+        )
+        rounds += 1
+    assert search.is_at_limit and rounds < 10
+    assert search.balance().alphas == {"woman": pytest.approx(5), "man": pytest.approx(-5)}
+
+
 def test_the_best_try_is_kept() -> None:
     (edit,) = read_edits([], [], ["doctor: woman=0.5,man=0.5"])
-    search = _Search(edit, 1.0)
+    search = _Search(edit, 1.0, 5.0)
     for share in (0.1, 0.45, 0.9):
         search.learn(known((share, 1 - share), edit.shares))
     best = search.balance()

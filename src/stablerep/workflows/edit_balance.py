@@ -38,6 +38,9 @@ class BalanceConfig:
     """Edits that are tried at most."""
     step: float = 2.0
     """What is first added to a strength for a share that is missing altogether; later rounds follow the response."""
+    max_strength: float = 2.0
+    """No strength goes further, and the nearest shares within it are kept: an attribute that a concept never shows
+    could be forced only where pictures of everything dissolve."""
     tolerance: float = 0.03
     """Done when no share is further from its aim; shares are corrected for what the judge mistakes, where it can be
     tested."""
@@ -48,8 +51,10 @@ class BalanceConfig:
     """What is painted, with {} where the concept goes; in every style of the teacher in turn."""
 
     def __post_init__(self) -> None:
-        if min(self.num_images, self.rounds) < 1 or self.step <= 0 or "{}" not in self.prompt:
-            raise ValueError("num_images, rounds and step must be positive, and prompt hold {}")
+        if min(self.num_images, self.rounds) < 1 or min(self.step, self.max_strength) <= 0:
+            raise ValueError("num_images, rounds, step and max_strength must be positive")
+        if "{}" not in self.prompt:
+            raise ValueError(f"prompt must hold {{}} where the concept goes, got {self.prompt!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class Balancer:
         tested = {edit.concept: self._tested(edit, console) for edit in edits}
         side = TextSide(self._painter)
         original = weights_of(side)
-        searches = [_Search(edit, self._config.step) for edit in edits]
+        searches = [_Search(edit, self._config.step, self._config.max_strength) for edit in edits]
         try:
             for number in range(self._config.rounds + 1):
                 asked = {search.edit.concept: search.asked(self._config.tolerance) for search in searches}
@@ -106,6 +111,12 @@ class Balancer:
                     break
         finally:
             apply(side, {}, original)
+        for search in searches:
+            if search.is_at_limit:
+                console.say(
+                    f"{search.edit.concept}: no strength up to {self._config.max_strength:g} brings the shares "
+                    "further; beyond (--balance.max-strength) other pictures change as well"
+                )
         return {search.edit.concept: search.balance() for search in searches}
 
     def _tested(self, edit: ConceptEdit, console: Console) -> Checked | None:
@@ -158,8 +169,9 @@ class Balancer:
 class _Search:
     """The strengths of one concept, moved by what its shares lack."""
 
-    def __init__(self, edit: ConceptEdit, step: float) -> None:
+    def __init__(self, edit: ConceptEdit, step: float, most: float) -> None:
         self.edit = edit
+        self._most = most
         self.alphas = dict.fromkeys(edit.shares, 0.0)
         self._step = step
         self._has_crossed = False
@@ -172,8 +184,14 @@ class _Search:
             for name, share in last.shares.items()
         )
 
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether the next strengths are those tried last, as there are no larger ones."""
+        return bool(self._tried) and self._tried[-1].alphas == self.alphas and any(self.alphas.values())
+
     def is_done(self, tolerance: float) -> bool:
-        return bool(self._tried) and self._tried[-1].error(self.edit.shares) <= tolerance
+        is_near = bool(self._tried) and self._tried[-1].error(self.edit.shares) <= tolerance
+        return is_near or self.is_at_limit
 
     def asked(self, tolerance: float) -> Mapping[str, float]:
         """The strengths to edit with: those that came near enough, else those to try next."""
@@ -189,7 +207,9 @@ class _Search:
         self._step *= self._correction()
         lacking = self._tried[-1].lacking(self.edit.shares)
         moved = np.array(list(self.alphas.values())) + self._step * lacking
-        self.alphas = dict(zip(self.alphas, (moved - moved.mean()).tolist(), strict=True))
+        moved -= moved.mean()
+        moved *= min(1.0, self._most / max(float(np.abs(moved).max()), 1e-12))
+        self.alphas = dict(zip(self.alphas, moved.tolist(), strict=True))
 
     def _correction(self) -> float:
         """What the step should have been over what it was: a secant, held back, as shares are noisy."""
