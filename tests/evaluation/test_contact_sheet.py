@@ -69,6 +69,12 @@ def test_text_stays_under_its_block(text: str) -> None:
     assert dark.size and dark.min() >= 14 and (dark.max(0) < np.array(sheet.shape[:2]) - 12).all()
 
 
+def test_one_small_picture_leaves_room_for_its_caption() -> None:
+    blocks = [Block((plain((9, 9, 9)),), "a simple drawing")] * 2
+    widths = [draw_sheet(blocks, columns=columns, pixels=16).width for columns in (1, 2)]
+    assert widths[1] - widths[0] > 130
+
+
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     config = write(tmp_path)
     torn = image_row(captions()[1], 9, plain((1, 7, 0))[:40], origin="other")

@@ -187,7 +187,10 @@ class _Search:
     @property
     def is_at_limit(self) -> bool:
         """Whether the next strengths are those tried last, as there are no larger ones."""
-        return bool(self._tried) and self._tried[-1].alphas == self.alphas and any(self.alphas.values())
+        if not self._tried:
+            return False
+        last, following = (np.array(list(one.values())) for one in (self._tried[-1].alphas, self.alphas))
+        return bool(np.allclose(last, following) and np.isclose(np.abs(last).max(), self._most))
 
     def is_done(self, tolerance: float) -> bool:
         is_near = bool(self._tried) and self._tried[-1].error(self.edit.shares) <= tolerance
