@@ -39,7 +39,7 @@ def test_a_compiled_teacher_paints_the_same_but_for_rounding(folder: Path) -> No
     plain, settings = painted(folder)
     compiled, stated = painted(folder, compile=True)
     assert (plain.int() - compiled.int()).abs().max() <= 1
-    assert stated == settings | {"compile": True}
+    assert stated == settings | {"compile": "frozen"}
 
 
 @pytest.mark.slow
@@ -52,7 +52,8 @@ def test_a_compiled_teacher_guides_in_an_interval(folder: Path, monkeypatch: pyt
         shapes.update(tuple(tensor.shape) for tensor in inputs if isinstance(tensor, Tensor))
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=as_traced))
+    compile_as_traced = partial(torch.compile, backend=as_traced)
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: compile_as_traced(forward, dynamic=False))
     limited = {"guidance_interval": (0.3, 0.9)}
     plain, _ = painted(folder, **limited)
     compiled, _ = painted(folder, **limited, compile=True)
@@ -64,9 +65,9 @@ def test_a_compiled_teacher_guides_in_an_interval(folder: Path, monkeypatch: pyt
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert denoiser_of(SimpleNamespace(unet=None, transformer="model")) == "model"
     with pytest.raises(UserError, match="has neither a transformer nor a U-Net; leave compile out"):
-        compile_denoiser(SimpleNamespace())
+        compile_denoiser(SimpleNamespace(), torch.device("cpu"))
     monkeypatch.setattr(
         "stablerep.runtime.why_no_compile", lambda: "no C++ compiler was found (g++ or clang++)"
     )
     with pytest.raises(UserError, match=r"compile: no C\+\+ compiler was found .*leave compile out"):
-        compile_denoiser(SimpleNamespace(unet=SimpleNamespace(forward=print)))
+        compile_denoiser(SimpleNamespace(unet=SimpleNamespace(forward=print)), torch.device("cpu"))

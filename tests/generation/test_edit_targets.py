@@ -22,8 +22,11 @@ from stablerep.generation.edit_targets import (
 from stablerep.generation.settings import PaintConfig
 from stablerep.generation.teacher import load_teacher
 
-FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "pixart", "sana", "stable_diffusion_3", "flux")
-POOLED = {"stable_diffusion_xl", "stable_diffusion_3", "flux"}
+FAMILIES = (
+    "stable_diffusion", "stable_diffusion_xl", "pixart", "sana", "stable_diffusion_3",
+    "stable_diffusion_3_without_t5", "flux",
+)  # fmt: skip
+POOLED = {"stable_diffusion_xl", "stable_diffusion_3", "stable_diffusion_3_without_t5", "flux"}
 PROMPT = "a red cat"
 
 

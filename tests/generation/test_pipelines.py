@@ -27,6 +27,8 @@ SIZES = {"flux": 16, "sana": 32}
 STOCK_ONLY: dict[str, dict[str, Any]] = {
     name: {"use_resolution_binning": False, "clean_caption": False} for name in ("pixart", "sana")
 }
+# What has to be said to diffusers beside the folder.
+LEFT_OUT = {"stable_diffusion_3_without_t5": {"text_encoder_3": None, "tokenizer_3": None}}
 
 
 def _teacher(folder: Path, name: str, **options: Any) -> DiffusersTeacher:
@@ -40,7 +42,7 @@ def _stock(
     folder: Path, name: str, prompts: Sequence[str], seeds: Sequence[int], **options: Any
 ) -> torch.Tensor:
     """What a user of diffusers alone would get."""
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **LEFT_OUT.get(name, {}))
     pipeline.set_progress_bar_config(disable=True)
     size = {"height": SIZES[name], "width": SIZES[name]} if name in SIZES else {}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -4,6 +4,7 @@ Every builder takes the folder to write. The weights are drawn from a fixed seed
 is built; its pictures are coloured noise, which is all that these tests need.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,14 @@ def stable_diffusion_3(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
+def stable_diffusion_3_without_t5(folder: Path) -> None:
+    """As it is often kept: the largest of its text encoders left out."""
+    stable_diffusion_3(folder)
+    whole = diffusers.DiffusionPipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    shutil.rmtree(folder)
+    whole.save_pretrained(folder)
+
+
 def flux(folder: Path) -> None:
     torch.manual_seed(4)
     transformer = diffusers.FluxTransformer2DModel(
@@ -211,6 +220,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "stable_diffusion": stable_diffusion,
     "stable_diffusion_xl": stable_diffusion_xl,
     "stable_diffusion_3": stable_diffusion_3,
+    "stable_diffusion_3_without_t5": stable_diffusion_3_without_t5,
     "flux": flux,
     "pixart": pixart,
     "sana": sana,

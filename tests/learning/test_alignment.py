@@ -182,11 +182,13 @@ def test_a_text_encoder_can_stay_as_it_is(world: World, clip_run: Path) -> None:
 def test_no_more_is_read_than_the_tower_can(
     world: World, clip_run: Path, asked: int, read: int, tmp_path: Path
 ) -> None:
-    """By default painters read 24 tokens, and the towers of the recipe icons 16."""
+    """By default painters read 24 tokens, and the towers of the recipe icons 16; nor by one that begins with it."""
     learner = painter(world, text_from=clip_run, num_tokens=asked)
     assert learner.tokenize(TEXTS[:1]).shape == (1, read)
-    said = json.loads((learner.export(tmp_path) / "stablerep.json").read_text())
-    assert said["max_sequence_length"] == read
+    folder = learner.export(tmp_path)
+    assert json.loads((folder / "stablerep.json").read_text())["max_sequence_length"] == read
+    further = painter(world, start_from=folder, num_tokens=asked)
+    assert further.tokenize(TEXTS[:1]).shape == (1, read)
 
 
 def test_a_tower_that_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:

@@ -160,7 +160,10 @@ class TextSide:
         for number, name in enumerate(self._kind.tokenizers):
             is_last = number == len(self._kind.tokenizers) - 1
             end = length if is_last else start + pipeline.tokenizer_max_length
-            ids = _token_ids(pipeline, getattr(pipeline, name), prompt, end - start)
+            tokenizer = getattr(pipeline, name)
+            if tokenizer is None:  # its encoder was left out, and zeros stand in its place
+                return
+            ids = _token_ids(pipeline, tokenizer, prompt, end - start)
             read = end if masked is None else start + masked
             yield Stretch(tuple(ids[: read - start]), start, read)
             start = end

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stablerep.errors import UserError
-from stablerep.generation.denoiser import compile_denoiser
+from stablerep.generation.denoiser import compile_denoiser, freezes
+from stablerep.generation.folders import load_folder
 from stablerep.generation.guidance import guide_within
 from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
@@ -190,16 +189,7 @@ class DiffusersTeacher:
 
 def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -> Any:
     """Load a checked folder onto ``device``, its sampler and attention chosen; ``UserError`` where it does not fit."""
-    try:
-        with quiet_libraries():
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                folder,
-                torch_dtype=getattr(torch, settings.dtype),
-                use_safetensors=True,
-                local_files_only=True,
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
+    pipeline = load_folder(folder, getattr(torch, settings.dtype))
     parameters = inspect.signature(type(pipeline).__call__).parameters
     if "prompt" not in parameters or "generator" not in parameters:
         raise UserError(f"teacher {folder}: {type(pipeline).__name__} does not paint from text alone")
@@ -212,7 +202,7 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
     if settings.attention == "plain":
         _use_plain_attention(pipeline)
     if settings.compile:
-        compile_denoiser(pipeline)
+        compile_denoiser(pipeline, device)
     else:
         read_text_once(pipeline)
     if settings.guidance_interval is not None:
@@ -285,7 +275,7 @@ def _describe(
     if settings.margin:
         described["margin"] = settings.margin
     if settings.compile:
-        described["compile"] = True
+        described["compile"] = "frozen" if freezes(torch.device(device)) else True
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
 

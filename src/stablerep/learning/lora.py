@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stablerep.config import FREE
 from stablerep.errors import UserError
-from stablerep.generation.folders import DEFAULTS, check_folder, find_teacher, read_defaults, read_index
+from stablerep.generation.folders import (
+    DEFAULTS,
+    check_folder,
+    find_teacher,
+    load_folder,
+    read_defaults,
+    read_index,
+)
 from stablerep.generation.pipelines import token_limits
 from stablerep.learning.method import (
     Batch,
@@ -224,15 +230,7 @@ class Lora(Method):
 
 def _open(folder: Path) -> Any:
     """The pipeline in float32; ``UserError`` where it cannot be loaded or predicts what no loss is written for."""
-    from diffusers import DiffusionPipeline
-
-    try:
-        with quiet_libraries():
-            pipeline = DiffusionPipeline.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"teacher {folder} cannot be loaded: {error}") from error
+    pipeline = load_folder(folder, torch.float32)
     predicts = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in ("epsilon", "v_prediction", "flow_prediction"):
         raise UserError(f"teacher {folder} predicts {predicts}, for which adapters cannot be trained")

@@ -53,7 +53,8 @@ class TextToImageConfig:
     """Black pixels put on every side of a picture, as the autoencoder was trained with; the exported painter's are cut
     off again. A pipeline that paints multiples of 8 pixels thus paints pictures of other sizes without resizing."""
     num_tokens: int = 24
-    """T, tokens per caption in training; longer captions are cut. No more than the text tower of text_from reads."""
+    """T, tokens per caption in training; longer captions are cut. No more than the text tower reads that the
+    painter begins with."""
     width: int = 256
     """Width of the transformer."""
     depth: int = 8
@@ -148,7 +149,10 @@ def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module
         within = config.start_from / "teacher"  # where a run of ours has the painter that it trained
         other = f"; give {within}" if within.is_dir() else ""
         raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing){other}")
-    return build_like(config.start_from / "text_encoder"), Tokenizer.from_file(str(path)), config.num_tokens
+    encoder = build_like(config.start_from / "text_encoder")
+    # A tower of CLIP has learned so many positions; T5 knows no limit.
+    most = getattr(encoder.config, "max_position_embeddings", config.num_tokens)
+    return encoder, Tokenizer.from_file(str(path)), min(config.num_tokens, most)
 
 
 class TextToImage(Method):
