@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from stablerep.errors import UserError
+from stablerep.generation.folders import read_defaults
 from stablerep.learning.alignment import Alignment, AlignmentConfig
 from stablerep.learning.method import (
     Batch,
@@ -150,9 +151,12 @@ def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module
         other = f"; give {within}" if within.is_dir() else ""
         raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing){other}")
     encoder = build_like(config.start_from / "text_encoder")
-    # A tower of CLIP has learned so many positions; T5 knows no limit.
-    most = getattr(encoder.config, "max_position_embeddings", config.num_tokens)
-    return encoder, Tokenizer.from_file(str(path)), min(config.num_tokens, most)
+    num_tokens = config.num_tokens
+    if hasattr(
+        encoder.config, "max_position_embeddings"
+    ):  # a tower knows as many positions as it learned, T5 any
+        num_tokens = min(num_tokens, read_defaults(config.start_from).max_sequence_length or num_tokens)
+    return encoder, Tokenizer.from_file(str(path)), num_tokens
 
 
 class TextToImage(Method):
