@@ -38,6 +38,7 @@ from stablerep import config as config_module
 from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.measuring import Known
 from stablerep.evaluation.scores import Scores, summarise
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import DataConfig, ViewSource, identity_of
@@ -57,11 +58,12 @@ def main(config: Claims) -> None:
     """Measure every part that is asked for."""
     console = Console()
     planned = plan(config)
+    known: Known = {}
     for part, cells in planned.items():
         points = []
         for cell, recipe in cells:
             console.say(f"{part}: {cell.value}")
-            points.append(_measure(config, part, cell, recipe))
+            points.append(_measure(config, part, cell, recipe, known))
         content = {
             "part": part,
             "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
@@ -158,8 +160,8 @@ def views_per_step(base: Recipe, recipe: Recipe, arm: str) -> int:
 # -- what is measured --------------------------------------------------------------------------------
 
 
-def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe) -> dict[str, Any]:
-    """The point of a cell: what its learners learned from, and what they score."""
+def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe, known: Known) -> dict[str, Any]:
+    """The point of a cell: what its learners learned from, and what they score; baselines are measured once for all."""
     seeds = config.seeds_of(part)
     if cell.audited:
         _audit(config, cell, seeds[0])
@@ -167,7 +169,9 @@ def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe) -> dict[str,
     write_text(folder / "recipe.toml", tomli_w.dumps(recipe))
     asked = CompareConfig(
         out=folder,
-        world=str(config.world),
+        world=str(
+            config.world.resolve()
+        ),  # not the embedded world of its name, which every cell would write anew
         settings=str(folder / "recipe.toml"),
         arms=cell.arms,
         num_captions=cell.sizes,
@@ -176,7 +180,7 @@ def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe) -> dict[str,
         seeds=seeds,
         painted=_painted(config, cell),
     )
-    found = compare(asked, console=Console()).to_json()
+    found = compare(asked, console=Console(), known=known).to_json()
     trained = {(row["arm"], row["num_captions"]) for row in found["rows"] if row["arm"] in cell.arms}
     names = [f"{_name(arm)}-{num}-seed-{seeds[0]}" for arm, num in sorted(trained)]
     return {

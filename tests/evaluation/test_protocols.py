@@ -1,5 +1,6 @@
 """The evaluation of an encoder from end to end on a tiny world."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from tiny_icons import QUICK_PROBE, TINY
 
+from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.few_shot import FewShotConfig
 from stablerep.evaluation.intervals import GroupBootstrap
+from stablerep.evaluation.measuring import Known
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.evaluation.scores import Scores
 from stablerep.features import untrained_encoder
@@ -99,6 +102,25 @@ def test_a_second_evaluation_reads_the_cache_and_gives_the_same_numbers(
     again = evaluate(settings(run, world))
     assert {path: path.stat().st_mtime_ns for path in (run / "features").iterdir()} == entries
     assert again.records == scores.records
+
+
+@pytest.mark.slow
+def test_known_baselines_are_not_measured_again_and_score_the_same(
+    world: Path, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known: Known = {}
+    asked = {"protocols": ("knn", "linear", "geometry"), "num_train": 40}
+    evaluate(settings(make_run("first", 3), world, **asked), known=known)
+    second = settings(make_run("second", 5), world, **asked, out=tmp_path / "known")
+    found = evaluate(second, known=known, console=Console())
+    assert "raw pixels" not in (said := capsys.readouterr().err) and "icons, linear: second" in said
+    plain = evaluate(dataclasses.replace(second, out=tmp_path / "plain"))
+    assert found.records == plain.records and found.measurements == plain.measurements
+    assert [one.encoder for one in found.outcomes] == [one.encoder for one in plain.outcomes]
+    # Fewer labelled pictures, another seed: other baselines.
+    for change in ({"num_train": 30}, {"seed": 1}):
+        evaluate(dataclasses.replace(second, **change), known=known, console=Console())
+        assert "icons, knn: raw pixels" in capsys.readouterr().err
 
 
 def test_new_weights_in_the_same_folder_are_measured_anew(world: Path, make_run: MakeRun) -> None:

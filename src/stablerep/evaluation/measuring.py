@@ -18,10 +18,13 @@ from stablerep.evaluation.benchmarks import (
     is_benchmark,
     load_benchmark,
 )
-from stablerep.evaluation.contract import Classified, Measure, NotMeasurableError, Subject, Tools
+from stablerep.evaluation.contract import Classified, Measure, Measured, NotMeasurableError, Subject, Tools
 from stablerep.evaluation.intervals import Accuracies, GroupBootstrap
 from stablerep.evaluation.scores import Measurement, Outcome, Record
 from stablerep.models.encoder import Resize
+
+Known = dict[tuple[str, ...], Measured]
+"""What was found of baselines, by all that it depends on."""
 
 
 @dataclass
@@ -47,6 +50,10 @@ class Measuring:
     keep: Callable[[Found], object]
     resize: Mapping[str, Resize] = field(default_factory=dict)
     """How pictures become square, by protocol; squashed where nothing is said."""
+    known: Known = field(default_factory=dict)
+    """Baselines that need not be measured again; new ones are added."""
+    conditions: str = ""
+    """What results depend on beside benchmark, protocol and encoder, as far as ``known`` holds others."""
     found: Found = field(default_factory=Found)
 
     def on(self, name: str) -> None:
@@ -66,9 +73,8 @@ class Measuring:
     ) -> None:
         measure = self.measures[protocol]
         resize: dict[str, Any] = {"resize": self.resize.get(protocol, "squash")}
-        self.tools.console.say(f"{name}, {protocol}: {subject.name}")
         try:
-            measured = measure.measure(subject, data, replace(self.tools, **resize))
+            measured = self._measured(name, protocol, subject, data, resize)
         except NotMeasurableError as error:
             self._skip(f"{name}: {protocol}: {subject.name}", f"{protocol}: {error}")
             return
@@ -83,6 +89,19 @@ class Measuring:
                 replace(one, settings=resize | dict(one.settings)) for one in measured
             ]
         self.keep(self.found)
+
+    def _measured(
+        self, name: str, protocol: str, subject: Subject, data: Any, resize: Mapping[str, Any]
+    ) -> Measured:
+        """What a protocol finds of an encoder, or found of a baseline before."""
+        place = (self.conditions, name, protocol, subject.fingerprint)
+        if subject.kind == "baseline" and place in self.known:
+            return self.known[place]
+        self.tools.console.say(f"{name}, {protocol}: {subject.name}")
+        measured = self.measures[protocol].measure(subject, data, replace(self.tools, **resize))
+        if subject.kind == "baseline":
+            self.known[place] = measured
+        return measured
 
     def _load(self, name: str) -> dict[str, Any]:
         """The data of a benchmark for each protocol that measures on it."""

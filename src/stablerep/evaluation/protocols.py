@@ -1,5 +1,6 @@
 """Evaluation of encoders: frozen features, probes chosen on validation, tests with intervals, baselines."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from stablerep.evaluation.earlier import Keeper
 from stablerep.evaluation.fairness import Fairness, FairnessConfig
 from stablerep.evaluation.few_shot import FewShot, FewShotConfig
 from stablerep.evaluation.finetune import FineTune, FineTuneConfig
-from stablerep.evaluation.measuring import Found, Measuring
+from stablerep.evaluation.measuring import Found, Known, Measuring
 from stablerep.evaluation.retrieval import Retrieval, RetrievalConfig
 from stablerep.evaluation.scores import RAW, UNTRAINED, Scores, in_order
 from stablerep.evaluation.segmentation import Segmentation, SegmentationConfig
@@ -141,19 +142,25 @@ _RESIZE: Mapping[str, Resize] = {"sgd": "crop", "sgd-bn": "crop"}
 """What published protocols do to a picture; the others squash it."""
 
 
-def evaluate(config: EvaluateConfig, *, console: Console = Console(quiet=True)) -> Scores:  # noqa: B008
+def evaluate(
+    config: EvaluateConfig,
+    *,
+    console: Console = Console(quiet=True),  # noqa: B008
+    known: Known | None = None,
+) -> Scores:
     """Score the run, baselines and further runs on every benchmark; the scores of this evaluation.
 
     scores.json holds them beside those of earlier evaluations that still hold (see ``earlier.Combined``), and is
     written after each encoder and protocol, so that a kill loses what was being measured and no more. A benchmark whose
     data are missing, or a protocol that does not apply, is reported in ``skipped`` with a sentence, never as a score.
-    Features are cached by content below ``features/`` beside the scores. Raises ``UserError`` where nothing can run,
-    or earlier scores cannot be read.
+    Features are cached by content below ``features/`` beside the scores. ``known`` gathers what evaluations find of
+    baselines; given to the next, it spares measuring them again on the same data with the same settings.
+    Raises ``UserError`` where nothing can run, or earlier scores cannot be read.
     """
     config = _in_its_world(config)
     keeper = Keeper(_out_folder(config), console)  # what cannot be kept is refused before hours of measuring
     with cost.metered("evaluate", keeper.folder / cost.FILE):
-        return _score(config, keeper, console)
+        return _score(config, keeper, {} if known is None else known, console)
 
 
 def _in_its_world(config: EvaluateConfig) -> EvaluateConfig:
@@ -165,7 +172,7 @@ def _in_its_world(config: EvaluateConfig) -> EvaluateConfig:
     return config
 
 
-def _score(config: EvaluateConfig, keeper: Keeper, console: Console) -> Scores:
+def _score(config: EvaluateConfig, keeper: Keeper, known: Known, console: Console) -> Scores:
     """Every benchmark, by every protocol."""
     subjects = _subjects(config)
     encoders = {subject.name: subject.fingerprint for subject in subjects}
@@ -188,6 +195,8 @@ def _score(config: EvaluateConfig, keeper: Keeper, console: Console) -> Scores:
         tools=_tools(config, keeper.folder, console),
         keep=lambda found: keeper.keep(so_far(found), encoders),
         resize={name: config.resize or _RESIZE.get(name, "squash") for name in config.protocols},
+        known=known,
+        conditions=_conditions(config),
     )
     for name in dict.fromkeys(config.benchmarks):
         measuring.on(name)
@@ -208,6 +217,12 @@ def _common(config: EvaluateConfig, run: Subject) -> dict[str, Any]:
         "precision": str(dtype).removeprefix("torch."),
         "provenance": provenance(),
     }
+
+
+def _conditions(config: EvaluateConfig) -> str:
+    """All settings but those that say which runs are measured, and where the scores go."""
+    settings = config_module.to_dict(config)
+    return json.dumps({name: value for name, value in settings.items() if name not in ("run", "also", "out")})
 
 
 def _tools(config: EvaluateConfig, out: Path, console: Console) -> Tools:

@@ -23,6 +23,7 @@ from stablerep.errors import NonFiniteError, UserError
 from stablerep.evaluation.benchmarks import BenchmarkData, is_benchmark, load_benchmark
 from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.finetune import FineTune
+from stablerep.evaluation.measuring import Known
 from stablerep.evaluation.protocols import PROTOCOLS, EvaluateConfig, evaluate
 from stablerep.evaluation.scores import Scores
 from stablerep.evaluation.zero_shot import ZeroShot
@@ -121,14 +122,20 @@ class CompareConfig:
         return self.world or self.settings
 
 
-def compare(config: CompareConfig, *, console: Console = Console(quiet=True)) -> Comparison:  # noqa: B008
+def compare(
+    config: CompareConfig,
+    *,
+    console: Console = Console(quiet=True),  # noqa: B008
+    known: Known | None = None,
+) -> Comparison:
     """Paint, train, measure and summarise what is missing; writes compare.json and compare.png.
 
+    ``known`` gathers what is found of baselines, which further comparisons on the same data need not measure again.
     Raises ``UserError`` where the arms cannot see the same captions or the same number of pictures, and where no
     protocol of the recipe can measure them, before anything is painted as far as that can be known.
     """
     runtime.require_one_process()
-    matrix = _Matrix(config, console)
+    matrix = _Matrix(config, {} if known is None else known, console)
     matrix.check_protocols()
     matrix.prepare()
     cells = [(arm, num) for num in config.num_captions for arm in config.arms]
@@ -171,8 +178,8 @@ Cell = tuple[str, int]
 class _Matrix:
     """Names the folders of a comparison and fills those that are empty."""
 
-    def __init__(self, config: CompareConfig, console: Console) -> None:
-        self.config, self.console = config, console
+    def __init__(self, config: CompareConfig, known: Known, console: Console) -> None:
+        self.config, self.known, self.console = config, known, console
         self.is_embedded = config.chosen_world in WORLDS
         self.world = config.out / "world" if self.is_embedded else Path(config.chosen_world)
         self.painted = config.painted or config.out / "images.lance"
@@ -306,7 +313,7 @@ class _Matrix:
     def _evaluate(self, runs: Sequence[Path], out: Path, more: Mapping[str, Any]) -> Scores:
         """Baselines are drawn with one seed, so that only the runs differ from table to table."""
         settings = {"run": runs[0], "also": list(runs[1:]), "out": out}
-        return evaluate(self._measuring({**settings, **more}), console=self.console)
+        return evaluate(self._measuring({**settings, **more}), console=self.console, known=self.known)
 
     def _measuring(self, settings: Mapping[str, Any]) -> EvaluateConfig:
         """What the recipe says of measuring; where it is silent, geometry is measured beside accuracies."""
