@@ -23,15 +23,15 @@ captions, which the shipped one has not. With a recipe classless.toml of the lin
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 import tyro
 
-from claims_parts import LEARNERS, PARTS, TRAIN, Cell, Claims, captions_of, real_pictures
-from crossing import crossing_of_runs
+from claims_differences import DIFFERENCES
+from claims_parts import LEARNERS, PARTS, TRAIN, Cell, Claims
 from durations import seconds_by_step, seconds_of_painting
 from mistakes import in_one_sentence
 from stablerep import config as config_module
@@ -39,14 +39,13 @@ from stablerep.audit.match import MatchAuditConfig, audit_match
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.measuring import Known
-from stablerep.evaluation.scores import Scores, summarise
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import DataConfig, ViewSource, identity_of
 from stablerep.learning.methods import METHODS, train
 from stablerep.run import Run, provenance, write_text
 from stablerep.store import REAL, ImageTable
 from stablerep.workflows.compare import CompareConfig, compare
-from stablerep.workflows.compare_results import seen_as
+from stablerep.workflows.compare_results import prefix_of
 from usable import usable_real
 
 Recipe = Mapping[str, Any]
@@ -182,7 +181,7 @@ def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe, known: Known
     )
     found = compare(asked, console=Console(), known=known).to_json()
     trained = {(row["arm"], row["num_captions"]) for row in found["rows"] if row["arm"] in cell.arms}
-    names = [f"{_name(arm)}-{num}-seed-{seeds[0]}" for arm, num in sorted(trained)]
+    names = [f"{prefix_of(arm, num)}{seeds[0]}" for arm, num in sorted(trained)]
     return {
         "value": cell.value,
         "place": seconds_of_painting(_painted(config, cell)) if cell.is_timed else cell.place,
@@ -246,135 +245,6 @@ def _audit(config: Claims, cell: Cell, seed: int) -> None:
     settings = {"out": config.out / "matcher", "num_steps": config.num_steps, "data": data}
     run = train("clip", configured(METHODS["clip"].config, ("train", "clip"), settings), console=console).run
     audit_match(MatchAuditConfig(images=table, captions=captions, encoder=str(run)), console=console)
-
-
-# -- what is decided ---------------------------------------------------------------------------------
-
-
-def _matrix_differences(config: Claims) -> dict[str, Any]:
-    """The claims: learning from painted pictures against learning from the real ones of the same captions."""
-    folder = config.out / "matrix" / "same captions" / "scores"
-    scores = [
-        Scores.read(folder / f"{config.num_captions}-captions-seed-{seed}")
-        for seed in config.seeds_of("matrix")
-    ]
-    there = {record.encoder.rsplit(f"-{config.num_captions}-", 1)[0] for record in scores[0].records}
-    against = [
-        {"ours": ours, "theirs": theirs, **summary}
-        for ours, theirs in PAIRS
-        if {_name(ours), _name(theirs)} <= there
-        for summary in _ahead(
-            *(
-                [seen_as(one, f"{_name(arm)}-{config.num_captions}-") for one in scores]
-                for arm in (ours, theirs)
-            )
-        )
-    ]
-    return {"against": against}
-
-
-def _kept_differences(config: Claims) -> dict[str, Any]:
-    """The best pictures against as many at random."""
-    best = [str(cell.value) for cell in PARTS["kept"](config) if str(cell.value).startswith("best ")]
-    return _between_cells(config, "kept", [(value, value.replace("best", "random", 1)) for value in best])
-
-
-def _weights_differences(config: Claims) -> dict[str, Any]:
-    return _between_cells(config, "weights", [("match level", "uniform")])
-
-
-def _between_cells(config: Claims, part: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """How far every arm is ahead in the first cell of a pair of what it reaches in the second."""
-    arms = {str(cell.value): cell.arms for cell in PARTS[part](config)}
-    against = [
-        {"ours": f"{arm}, {ours}", "theirs": f"{arm}, {theirs}", **summary}
-        for ours, theirs in pairs
-        for arm in arms[ours]
-        for summary in _ahead(*(_of_cell(config, part, value, arm) for value in (ours, theirs)))
-    ]
-    return {"against": against}
-
-
-def _of_cell(config: Claims, part: str, value: str, arm: str) -> list[Scores]:
-    """What the runs of an arm named; their names say the cell, as those of the other cell are called alike."""
-    folder, num = config.out / part / value / "scores", config.num_captions
-    found = []
-    for seed in config.seeds_of(part):
-        scores = seen_as(Scores.read(folder / f"{num}-captions-seed-{seed}"), f"{_name(arm)}-{num}-")
-        name = f"{value}: {scores.run}"
-        outcomes = [dataclasses.replace(one, encoder=name) for one in scores.of_the_run().values()]
-        found.append(dataclasses.replace(scores, run=name, outcomes=tuple(outcomes)))
-    return found
-
-
-def _headline_differences(config: Claims) -> dict[str, Any]:
-    """StableRep+ on n painted pictures against CLIP on real ones: paired over test pictures and seeds.
-
-    ``needed``: how many real pictures CLIP needs to be level with it, per test.
-    """
-    theirs = {num: _scores(config, f"{num} real", num) for num in real_pictures(config)}
-    against, needed = [], []
-    for num in config.headline:
-        ours = _scores(config, f"{num} painted", num)
-        for times in config.times:
-            real = round(times * num)
-            against += [{"painted": num, "real": real, **summary} for summary in _ahead(ours, theirs[real])]
-        needed += real_needed(num, ours, theirs)
-    return {"against": against, "needed": needed}
-
-
-def real_needed(
-    painted: int, ours: Sequence[Scores], theirs: Mapping[int, Sequence[Scores]]
-) -> list[dict[str, Any]]:
-    """For every test the number of real pictures at which CLIP scores as StableRep+ does on so many painted ones."""
-    measured = [one.of_the_run() for runs in (ours, *theirs.values()) for one in runs]
-    found = []
-    for test in measured[0]:
-        if not all(test in outcomes for outcomes in measured):
-            continue
-        place = dict(zip(("benchmark", "test", "protocol"), test, strict=True))
-        reached = dataclasses.asdict(crossing_of_runs(test, ours, theirs))
-        found.append({"painted": painted, **place, **reached})
-    return found
-
-
-def _scores(config: Claims, value: str, num_pictures: int) -> list[Scores]:
-    folder = config.out / "headline" / value / "scores"
-    num = captions_of(num_pictures)
-    return [Scores.read(folder / f"{num}-captions-seed-{seed}") for seed in config.seeds_of("headline")]
-
-
-def _name(arm: str) -> str:
-    """How the names of an arm's runs begin."""
-    return arm.replace(":", "-")
-
-
-def _ahead(ours: list[Scores], theirs: list[Scores]) -> list[dict[str, Any]]:
-    """For every test: ours, and how far it is ahead."""
-    summaries = summarise(ours, against=theirs)
-    return [json.loads(json.dumps(dataclasses.asdict(summary))) for summary in summaries]
-
-
-PAIRS = (
-    ("stablerep:painted", "simclr:real"),
-    ("stablerep:painted", "clip:real"),
-    ("stablerep:painted", "simclr:painted"),
-    ("stablerep:painted", "clip:painted"),
-    ("stablerep:painted", "supervised:real"),
-    ("stablerep-plus:painted", "clip:real"),
-    ("stablerep-plus:painted", "stablerep:painted"),
-    ("stablerep-plus:both", "stablerep-plus:painted"),
-    ("clip:painted", "clip:real"),
-    ("simclr:painted", "simclr:real"),
-)
-"""Arms of the matrix whose differences are claims."""
-
-DIFFERENCES: Mapping[str, Callable[[Claims], dict[str, Any]]] = {
-    "matrix": _matrix_differences,
-    "kept": _kept_differences,
-    "weights": _weights_differences,
-    "headline": _headline_differences,
-}
 
 
 if __name__ == "__main__":

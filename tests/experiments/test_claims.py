@@ -13,6 +13,7 @@ import tomli_w
 import tyro
 
 import claims
+import claims_differences
 import tables
 from claims_parts import PARTS, Claims
 from crossing import crossing, crossing_of_runs
@@ -268,7 +269,7 @@ def test_how_many_real_pictures_are_needed_is_said_for_every_test_with_its_inter
         2000: [scores("more", 400, knn=0.8, linear=0.8)],
         500: [scores("fewer", 400, knn=0.6, linear=0.6)],
     }
-    found = claims.real_needed(500, ours, theirs)
+    found = claims_differences.real_needed(500, ours, theirs)
     assert [(one["painted"], one["protocol"], one["pictures"]) for one in found] == [
         (500, "knn", pytest.approx(1000)),
         (500, "linear", None),
@@ -327,3 +328,19 @@ def test_the_best_pictures_are_held_against_as_many_at_random(tmp_path: Path) ->
     assert any(
         "| stablerep:painted, best 2 of 4 over stablerep:painted, random 2 of 4 |" in line for line in lines
     )
+
+
+def test_every_share_of_real_pictures_is_held_against_painted_ones_alone(tmp_path: Path) -> None:
+    config = asked(out=tmp_path, num_captions=8, real_shares=(0.0, 0.5, 1.0), seeds=(0, 1))
+    for value, source, share in ((0.0, "painted", 0.7), (0.5, "both", 0.8), (1.0, "real", 0.6)):
+        for seed in (0, 1):
+            run = recorded(scores(f"stablerep-plus-{source}-8-seed-{seed}", 400, knn=share))
+            run.write(tmp_path / "mix" / str(value) / "scores" / f"8-captions-seed-{seed}")
+    both, real = claims.DIFFERENCES["mix"](config)["against"]
+    assert (both["ours"], both["theirs"]) == (
+        "stablerep-plus:both, 0.5 real",
+        "stablerep-plus:painted, 0.0 real",
+    )
+    assert both["ahead"]["value"] == pytest.approx(0.1) and real["ahead"]["value"] == pytest.approx(-0.1)
+    without = dataclasses.replace(config, real_shares=(0.5, 1.0))
+    assert claims.DIFFERENCES["mix"](without)["against"] == []
