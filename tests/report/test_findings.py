@@ -12,6 +12,9 @@ from stablerep.report.findings import Findings, find
 from stablerep.report.reading import open_project
 from stablerep.report.scores import Measured, read_scores
 
+NEVER_SAW = "On subjects it never saw, drawn by a hand it never saw, "
+MAY_HAVE_SEEN = "On icons (test captions, held-out style), "
+
 
 def findings(folder: Path, ahead: tuple[float, float, float], config: dict[str, object]) -> Findings:
     """What is found where the run is ahead of raw pixels by this value, low and high."""
@@ -47,15 +50,19 @@ def test_a_difference_is_claimed_only_where_the_interval_excludes_zero(
 @pytest.mark.parametrize(
     ("data", "beginning"),
     [
-        ({"origin": "painted"}, "On subjects it never saw, drawn by a hand it never saw, "),
+        ({"origin": "painted", "where": "split <> 'test'"}, NEVER_SAW),
+        ({"origin": "any", "exclude_styles": ["fluent"], "where": "split = 'train'"}, NEVER_SAW),
         (
-            {"origin": "any", "exclude_styles": ["fluent"]},
-            "On subjects it never saw, drawn by a hand it never saw, ",
+            {"origin": "painted", "where": "(split = 'train') AND caption_id NOT IN ('0f', '1e')"},
+            NEVER_SAW,
         ),
-        ({"origin": "any", "exclude_styles": []}, "On icons (test captions, held-out style), "),
+        ({"origin": "any", "exclude_styles": [], "where": "split = 'train'"}, MAY_HAVE_SEEN),
+        ({"origin": "painted"}, MAY_HAVE_SEEN),
+        ({"origin": "painted", "where": "status = 'ok'"}, MAY_HAVE_SEEN),
+        ({"origin": "painted", "where": "split = 'train' OR split = 'test'"}, MAY_HAVE_SEEN),
     ],
 )
-def test_never_saw_is_said_only_of_runs_that_left_the_style_out(
+def test_never_saw_is_said_only_of_runs_that_left_out_the_style_and_the_captions_of_the_test(
     tmp_path: Path, data: dict[str, object], beginning: str
 ) -> None:
     assert findings(tmp_path, (0.2, 0.1, 0.3), {"data": data}).headline.startswith(beginning)

@@ -1,5 +1,6 @@
 """What was found, in one sentence, from the numbers: no claim that an interval does not carry."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ _UNSEEN = {
     "seen captions, held-out style": "On known subjects drawn by a hand it never saw",
 }
 _NAMES = {UNTRAINED: "an untrained network"}
+_WITHOUT_TEST = re.compile(r"\bsplit\s*(?:=\s*'train'|(?:<>|!=)\s*'test')")
+_UNDOES_IT = re.compile(r"\bor\b|\bnot\b(?!\s+in\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +76,17 @@ def _without_scores(project: Project, paintings: Sequence[Painting]) -> str:
 
 
 def _where(record: Record, run: RunFolder | None) -> str:
-    if record.test in _UNSEEN and run is not None and _never_saw_the_style(run):
+    if record.test in _UNSEEN and run is not None and _never_saw_the_test(run):
         return _UNSEEN[record.test]
     return f"On {record.benchmark} ({record.test})"
 
 
-def _never_saw_the_style(run: RunFolder) -> bool:
+def _never_saw_the_test(run: RunFolder) -> bool:
+    """Whether the settings of a run leave out the held-out style, and captions of the test."""
     data = run.config.get("data", {})
-    return data.get("origin") == "painted" or HELD_OUT_STYLE in data.get("exclude_styles", ())
+    where = data.get("where") or ""
+    left_out = _WITHOUT_TEST.search(where) is not None and _UNDOES_IT.search(where) is None
+    return left_out and (data.get("origin") == "painted" or HELD_OUT_STYLE in data.get("exclude_styles", ()))
 
 
 def _measure(own: Record) -> str:
