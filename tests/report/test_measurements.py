@@ -41,6 +41,22 @@ def test_encoders_stand_under_one_another_and_nothing_twice(tmp_path: Path) -> N
     assert rows[1].score.value == 0.2  # the first of two evaluations, as in the score tables
 
 
+def test_encoders_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
+    """Such as the untrained encoders of two architectures, or runs whose folders are called alike."""
+    rows = measurement_rows(
+        [
+            measured(
+                tmp_path, dataclasses.replace(measurement("untrained encoder", value), fingerprint=weights)
+            )
+            for value, weights in ((0.4, "a" * 64), (0.3, "b" * 64))
+        ]
+    )
+    assert [(row.encoder, row.score.value) for row in rows if row.metric == "miou"] == [
+        ("untrained encoder (aaaaaa)", 0.4),
+        ("untrained encoder (bbbbbb)", 0.3),
+    ]
+
+
 def test_the_page_shows_them_where_there_are_no_other_scores(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -76,7 +76,7 @@ def score_tables(measured: Sequence[Measured]) -> list[ScoreTable]:
     by_test: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in _records(measured):
         by_test[record.benchmark, record.test].append(record)
-    names = _names(_records(measured))
+    names = names_of(measured)
     return [_table(f"scores-{number}", records, names) for number, records in enumerate(by_test.values())]
 
 
@@ -155,11 +155,12 @@ def _records(measured: Iterable[Measured]) -> list[Record]:
     return [record for scores in measured for record in scores.records]
 
 
-def _names(records: Iterable[Record]) -> dict[str, str]:
+def names_of(measured: Iterable[Measured]) -> dict[str, str]:
     """Fingerprint -> name of the row; where two encoders share a name, the fingerprint tells them apart."""
     first: dict[str, str] = {}
-    for record in records:
-        first.setdefault(record.fingerprint, record.encoder)
+    for scores in measured:
+        for found in (*scores.records, *scores.measurements):
+            first.setdefault(found.fingerprint, found.encoder)
     count = Counter(first.values())
     return {
         fingerprint: name if count[name] == 1 else f"{name} ({fingerprint[:6]})"
