@@ -45,7 +45,7 @@ def test_all_splits_and_training_captions_are_seen(tmp_path: Path) -> None:
     assert read_asked(world, "train", seen_words=True).num_left_out == 0
     every, train = (read_asked(world, split, seen_words=False) for split in ("all", "train"))
     assert every.training == train.training == set(train.labels)
-    assert every.only(list(train.labels)[:1]).training == set(list(train.labels)[:1])
+    assert every.only(list(train.labels)[:1], 1).training == set(list(train.labels)[:1])
     assert not read_asked(world, "test", seen_words=False).training
     assert read_asked(world, "test", seen_words=True).num_left_out == 1
 

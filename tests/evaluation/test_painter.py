@@ -98,6 +98,8 @@ def test_a_teacher_by_name_needs_a_place_for_its_pictures(
         "reader-painted.lance",
         "reader.json",
     ]
+    fewer = evaluate_painter(settings(Path("reader"), world, out=out, num_captions=9, num_images=1))
+    assert fewer.fidelity.num_pictures == 9, "what it painted for more is not judged with these"
     with pytest.raises(UserError, match="--origin x chooses a painter of a table, and reader is one painter"):
         evaluate_painter(settings(Path("reader"), world, out=out, origin="x", **asked))
     with pytest.raises(
@@ -138,7 +140,7 @@ def test_it_paints_captions_with_real_pictures_that_the_judge_knows(world: Path)
     apples = captions_to_paint(world, asked, ["apple"])
     of_test = [caption for caption in captions() if caption["split"] == "test"]
     assert apples == sorted(str(row["id"]) for row in of_test if row["label"] == "apple")
-    assert set(asked.only(apples).labels.values()) == {"apple"}
+    assert set(asked.only(apples, 1).labels.values()) == {"apple"}
     with pytest.raises(
         UserError, match=r"of 9 captions that are judged none has a label that the judge knows"
     ):

@@ -29,14 +29,17 @@ class Asked:
     """Captions of the split with a word that no training caption has, where those are left out."""
     training: frozenset[str] = frozenset()
     """Those of the training split, from whose real pictures the judge learns."""
+    num_images: int | None = None
+    """So many pictures of each, the first by their image index; all where None."""
 
-    def only(self, captions: Sequence[str]) -> Self:
-        """These captions (ids) alone."""
+    def only(self, captions: Sequence[str], num_images: int) -> Self:
+        """So many pictures of these captions (ids) alone."""
         return dataclasses.replace(
             self,
             labels={caption: self.labels[caption] for caption in captions},
             texts={caption: self.texts[caption] for caption in captions},
             training=self.training & set(captions),
+            num_images=num_images,
         )
 
 
@@ -113,10 +116,13 @@ def read_paintings(path: Path, wanted: Wanted, asked: Asked, classes: Sequence[s
         np.array(columns[name].to_pylist()) for name in ("origin", "caption_id", "status")
     )
     painter = choose_origin(sorted(set(origins) - {REAL}), wanted.origin, path)
+    numbers = columns["image_index"].to_numpy()
     is_asked = (origins == painter) & np.isin(captions, list(asked.labels))
+    if asked.num_images is not None:
+        is_asked &= numbers < asked.num_images
     painted = np.flatnonzero(is_asked & (statuses == OK))
     good = np.intersect1d(painted, wanted.positions(table))
-    good = good[np.lexsort((columns["image_index"].to_numpy()[good], captions[good]))]
+    good = good[np.lexsort((numbers[good], captions[good]))]
     labels = np.array([asked.labels[caption] or "" for caption in captions[good]], dtype=np.str_)
     is_judged = np.isin(labels, classes)
     if not is_judged.any():

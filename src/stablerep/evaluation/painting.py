@@ -223,7 +223,7 @@ def evaluate_painter(config: PainterConfig, *, console: Console = Console(quiet=
         console.say(f"{len(asked.labels):,} captions are made of seen words, {asked.num_left_out:,} are not")
     if painter is not None:
         known = captions_to_paint(config.world, asked, benchmark.classes)
-        asked = asked.only(known[: config.num_captions])
+        asked = asked.only(known[: config.num_captions], config.num_images)
         config = _painted(painter, asked, config, console)
     with cost.metered("evaluate painter", cost.beside(config.images)):
         return _measure(config, benchmark, asked, console)
