@@ -1,6 +1,7 @@
 """The adapter: the same pictures as the stock call, whatever the family and whatever the companions."""
 
 import inspect
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -237,6 +238,37 @@ def test_settings_name_what_moves_pixels(pipeline_folder: Builder) -> None:
 def test_unused_settings_are_refused_or_left_out(pipeline_folder: Builder) -> None:
     with pytest.raises(UserError, match="does not take a negative prompt"):
         _teacher(pipeline_folder("flux"), "flux", negative_prompt="dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("stable_diffusion", {"height": 20}, r"height 20 and width 16, .* painted 16 x 16; give both"),
+        ("stable_diffusion", {"height": 10, "width": 10}, "divisible by 8 but are 10 and 10"),
+        ("stable_diffusion", {"num_inference_steps": 1001}, "1001 cannot be larger"),
+        pytest.param("flux", {"height": 18}, "height 18 .* painted 16 x 16", marks=pytest.mark.slow),
+    ],
+)
+def test_pictures_are_of_the_size_asked_or_refused(
+    name: str, wrong: dict[str, Any], says: str, pipeline_folder: Builder
+) -> None:
+    """Stock calls raise, or paint another size in silence, under a fingerprint that would say the one asked."""
+    teacher = _teacher(pipeline_folder(name), name, **wrong)
+    with pytest.raises(UserError, match=says):
+        teacher.paint(teacher.encode(PROMPTS), SEEDS)
+    with pytest.raises(ValueError, match="guidance_scale must be finite, got nan"):
+        PaintConfig(guidance_scale=float("nan"))
+
+
+def test_switches_of_the_pipeline_are_in_the_fingerprint(pipeline_folder: Builder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pipeline_folder("stable_diffusion_xl"), tmp_path / "switched"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": False}))
+    stock = _teacher(pipeline_folder("stable_diffusion_xl"), "stable_diffusion_xl")
+    switched = _teacher(folder, "stable_diffusion_xl")
+    assert not torch.equal(_paint(stock, PROMPTS, SEEDS), _paint(switched, PROMPTS, SEEDS))
+    assert "switches" not in stock.settings
+    assert switched.settings == {**stock.settings, "switches": {"force_zeros_for_empty_prompt": False}}
 
 
 @pytest.mark.slow

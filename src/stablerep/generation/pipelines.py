@@ -113,20 +113,34 @@ class DiffusersTeacher:
         padding = self.batch_size - count
         padded = [*conditionings, *[conditionings[-1]] * padding]
         generators = [torch.Generator().manual_seed(seed) for seed in [*seeds, *[seeds[-1]] * padding]]
-        with torch.inference_mode():
-            output = self._pipe(
-                **self._options, **self._stack(padded), generator=generators, output_type="pt"
-            )
+        try:
+            with torch.inference_mode():
+                output = self._pipe(
+                    **self._options, **self._stack(padded), generator=generators, output_type="pt"
+                )
+        except ValueError as error:  # so diffusers refuses a size, or a number of steps
+            raise UserError(f"teacher {self.name}: {error}") from error
         images = getattr(output, "images", None)
         if not isinstance(images, Tensor | np.ndarray):
             raise UserError(
                 f"teacher {self.name}: {type(self._pipe).__name__} does not return pictures as arrays"
             )
         painted = judge(images, getattr(output, "nsfw_content_detected", None)).head(count)
+        self._require_size_asked(*painted.pictures.shape[-2:])
         try:
             return painted.without_margin(self._margin)
         except ValueError as error:
             raise UserError(f"teacher {self.name}: {error}; give a smaller --margin") from error
+
+    def _require_size_asked(self, height: int, width: int) -> None:
+        """Stable Diffusion takes its own size where only one side is given, and FLUX rounds one that does not fit."""
+        asked = self._options.get("height", height), self._options.get("width", width)
+        if asked != (height, width):
+            raise UserError(
+                f"teacher {self.name}: asked for height {asked[0]} and width {asked[1]}, "
+                f"{type(self._pipe).__name__} painted {height} x {width}; give both --height and --width, of a size "
+                "that it takes"
+            )
 
     def _encode_batch(self, prompts: list[str]) -> list[Conditioning]:
         assert self._names is not None
@@ -276,8 +290,21 @@ def _describe(
         described["margin"] = settings.margin
     if settings.compile:
         described["compile"] = "frozen" if freezes(torch.device(device)) else True
+    if switches := _switches(pipeline):
+        described["switches"] = switches
     plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
     return plain
+
+
+def _switches(pipeline: Any) -> dict[str, Any]:
+    """What ``model_index.json`` sets otherwise than the pipeline's class, such as what stands for an empty prompt."""
+    usual = inspect.signature(type(pipeline).__init__).parameters
+    unused = ("requires_safety_checker", *pipeline.components)  # the first only warns
+    return {
+        name: value
+        for name, value in pipeline.config.items()
+        if name in usual and name not in unused and value != usual[name].default
+    }
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """How pictures are painted: what the user may ask for, what a teacher says of itself, and what follows from both."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -68,6 +69,8 @@ class PaintConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.margin is not None and self.margin < 0:
             raise ValueError(f"margin must not be negative, got {self.margin}")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
         if (
             self.guidance_interval is not None
             and not 0
