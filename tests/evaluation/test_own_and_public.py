@@ -14,7 +14,7 @@ from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import BENCHMARKS, BenchmarkData, MissingDataError, load_benchmark
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
-from stablerep.evaluation.public import PUBLIC, VOC_CLASSES, held_out
+from stablerep.evaluation.public import PUBLIC, SEVERAL, VOC_CLASSES, held_out
 
 
 def picture(path: Path, colour: str = "red") -> Path:
@@ -157,6 +157,7 @@ def test_voc_counts_no_class_that_only_difficult_objects_show(tmp_path: Path) ->
         lists.mkdir(parents=True, exist_ok=True)
         (lists / f"{part}.txt").write_text(stem)
     benchmark = load_benchmark("voc2007", BenchmarkData(datasets=tmp_path))
+    assert benchmark.several and benchmark.name in SEVERAL
     labels = benchmark.tests["official test"].labels[0]
     assert (labels[VOC_CLASSES.index("cat")], labels[VOC_CLASSES.index("dog")]) == (1, -1)
     assert labels.sum() == 0

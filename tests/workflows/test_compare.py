@@ -233,6 +233,7 @@ def test_a_protocol_that_the_first_arm_lacks_has_rows_without_a_difference(
     [
         ({"protocols": ["geometry", "few-shot"]}, r"none of .* \(geometry, few-shot\) names classes"),
         ({"benchmarks": ["aro"]}, r"on one of its benchmarks \(aro\)"),
+        ({"benchmarks": ["voc2007"], "protocols": ["logistic"]}, r"on one of its benchmarks \(voc2007\)"),
         ({"protocols": ["zero-shot", "geometry"]}, "simclr:real, stablerep:painted reads no text"),
     ],
 )

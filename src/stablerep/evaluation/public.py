@@ -306,3 +306,6 @@ PUBLIC: Mapping[str, Callable[[BenchmarkData], Benchmark]] = {
     "cifar100": _official("cifar100", "CIFAR100", "top1", "train"),
 }
 """The eleven data sets of the paper's transfer table, each with the metric that is published for it."""
+
+SEVERAL = frozenset({"voc2007"})
+"""Those whose pictures may have several classes; a precision is measured there, and no accuracy."""

@@ -25,6 +25,7 @@ from stablerep.evaluation.classify import ProbeProtocol
 from stablerep.evaluation.finetune import FineTune
 from stablerep.evaluation.measuring import Known
 from stablerep.evaluation.protocols import PROTOCOLS, EvaluateConfig, evaluate
+from stablerep.evaluation.public import SEVERAL
 from stablerep.evaluation.scores import Scores
 from stablerep.evaluation.zero_shot import ZeroShot
 from stablerep.generation.execute import GenerateConfig, generate
@@ -197,7 +198,7 @@ class _Matrix:
     def check_protocols(self) -> None:
         """Refuse a recipe by which some arm would have no accuracy, which else would show after all training."""
         asked = self._measuring({"run": self.config.out})
-        measured = [name for name in asked.benchmarks if is_benchmark(name)]
+        measured = [name for name in asked.benchmarks if is_benchmark(name) and name not in SEVERAL]
         measured = [name for name in measured if name not in WORLDS or name == self.benchmark]
         naming = [
             name
