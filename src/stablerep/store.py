@@ -293,6 +293,18 @@ class ImageTable(_Table):
         """Record the settings of a painted origin in the table itself."""
         self.note(f"origin.{origin}", settings)
 
+    def register_first_origin(self, origin: str, settings: Mapping[str, Any]) -> None:
+        """The same where the table has no painted origin yet, else nothing.
+
+        Of several that find none at the same moment one registers; for the others it is a ``UserError``.
+        """
+        dataset = lance.dataset(self.path)
+        if _noted(dataset, "origin."):
+            return
+        settled = {f"origin.{origin}": json.dumps(settings, sort_keys=True), "first_origin": origin}
+        with writing(self.path):
+            dataset.update_config(settled)  # a conflict, as both write the second name
+
     def keys(self, origin: str) -> set[tuple[str, int]]:
         """The (caption id, image index) of every row of an origin, failures included, read at the newest version."""
         rows = self.reload().read(["caption_id", "image_index"], f"origin = {literal(origin)}")

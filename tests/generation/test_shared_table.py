@@ -3,21 +3,22 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lance
 import pytest
 import torch
 from some_captions import TEXTS, add_captions
 
 from processes import start
 from stablerep.errors import UserError
-from stablerep.generation import work
+from stablerep.generation import shared_table, work
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.generation.pictures import Painted
-from stablerep.generation.shared_table import DoneKeys, claim
+from stablerep.generation.shared_table import DoneKeys, claim, refuse_other_settings
 from stablerep.store import ImageTable
 
 
@@ -195,6 +196,26 @@ def test_of_two_first_workers_with_different_settings_one_stands(tmp_path: Path)
     assert claim(table, "a", {"steps": 1}) == "a-1"
     with pytest.raises(UserError, match="steps: 1 there, 2 asked"):
         claim(table, "b", {"steps": 2})
+
+
+def test_a_claim_that_comes_between_looking_and_registering_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ImageTable.open_or_create(tmp_path / "images.lance")
+    seen_empty = lance.dataset(table.path)
+    assert claim(table, "b", {"steps": 2}).startswith("b-")
+    # As a process finds it that opened the table just before; "a" is the smaller name.
+    monkeypatch.setattr(shared_table, "refuse_other_settings", _once(None, refuse_other_settings))
+    monkeypatch.setattr(lance, "dataset", _once(seen_empty, lance.dataset))
+    with pytest.raises(UserError, match=r"steps: 2 there, 1 asked.*it holds no row yet"):
+        claim(table, "a", {"steps": 1})
+    assert list(table.reload().origins().values()) == [{"steps": 2}]
+
+
+def _once(answer: Any, then: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that answers so the first time, and as the other one from then on."""
+    first = [answer]
+    return lambda *given: first.pop() if first else then(*given)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ class Facts(Protocol):
         """The columns that the image rows of a caption copy."""
 
 
+_NOTHING_LOST = "; it holds no row yet, so that nothing is lost with it unless a process paints there"
 _MOST_ROWS = 2048
 _MOST_WAITING = 4
 
@@ -33,15 +34,16 @@ def refuse_other_settings(table: ImageTable, settings: Mapping[str, Any]) -> str
 
     Raises ``UserError``, naming the fields, where that origin was painted with other settings.
     """
-    known = table.reload().origins()
+    table = table.reload()
+    known = table.origins()
     if not known:
         return None
-    origin = min(known)  # two first workers may both have registered: the smaller name stands, for both
+    origin = min(known)  # of a table brought in from elsewhere, which may hold several
     differences = differing_fields(known[origin], settings)
     if differences:
         raise UserError(
             f"{table.path} holds pictures painted with other settings ({'; '.join(differences)}); "
-            "give another output table, or the same settings to go on"
+            "give another output table, or the same settings to go on" + ("" if len(table) else _NOTHING_LOST)
         )
     return origin
 
@@ -50,9 +52,8 @@ def claim(table: ImageTable, teacher_name: str, settings: Mapping[str, Any]) -> 
     """The table's painted origin, registered now where there is none yet; ``UserError`` as above."""
     if refuse_other_settings(table, settings) is None:
         try:
-            table.register_origin(origin_name(teacher_name, settings), settings)
-        except (OSError, UserError):
-            # Two registered at the same moment: the other did, or this was no conflict.
+            table.register_first_origin(origin_name(teacher_name, settings), settings)
+        except (OSError, UserError):  # another did at the same moment, or this was no conflict
             if not table.reload().origins():
                 raise
     origin = refuse_other_settings(table, settings)
