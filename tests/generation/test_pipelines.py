@@ -84,8 +84,10 @@ def test_negative_prompt_equals_the_stock_call(name: str, pipeline_folder: Build
 def test_pipeline_without_listed_conditioning_is_given_text(
     pipeline_folder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(pipelines.CONDITIONING, "StableDiffusionPipeline")
     folder = pipeline_folder("stable_diffusion")
+    assert _teacher(folder, "stable_diffusion", batch_size=None).batch_size == 8
+    monkeypatch.delitem(pipelines.CONDITIONING, "StableDiffusionPipeline")
+    assert _teacher(folder, "stable_diffusion", batch_size=None).batch_size == 1, "no companions"
     teacher = _teacher(folder, "stable_diffusion", negative_prompt="dog")
     assert teacher.encode(["sun"]) == [{"prompt": "sun"}]
     expected = _stock(folder, "stable_diffusion", PROMPTS, SEEDS, negative_prompt=["dog"] * 4)

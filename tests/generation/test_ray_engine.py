@@ -1,6 +1,7 @@
 """`generate --engine ray` on a real Ray of this machine: the table of the local engine, whatever dies meanwhile."""
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import signal
@@ -15,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from ray_cluster import workers_below
-from some_captions import TEXTS
+from some_captions import TEXTS, add_captions
 
 from stablerep.errors import UserError
 from stablerep.generation import ray_engine
 from stablerep.generation.execute import generate
 from stablerep.generation.settings import GenerateConfig
-from stablerep.store import ImageTable
+from stablerep.store import ImageTable, caption_id
 
 Make = Callable[..., GenerateConfig]
 
@@ -99,6 +100,41 @@ def test_a_folder_named_like_a_shipped_teacher_does_not_take_its_place(
         generate(config(teacher="icons", engine="ray", num_images=1, limit=1))
     monkeypatch.chdir("/")  # as a worker has another folder
     assert pickle.loads(pickle.dumps(sent[0].load))().description.name == "icons"
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster within this process, that does jobs in turn, with other threads than this process."""
+
+    @contextlib.contextmanager
+    def hired(task: Any, *_: Any) -> Iterator[Any]:
+        workers = [task.load(), task.load()]
+        description = workers[0].description
+        there = dataclasses.replace(description, settings={**description.settings, "threads": 7})
+        yield SimpleNamespace(
+            size=2,
+            describe=lambda: there,
+            run=lambda jobs: ((job, workers[number % 2](job)) for number, job in enumerate(jobs)),
+        )
+
+    monkeypatch.setattr(ray_engine, "hired", hired)
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_a_dry_run_asks_the_workers(config: Make) -> None:
+    """They have other threads, and perhaps GPUs, than the machine where the command runs."""
+    painted = generate(config(engine="ray", num_images=1))
+    foreseen = generate(config(engine="ray", dry_run=True))
+    assert (foreseen.origin, foreseen.missing) == (painted.origin, len(TEXTS))
+    assert foreseen.estimated_seconds == foreseen.seconds, "two batches, at once"
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_a_prompt_that_several_workers_cut_counts_once(config: Make) -> None:
+    long = " ".join(["red cat"] * 20)
+    add_captions(config().captions, (long,))
+    summary = generate(config(engine="ray", where=f"id = '{caption_id(long)}'", num_images=8))
+    assert (summary.painted, summary.truncated, summary.truncated_example) == (8, 1, long)
 
 
 @pytest.mark.usefixtures("sent")

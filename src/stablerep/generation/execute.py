@@ -75,7 +75,7 @@ def generate(config: GenerateConfig, *, console: Console = _QUIET) -> GenerateSu
 
     devices = local_devices(config.device)
     if config.dry_run:
-        summary = _foreseen(config, estimate(config, devices[0], len(devices)))
+        summary = _foreseen(config, estimate(config, devices[0], len(devices), console))
     elif config.engine == "ray":
         summary = _summary(config, [paint_with_ray(config, console)])
     else:

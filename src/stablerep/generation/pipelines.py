@@ -40,7 +40,8 @@ _MASKED = (
 _ONE_OUTPUT = ("DPMSolverMultistepScheduler", "PNDMScheduler", "UniPCMultistepScheduler")
 
 # What `encode_prompt` returns, for pipelines that pad every prompt to one fixed length: there a prompt can be encoded
-# once and used for all its images. Every other pipeline is given the prompts as text, batch by batch.
+# once and used for all its images. Every other pipeline is given the prompts as text, batch by batch, and may pad them
+# to the longest of these (CogView 4 and Qwen-Image do), which moves the pictures of the others.
 CONDITIONING: dict[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": _PAIR,
     "IFPipeline": _PAIR,
@@ -53,6 +54,11 @@ CONDITIONING: dict[str, tuple[str, ...]] = {
     "SanaPipeline": _MASKED,
     "AuraFlowPipeline": _MASKED,
 }
+
+
+def usual_batch_size(class_name: str) -> int:
+    """Pictures that a pipeline paints together without one depending on another."""
+    return 8 if class_name in CONDITIONING else 1
 
 
 class DiffusersTeacher:
@@ -90,8 +96,7 @@ class DiffusersTeacher:
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt. The text encoder always sees ``batch_size`` prompts, the last batch padded."""
-        with quiet_libraries():  # the libraries would print every prompt that they cut
-            cut = [prompt for prompt in prompts if self._is_truncated(prompt)]
+        cut = [prompt for prompt in prompts if self.is_truncated(prompt)]
         self.num_truncated += len(cut)
         self.truncated_example = self.truncated_example or next(iter(cut), None)
         if self._names is None:
@@ -102,6 +107,12 @@ class DiffusersTeacher:
                 chunk = list(prompts[begin : begin + self.batch_size])
                 rows += self._encode_batch(chunk + chunk[-1:] * (self.batch_size - len(chunk)))[: len(chunk)]
         return rows
+
+    def is_truncated(self, prompt: str) -> bool:
+        """Whether no tokenizer of the pipeline takes the whole prompt."""
+        with quiet_libraries():  # the libraries would print every prompt that they cut
+            cut = [len(tokenizer(prompt).input_ids) > limit for tokenizer, limit in self._token_limits]
+        return bool(cut) and all(cut)
 
     def paint(self, conditionings: Sequence[Conditioning], seeds: Sequence[int]) -> Painted:
         """Paint at most ``batch_size`` pictures, picture i from CPU noise of ``seeds[i]`` alone.
@@ -152,11 +163,6 @@ class DiffusersTeacher:
         self._negative = {name: value for name, value in tensors.items() if name.startswith("negative_")}
         own = {name: value for name, value in tensors.items() if name not in self._negative}
         return [{name: value[row : row + 1] for name, value in own.items()} for row in range(len(prompts))]
-
-    def _is_truncated(self, prompt: str) -> bool:
-        """Whether no tokenizer of the pipeline takes the whole prompt."""
-        cut = [len(tokenizer(prompt).input_ids) > limit for tokenizer, limit in self._token_limits]
-        return bool(cut) and all(cut)
 
     def _takes_negative_prompt(self) -> bool:
         taken = self._names or self._paint_parameters

@@ -4,6 +4,7 @@ Workers hold one teacher each and get batches of the same plan as the local engi
 are committed here, and a batch counts as painted once its rows are in the table.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stablerep.cluster import Task, hired
+from stablerep.cluster import Crew, Task, hired
 from stablerep.console import Console
 from stablerep.generation.folders import shipped_teachers
 from stablerep.generation.pictures import Encoded, encode_painted
@@ -46,8 +47,8 @@ class Result:
 
     pictures: list[Encoded | None]
     reasons: list[str | None]
-    num_truncated: int
-    truncated_example: str | None
+    truncated: list[str]
+    """The prompts among them of which the text encoder sees only the beginning."""
 
 
 class Painter:
@@ -77,26 +78,32 @@ class Painter:
 
     def __call__(self, batch: Batch) -> Result:
         """Paint and encode a batch."""
-        before = self._teacher.num_truncated
-        conditionings = self._conditionings.of([item.prompt for item in batch])
+        prompts = [item.prompt for item in batch]
+        conditionings = self._conditionings.of(prompts)
         painted = self._teacher.paint(conditionings, [item.seed for item in batch])
         return Result(
             pictures=encode_painted(painted, self._config),
             reasons=painted.reasons,
-            num_truncated=self._teacher.num_truncated - before,
-            truncated_example=self._teacher.truncated_example,
+            truncated=[prompt for prompt in dict.fromkeys(prompts) if self._teacher.is_truncated(prompt)],
         )
 
 
-def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
-    """Paint what is missing on the workers of a Ray cluster; without an address one is started on this machine."""
-    require_mask(config)
-    captions = read_captions(config)
+def hired_painters(
+    config: GenerateConfig, console: Console
+) -> contextlib.AbstractContextManager[Crew[Batch, Result]]:
+    """Workers with the teacher, on a Ray cluster; without an address one is started on this machine."""
     # A worker has another working directory; a name goes before a path, as in `load_teacher`.
     if config.teacher not in (*TEACHERS, *shipped_teachers()) and Path(config.teacher).exists():
         config = dataclasses.replace(config, teacher=str(Path(config.teacher).resolve()))
     task = Task(load=functools.partial(Painter, config), name=_in_words, device=config.device)
-    with hired(task, config, console) as crew:
+    return hired(task, config, console)
+
+
+def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
+    """Paint what is missing on the workers of a Ray cluster."""
+    require_mask(config)
+    captions = read_captions(config)
+    with hired_painters(config, console) as crew:
         teacher: Description = crew.describe()
         table = ImageTable.open_or_create(config.out)
         origin = claim(table, teacher.name, teacher.settings)
@@ -108,7 +115,8 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
             f"{origin}: {teacher.words}; {crew.size} Ray workers; {len(captions)} captions x {config.num_images} "
             f"images, {there} {'kept' if config.repaint else 'there already'}, {missing} to paint"
         )
-        tally, num_truncated, begin = Tally(), 0, time.monotonic()
+        tally, begin = Tally(), time.monotonic()
+        truncated: set[int] = set()  # hashes, as the images of a prompt are painted by several workers
         example: str | None = None
         while missing:
             batches = plan(
@@ -125,15 +133,15 @@ def paint_with_ray(config: GenerateConfig, console: Console) -> Outcome:
             ):
                 for batch, result in crew.run(batches):
                     writer.put_encoded(batch, result.pictures, result.reasons)
-                    num_truncated += result.num_truncated
-                    example = example or result.truncated_example
+                    truncated.update(map(hash, result.truncated))
+                    example = example or next(iter(result.truncated), None)
                     progress.advance(len(batch), note=writer.tally.in_words())
             tally += writer.tally
             done.refresh()
             asked = images_asked(table, origin, captions, config)
             missing = num_missing(captions, asked, done)
         seconds = time.monotonic() - begin
-        return Outcome(origin, len(captions), there, tally, seconds, num_truncated, example)
+        return Outcome(origin, len(captions), there, tally, seconds, len(truncated), example)
 
 
 def _in_words(batch: Batch) -> str:

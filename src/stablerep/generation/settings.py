@@ -53,7 +53,8 @@ class PaintConfig:
     """Compile the denoising model before painting, which takes about a minute and pays from some thousand pictures on.
     Pixels are rounded otherwise, so it belongs to the fingerprint."""
     batch_size: int | None = None
-    """Pictures painted together; every batch has this size. 8 where the teacher does not say."""
+    """Pictures painted together; every batch has this size. Where the teacher does not say: 8, or 1 for pipelines that
+    may pad a prompt to the longest of its batch, so that its picture would depend on the others."""
     styles: tuple[str, ...] | None = None
     """Styles to paint in: image index i is asked for in style i mod their number, as "a red apple, STYLE"; the
     teacher's own where not given, none where empty."""
@@ -183,8 +184,10 @@ class PaintSettings:
     styles: tuple[str, ...]
 
 
-def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device) -> PaintSettings:
-    """Lay what the user asked over what the teacher says over what is published."""
+def resolve(
+    config: PaintConfig, defaults: TeacherDefaults, device: torch.device, usual_batch_size: int
+) -> PaintSettings:
+    """Lay what the user asked over what the teacher says over what is published, or usual for its pipeline."""
     usual = _natural_dtype(device)
     dtype = _first(config.dtype, defaults.dtype, usual)
     return PaintSettings(
@@ -200,7 +203,7 @@ def resolve(config: PaintConfig, defaults: TeacherDefaults, device: torch.device
         dtype=dtype,
         attention=_attention(config.attention, dtype, device),
         compile=config.compile,
-        batch_size=_first(config.batch_size, defaults.batch_size, 8),
+        batch_size=_first(config.batch_size, defaults.batch_size, usual_batch_size),
         styles=_first(config.styles, defaults.styles, ()),
     )
 

@@ -11,10 +11,11 @@ from stablerep.generation.folders import (
     content_hashes,
     find_teacher,
     read_defaults,
+    read_index,
     teacher_name,
 )
 from stablerep.generation.pictures import Painted
-from stablerep.generation.pipelines import Conditioning, DiffusersTeacher, open_pipeline
+from stablerep.generation.pipelines import Conditioning, DiffusersTeacher, open_pipeline, usual_batch_size
 from stablerep.generation.settings import PaintConfig, resolve
 from stablerep.runtime import pick_device
 
@@ -35,6 +36,9 @@ class Teacher(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """One conditioning per prompt, to be used for all its images."""
+
+    def is_truncated(self, prompt: str) -> bool:
+        """Whether the text encoder sees only the beginning of a prompt."""
 
     def paint(self, conditionings: Sequence[Conditioning], seeds: Sequence[int]) -> Painted:
         """At most ``batch_size`` pictures, uint8 (B, 3, H, W), with a reason for each failure."""
@@ -62,7 +66,8 @@ def load_diffusers_teacher(name_or_path: str, config: PaintConfig | None = None)
     folder = find_teacher(name_or_path, download=config.download)
     check_folder(folder)
     device = pick_device(config.device)
-    settings = resolve(config, read_defaults(folder), device)
+    usual = usual_batch_size(read_index(folder)["_class_name"])
+    settings = resolve(config, read_defaults(folder), device, usual)
     pipeline = open_pipeline(folder, settings, device)
     teacher = DiffusersTeacher(pipeline, teacher_name(name_or_path), settings, content_hashes(folder))
     edit = read_edit(folder)
