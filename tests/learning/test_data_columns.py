@@ -127,7 +127,7 @@ def test_every_table_has_weights_of_its_own(tmp_path: Path, table: Path) -> None
     assert batch["weight"].sort(dim=1).values.tolist() == [[1.0, 1.0, 1.0, 2.0]] * 4
 
 
-@pytest.mark.parametrize("wrong", [None, math.nan, -0.5])
+@pytest.mark.parametrize("wrong", [None, math.nan, math.inf, -0.5])
 def test_a_weight_that_is_none_is_refused_with_its_row_and_remedy(table: Path, wrong: float | None) -> None:
     add_column(table, "score", [1.0] * 7 + [wrong] + [1.0] * 4, pa.float32())
     place = f"images.lance: image 1 of caption {caption_id(text(2))} \\(origin teacher-a\\) has score "

@@ -23,6 +23,7 @@ from stablerep.learning.methods import (
     train,
 )
 from stablerep.learning.text_to_image import TextToImage
+from stablerep.learning.trainer import TrainConfig
 
 IMAGES = {"data": {"images": ["images.lance"]}, "num_steps": 1, "out": "run"}
 
@@ -120,6 +121,14 @@ def test_a_view_without_positives_is_refused() -> None:
     assert build(StableRepConfig, IMAGES, single, {"data": {"crops_per_image": 2}}, origin="test")
     with pytest.raises(UserError, match=r"data.crops_per_image is 1"):
         build(StableRepConfig, IMAGES, {"method": {"positives": "image"}}, origin="test")
+
+
+@pytest.mark.parametrize("config", [SimCLRConfig, ClipTrainConfig, StableRepConfig, StableRepPlusTrainConfig])
+def test_a_batch_in_which_nothing_repels_is_refused(config: type[TrainConfig]) -> None:
+    with pytest.raises(UserError, match=r"captions_per_batch is 1.* lower micro_batch instead"):
+        build(config, IMAGES, {"data": {"captions_per_batch": 1}}, origin="test")
+    several = {"data": {"captions_per_batch": 1, "images_per_caption": 2}}
+    assert build(SimCLRConfig, IMAGES, several, origin="test"), "of one caption are other images"
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class ContrastiveTrainConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_positives(self.data, self.method)
+        _require_others(self.data, self.method.positives == "caption")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,10 @@ class ClipTrainConfig(TrainConfig):
     """Which images make a batch."""
     method: ClipConfig = field(default_factory=ClipConfig)
     """Both towers and the temperature between them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_others(self.data, by_caption=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +171,15 @@ def _require_positives(data: DataConfig, method: ContrastiveConfig) -> None:
     if method.positives == "caption" and data.images_per_caption == 1:
         raise ValueError(
             "the positives are the images of one caption, and data.images_per_caption is 1: give at least 2"
+        )
+
+
+def _require_others(data: DataConfig, by_caption: bool) -> None:
+    """Where all of a batch belongs together nothing repels: the loss of SimCLR and CLIP is then zero as well."""
+    if data.captions_per_batch == 1 and (by_caption or data.images_per_caption == 1):
+        raise ValueError(
+            "data.captions_per_batch is 1, so that nothing repels: give at least 2; where memory is short, lower "
+            "micro_batch instead"
         )
 
 

@@ -23,10 +23,12 @@ def read_weights(table: ImageTable, positions: np.ndarray, column: str) -> np.nd
     wrong = positions[~((weights[positions] >= 0) & np.isfinite(weights[positions]))]
     if len(wrong):
         row = table.read(["origin", "caption_id", "image_index"]).take(wrong[:1]).to_pylist()[0]
+        # Also without what is not a number, which a filter takes for the greatest of all, and infinities.
+        below = f" AND {column} < 1e38" if pa.types.is_floating(kind) else ""
         raise UserError(
             f"{table.path}: image {row['image_index']} of caption {row['caption_id']} (origin {row['origin']}) has "
             f"{column} {weights[wrong[0]]}, and {len(wrong)} images in all have no weight from 0; leave them out with "
-            f'where = "{column} >= 0 AND NOT isnan({column})"'
+            f'where = "{column} >= 0{below}"'
         )
     if len(positions) and not weights[positions].any():
         raise UserError(
