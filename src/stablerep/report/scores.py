@@ -159,7 +159,8 @@ def names_of(measured: Iterable[Measured]) -> dict[str, str]:
     """Fingerprint -> name of the row; where two encoders share a name, the fingerprint tells them apart."""
     first: dict[str, str] = {}
     for scores in measured:
-        for found in (*scores.records, *scores.measurements):
+        every: list[Record | Measurement] = [*scores.records, *scores.measurements]
+        for found in every:
             first.setdefault(found.fingerprint, found.encoder)
     count = Counter(first.values())
     return {
