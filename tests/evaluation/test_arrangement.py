@@ -65,6 +65,8 @@ def test_an_encoder_that_sees_concepts_puts_styles_together(tmp_path: Path) -> N
     assert found.metrics["same style"].value == pytest.approx(0.5, abs=0.15)
     over = found.metrics["concept over style"]
     assert 20 < over.low < over.value < over.high
+    shares = [one for name, one in found.metrics.items() if name not in found.numbers]
+    assert all(0 <= one.low <= one.value <= one.high <= 1 for one in shares), "shares end where shares end"
     assert "concept over style" in found.numbers
 
 

@@ -137,6 +137,18 @@ def test_groups_as_counted_by_hand() -> None:
     assert cells.worst() == "y (50.0 %)"
 
 
+def test_a_worst_group_that_is_all_wrong_is_as_sure_as_it_has_clusters() -> None:
+    """Clopper and Pearson 1934: of 3 clusters all wrong at most 70.8 % are right, of 9 all right at least 66.4 %."""
+    part = Split([b""] * 12, np.zeros(12, int), [str(number) for number in range(12)])
+    values = np.array(["x"] * 9 + ["y"] * 3)
+    metrics = Cells.of(values == "x", values, np.array(["x", "y"]), part).metrics(num=50, seed=0)
+    worst, gap = metrics["worst group"], metrics["gap"]
+    assert (worst.low, worst.high) == (0, pytest.approx(0.7076, abs=1e-4))
+    assert (gap.low, gap.high) == (pytest.approx(1 - worst.high), 1)
+    right = Cells.of(values != "z", values, np.array(["x"]), part).metrics(num=50, seed=0)
+    assert (right["top1"].low, right["top1"].high) == (pytest.approx(0.6637, abs=1e-4), 1)
+
+
 @pytest.mark.parametrize("crossed", [False, True], ids=["a group per cluster", "all groups in every cluster"])
 def test_equal_groups_have_the_gap_of_chance(crossed: bool) -> None:
     """Right answers come in clusters: a gap is above zero, and as large as by chance; a real one is larger."""

@@ -115,6 +115,8 @@ def test_intersection_over_union_equals_scikit_learn() -> None:
     metrics, constant = metrics_of(counts, 50, 0)
     assert metrics["pixel accuracy"].value == pytest.approx((masks == named)[counted].mean())
     assert constant < metrics["miou"].value + 0.2
+    right = np.stack([confusion(mask, mask, 4) for mask in masks])
+    assert metrics_of(right, 50, 0)[0]["miou"].low == pytest.approx(0.025 ** (1 / 5)), "five pictures"
 
 
 def test_ade20k_in_its_own_layout(tmp_path: Path) -> None:

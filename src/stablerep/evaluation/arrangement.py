@@ -97,13 +97,20 @@ class Arrangement:
 def _with_intervals(
     features: np.ndarray, groups: np.ndarray, styles: np.ndarray, folds: np.ndarray
 ) -> dict[str, Interval]:
-    """Every value that can be said of features (M, D), with the jackknife's standard error over folds (M,)."""
+    """Every value that can be said of features (M, D), with the jackknife's standard error over folds (M,).
+
+    Intervals of shares end where shares end.
+    """
     whole, without = with_parts(features, groups, styles, folds)
     parts = [_values(part) for part in without]
     found = {}
     for name, value in _values(whole).items():
         values = np.array([part[name] for part in parts if name in part])
-        found[name] = Interval.normal(value, math.sqrt((len(values) - 1) * float(values.var())))
+        one = Interval.normal(value, math.sqrt((len(values) - 1) * float(values.var())))
+        is_share = name not in map(_plain, _NUMBERS)
+        found[name] = (
+            dataclasses.replace(one, low=max(0.0, one.low), high=min(1.0, one.high)) if is_share else one
+        )
     return found
 
 

@@ -115,4 +115,5 @@ def _map_interval(split: Split, scores: np.ndarray, *, num: int, seed: int) -> I
     for _ in range(num):
         drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
         replicates.append(np.nanmean(average_precisions(split.labels, scores, drawn[group])))
-    return Interval.around(mean_average_precision(split.labels, scores), np.array(replicates))
+    value = mean_average_precision(split.labels, scores)
+    return Interval.of_share(value, np.array(replicates), len(names))

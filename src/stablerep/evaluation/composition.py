@@ -129,7 +129,7 @@ def _macro(right: np.ndarray, pairs: Pairs, *, num: int, seed: int) -> Interval:
         drawn = np.arange(len(names)) if replicate == 0 else rng.integers(len(names), size=len(names))
         above, below = hits[drawn].sum(0), totals[drawn].sum(0)
         values.append(float((above[below > 0] / below[below > 0]).mean()))
-    return Interval.around(values[0], np.array(values[1:]))
+    return Interval.of_share(values[0], np.array(values[1:]), len(names))
 
 
 def swapped_attribute(caption: str) -> tuple[str, str] | None:

@@ -127,7 +127,7 @@ class Cells:
         """Top-1 of the worst group, best less worst, and overall, with intervals over clusters.
 
         Replicates name the worst group anew: the least of several uncertain numbers is too low by construction, and its
-        interval shows by how much it may be.
+        interval shows by how much it may be. Where they cannot differ it is as sure as the worst group has clusters.
         """
         rng = runtime.numpy_generator("bootstrap of groups", seed)
         num_clusters = len(self.hits)
@@ -137,7 +137,10 @@ class Cells:
         above, below = weights @ self.hits, weights @ self.totals
         series = _extremes(_shares(above, below))
         series["top1"] = above.sum(1) / np.maximum(below.sum(1), 1e-12)
-        return {name: Interval.around(value[0], value[1:]) for name, value in series.items()}
+        shares = _shares(above[0], below[0])
+        in_worst = int((self.totals > 0).sum(0)[shares == np.nanmin(shares)].min())
+        counts = {"worst group": in_worst, "gap": in_worst, "top1": int((self.totals.sum(1) > 0).sum())}
+        return {name: Interval.of_share(value[0], value[1:], counts[name]) for name, value in series.items()}
 
     def by_chance(self, *, num: int, seed: int) -> dict[str, np.ndarray]:
         """Worst group and gap (num,) where groups say nothing: clusters of equally many groups exchange their groups.

@@ -250,8 +250,9 @@ def metrics_of(counts: np.ndarray, num: int, seed: int) -> tuple[dict[str, Inter
     replicates = np.array(values)
     constant = np.zeros_like(total)
     constant[:, total.sum(1).argmax()] = total.sum(1)
+    whole = {"miou": miou(total), "pixel accuracy": float(np.trace(total) / total.sum())}
     metrics = {
-        "miou": Interval.around(miou(total), replicates[:, 0]),
-        "pixel accuracy": Interval.around(float(np.trace(total) / total.sum()), replicates[:, 1]),
+        name: Interval.of_share(value, replicates[:, column], len(counts))
+        for column, (name, value) in enumerate(whole.items())
     }
     return metrics, miou(constant)
