@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from report_project import ORIGIN, write_paintings
+from report_project import ORIGIN, write_paintings, write_run
 
 from stablerep.errors import UserError
 from stablerep.report.fidelity import read_fidelity
@@ -42,6 +42,13 @@ STORED = {
         "found": {"half size": 0.99, "mirrored": 1.0},
     },
 }
+
+
+def test_painters_that_were_measured_in_their_runs_are_on_the_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "painter", "text-to-image", finished=False)
+    (run / "painter-scores.json").write_text(json.dumps(STORED))
+    for folders in ((tmp_path,), (run,)):
+        assert len(read_fidelity(open_project(folders, None, None, None))) == 1
 
 
 def test_the_sentences_hold_value_interval_and_control(tmp_path: Path) -> None:

@@ -31,6 +31,18 @@ def test_steps_are_summed_and_then_all(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_painter_painted_to_be_judged_counts(tmp_path: Path) -> None:
+    painted = Cost(step="generate", seconds=40, cpu_seconds=50)
+    run = write_run(tmp_path / "runs" / "a", "text-to-image", finished=False)
+    write_costs(run / f"painter-scores-painted.{FILE}", painted)
+    found = costs_of(tmp_path, Cost(step="train text-to-image", seconds=60, cpu_seconds=60))
+    assert {row.step: row.time for row in found.rows} == {
+        "train text-to-image": "1 min 00 s",
+        "generate": "40 s",
+        "all together": "1 min 40 s",
+    }
+
+
 def test_energy_is_not_made_up(tmp_path: Path) -> None:
     found = costs_of(tmp_path, Cost(step="evaluate", seconds=10, cpu_seconds=20))
     assert [row.energy for row in found.rows] == ["not known"]

@@ -84,7 +84,8 @@ def joules_of(costs: Sequence[Cost], power: PowerConfig) -> float | None:
 
 def _files(project: Project) -> list[Path]:
     tables = [Path(table.path) for table in project.images]
-    paths = [run.path / FILE for run in project.runs]
+    # Beside that of a run lie those of tables in it: what a painter painted to be judged.
+    paths = [path for run in project.runs for path in (run.path / FILE, *sorted(run.path.glob(f"*.{FILE}")))]
     paths += [beside(table) for table in tables if not is_remote(table)]
     for folder in project.folders:
         paths += [

@@ -25,8 +25,9 @@ class Fidelity:
 
 
 def read_fidelity(project: Project) -> list[Fidelity]:
-    """The painter scores beside the image tables and in the given folders."""
-    folders = dict.fromkeys([*(Path(table.path).parent for table in project.images), *project.folders])
+    """The painter scores beside the image tables, in the given folders and in the runs."""
+    tables, runs = (Path(table.path).parent for table in project.images), (run.path for run in project.runs)
+    folders = dict.fromkeys([*tables, *project.folders, *runs])
     paths = {(folder / _FILE).resolve(): folder / _FILE for folder in folders if (folder / _FILE).exists()}
     return [_read(path) for path in paths.values()]
 
