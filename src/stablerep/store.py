@@ -16,10 +16,10 @@ from typing import Any, Self
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 
 from stablerep.errors import UserError
+from stablerep.row_keys import all_present, first_of_each_key, literal
 from stablerep.storage import (
     filtering,
     first_line,
@@ -212,10 +212,10 @@ class _Table:
         """
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=self.schema)
         keys = [field.name for field in self.schema if (field.metadata or {}) == _KEY]
-        table = _first_of_each_key(table.cast(self.schema), keys)
+        table = first_of_each_key(table.cast(self.schema), keys)
         dataset = lance.dataset(self.path)
         with reading(self.path):
-            if _all_present(dataset, table, keys):
+            if all_present(dataset, table, keys):
                 return 0
         if [field for field in self.schema if field.name not in dataset.schema.names]:
             _add_columns(self.path, list(self.schema))
@@ -366,46 +366,8 @@ def _holds_something_else(path: Path) -> bool:
     return not begun and not (path / "_versions").is_dir()
 
 
-def _identities(rows: pa.Table | pa.RecordBatch, keys: Sequence[str]) -> list[str]:
-    """The key of each row as one string."""
-    columns = [rows.column(key).cast(pa.string()) for key in keys]
-    identities: list[str] = pc.binary_join_element_wise(*columns, "\x1f").to_pylist()
-    return identities
-
-
-def _first_of_each_key(table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Lance compares the rows of a merge with the table, not with one another."""
-    rows: dict[str, int] = {}
-    for row, identity in enumerate(_identities(table, keys)):
-        rows.setdefault(identity, row)
-    return table if len(rows) == len(table) else table.take(list(rows.values()))
-
-
-def _all_present(dataset: lance.LanceDataset, table: pa.Table, keys: Sequence[str]) -> bool:
-    """Whether the data set has every row. What is appended is nearly always new, which the first row says."""
-    if not len(table):
-        return True
-    first = table.select(keys).slice(0, 1).to_pylist()[0]
-    where = " AND ".join(f"{key} = {literal(value)}" for key, value in first.items())
-    if not dataset.count_rows(filter=where):
-        return False
-    # Keys are streamed, never held; those without a wanted value in the most telling column are passed over.
-    telling = max(keys, key=lambda key: pc.count_distinct(table[key]).as_py())
-    wanted, missing = pc.unique(table[telling]), set(_identities(table, keys))
-    for batch in dataset.scanner(columns=list(keys)).to_batches():
-        missing.difference_update(_identities(batch.filter(pc.is_in(batch[telling], wanted)), keys))
-        if not missing:
-            return True
-    return False
-
-
 def _noted(dataset: lance.LanceDataset, prefix: str) -> dict[str, Any]:
     """What was noted under names with this prefix, which is cut off."""
     config: Mapping[str, str] = dataset.config()
     found = {key: value for key, value in config.items() if key.startswith(prefix)}
     return {key.removeprefix(prefix): json.loads(value) for key, value in found.items()}
-
-
-def literal(value: str | int) -> str:
-    """A value as a filter says it: a text in quotes, quotes in it doubled."""
-    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

@@ -90,7 +90,7 @@ def painting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
 def prepared(config: CompareConfig) -> Any:
     """The comparison as it stands before anything is trained."""
-    matrix = module._Matrix(config, Console(quiet=True))
+    matrix = module._Matrix(config, {}, Console(quiet=True))
     matrix.prepare()
     return matrix
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from stablerep.errors import UserError
 from stablerep.evaluation.asked import Asked
+from stablerep.row_keys import literal
 from stablerep.storage import is_table
-from stablerep.store import OK, REAL, ImageTable, literal
+from stablerep.store import OK, REAL, ImageTable
 
 SCORES = "painter-scores.json"
 

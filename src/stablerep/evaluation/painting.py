@@ -40,9 +40,9 @@ from stablerep.features import FrozenEncoder, RawPixels, extract
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.models.encoder import load_encoder
 from stablerep.probes import Labelled, Probe, ProbeConfig, fit_linear
+from stablerep.row_keys import literal
 from stablerep.run import write_atomically, write_text
 from stablerep.storage import file_beside
-from stablerep.store import literal
 
 RAW_PIXELS = "raw-pixels"
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 from stablerep.errors import UserError
 from stablerep.generation.plan import Asked, Caption, indices_with_repaints
 from stablerep.generation.settings import GenerateConfig
-from stablerep.store import OK, ImageTable, literal
+from stablerep.row_keys import literal
+from stablerep.store import OK, ImageTable
 
 
 def require_mask(config: GenerateConfig) -> None:

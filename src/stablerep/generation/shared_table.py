@@ -14,7 +14,8 @@ from stablerep.generation.pictures import Encoded, Painted, encode_painted
 from stablerep.generation.plan import Key, PlanItem
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.teacher import origin_name
-from stablerep.store import OK, ImageTable, literal
+from stablerep.row_keys import literal
+from stablerep.store import OK, ImageTable
 
 
 class Facts(Protocol):

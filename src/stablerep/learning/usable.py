@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from stablerep.errors import UserError
-from stablerep.store import OK, REAL, ImageTable, literal
+from stablerep.row_keys import literal
+from stablerep.store import OK, REAL, ImageTable
 
 Origin = Literal["painted", "real", "any"]
 

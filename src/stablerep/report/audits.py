@@ -19,8 +19,9 @@ from stablerep.report.reading import Project
 from stablerep.report.scores import in_percent
 from stablerep.report.settings import Section, grouped, sections
 from stablerep.report.trends import Trend
+from stablerep.row_keys import literal
 from stablerep.run import read_json
-from stablerep.store import ImageTable, literal
+from stablerep.store import ImageTable
 
 _NUM_WORST = 12
 _SHARES = "bias.json"

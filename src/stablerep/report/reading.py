@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from stablerep.errors import UserError
+from stablerep.row_keys import literal
 from stablerep.run import Run, read_json
-from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable, literal
+from stablerep.store import IMAGE_SCHEMA, OK, REAL, CaptionTable, ImageTable
 
 # Below a project's own folder: the runs that `train` writes, and those of the turns of a circle.
 _RUNS = ("runs/*/run.json", "judge/run.json", "turn-*/*/run.json")

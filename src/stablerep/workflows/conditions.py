@@ -8,7 +8,7 @@ from stablerep.errors import UserError
 from stablerep.generation.settings import GenerateConfig
 from stablerep.generation.wanted import read_captions
 from stablerep.learning.data import DataConfig, ViewSource
-from stablerep.store import literal
+from stablerep.row_keys import literal
 
 _TOLERANCE = 0.05
 """By how much the pictures per step may differ: failed paintings take a few away."""
