@@ -123,12 +123,14 @@ def test_epochs_are_passes_over_the_captions(
     [
         ({}, "say how long to train"),
         ({"num_steps": 1, "num_epochs": 1.0}, "say how long to train"),
-        ({"num_steps": 0}, "num_steps must be positive, got 0"),
+        ({"num_steps": 0}, "num_steps must be positive and finite, got 0"),
         ({"num_epochs": -1.0}, "num_epochs must be positive"),
+        ({"num_epochs": float("inf")}, "num_epochs must be positive and finite, got inf"),
+        ({"num_epochs": float("nan")}, "num_epochs must be positive and finite, got nan"),
         ({"num_steps": 1, "log_every": 0}, "log_every must be positive"),
         ({"num_steps": 1, "save_every": 0}, "save_every must be positive"),
-        ({"num_steps": 1, "micro_batch": 0}, "micro_batch must be positive, got 0"),
-        ({"num_steps": 1, "profile": -1}, "profile must be positive, got -1"),
+        ({"num_steps": 1, "micro_batch": 0}, "micro_batch must be positive and finite, got 0"),
+        ({"num_steps": 1, "profile": -1}, "profile must be positive and finite, got -1"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(changes: dict[str, Any], what: str) -> None:
