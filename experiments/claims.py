@@ -168,9 +168,8 @@ def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe, known: Known
     write_text(folder / "recipe.toml", tomli_w.dumps(recipe))
     asked = CompareConfig(
         out=folder,
-        world=str(
-            config.world.resolve()
-        ),  # not the embedded world of its name, which every cell would write anew
+        # A path, for a name alone would be that of the embedded world, which every cell would write anew.
+        world=str(config.world.resolve()),
         settings=str(folder / "recipe.toml"),
         arms=cell.arms,
         num_captions=cell.sizes,

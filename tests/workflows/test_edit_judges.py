@@ -217,6 +217,29 @@ def test_accepted_strengths_stay_while_another_concept_is_searched(
     assert all(asked[0]["cat"].values()) and found["sun"] == asked[-1]["sun"]
 
 
+def test_a_rebalance_searches_with_weights_that_can_change_whatever_paints_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled on a CPU they are constants: every round would paint as the first."""
+
+    def compiled(*_: Any) -> None:
+        raise AssertionError("compiled a painter whose weights change")
+
+    monkeypatch.setattr("stablerep.generation.pipelines.compile_denoiser", compiled)
+    project = write_project(tmp_path)
+    config = EditConfig(
+        teacher=str(project / "teacher"),
+        out=tmp_path / "edited",
+        rebalance=("sun: red=0.5,blue=0.5",),
+        judge=project / "judge",
+        world=project / "world",
+        verify=False,
+        balance=BalanceConfig(num_images=1, rounds=1),
+        paint=dataclasses.replace(PAINT, compile=True),
+    )
+    assert set(edit(config).alphas["sun"]) == {"red", "blue"}
+
+
 def four_in_five() -> Checked:
     """A judge that errs in a fifth of the pictures of either kind."""
     truth = np.arange(400) % 2

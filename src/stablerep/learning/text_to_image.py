@@ -152,9 +152,8 @@ def _reading(config: TextToImageConfig, texts: Sequence[str]) -> tuple[nn.Module
         raise UserError(f"{config.start_from} holds no painter to start from ({path} is missing){other}")
     encoder = build_like(config.start_from / "text_encoder")
     num_tokens = config.num_tokens
-    if hasattr(
-        encoder.config, "max_position_embeddings"
-    ):  # a tower knows as many positions as it learned, T5 any
+    # A tower knows as many positions as it learned, T5 any.
+    if hasattr(encoder.config, "max_position_embeddings"):
         num_tokens = min(num_tokens, read_defaults(config.start_from).max_sequence_length or num_tokens)
     return encoder, Tokenizer.from_file(str(path)), num_tokens
 

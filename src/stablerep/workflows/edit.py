@@ -313,7 +313,7 @@ def _make(
 ) -> None:
     texts, record = known
     # In float32 on the CPU whatever paints, so that an edit is a function of its record.
-    exact = dataclasses.replace(config.paint, dtype="float32", device="cpu")
+    exact = dataclasses.replace(config.paint, dtype="float32", device="cpu", compile=False)
     teacher = load_diffusers_teacher(config.teacher, exact)
     side = TextSide(teacher)
     styles = teacher.styles
@@ -346,7 +346,9 @@ def _balances(
     wanted = [one for one in edits if one.kind == "rebalance" and one.concept not in given]
     if not wanted:
         return {}
-    painter = load_diffusers_teacher(config.teacher, config.paint)
+    # Its weights change from round to round, which compiled code, that takes them for constants, would not see.
+    changing = dataclasses.replace(config.paint, compile=False)
+    painter = load_diffusers_teacher(config.teacher, changing)
     balancer = Balancer(editor, painter, judge(), config.balance, config.seed)
     return balancer.find(wanted, given, console)
 
