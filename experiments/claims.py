@@ -3,9 +3,10 @@
     stablerep world fashion --out fashion
     python experiments/claims.py --world fashion --settings fashion --out claims --parts matrix sizes
 
-Every part is made of comparisons (``stablerep compare``), goes on where it was stopped, and leaves one small file
-OUT/PART.json with every score and interval. ``--num-steps``, ``--seeds`` and ``--num-captions`` set how long it takes.
-More captions than there are (fashion has 3,494 for training, icons 2,573) are refused before anything is painted.
+Every part is made of comparisons (``stablerep compare``), goes on where it was stopped, is shared by processes that are
+given the same command, and leaves one small file OUT/PART.json with every score and interval. ``--num-steps``,
+``--seeds`` and ``--num-captions`` set how long it takes. More captions than there are (fashion has 3,494 for training,
+icons 2,573) are refused before anything is painted.
 The part ``teachers`` says what one learner makes of pictures that the recipe's teacher painted in several numbers of
 steps, and further ones (``--teachers runs/fast/teacher`` of `stablerep train distillation`), beside their time.
 
@@ -42,10 +43,12 @@ from stablerep.evaluation.measuring import Known
 from stablerep.generation.execute import GenerateConfig, generate
 from stablerep.learning.data import DataConfig, ViewSource, identity_of
 from stablerep.learning.methods import METHODS, train
+from stablerep.locks import alone
 from stablerep.run import Run, provenance, write_text
 from stablerep.store import REAL, ImageTable
-from stablerep.workflows.compare import CompareConfig, compare
+from stablerep.workflows.compare import compare
 from stablerep.workflows.compare_results import prefix_of
+from stablerep.workflows.matrix import CompareConfig
 from usable import usable_real
 
 Recipe = Mapping[str, Any]
@@ -163,7 +166,8 @@ def _measure(config: Claims, part: str, cell: Cell, recipe: Recipe, known: Known
     """The point of a cell: what its learners learned from, and what they score; baselines are measured once for all."""
     seeds = config.seeds_of(part)
     if cell.audited:
-        _audit(config, cell, seeds[0])
+        with alone(config.out / ".audit.lock"):  # of several processes the first does it for all
+            _audit(config, cell, seeds[0])
     folder = config.out / part / str(cell.value)
     write_text(folder / "recipe.toml", tomli_w.dumps(recipe))
     asked = CompareConfig(

@@ -15,7 +15,19 @@ ROOT = Path(__file__).parents[1]
 
 # Top to bottom: a module may import from its own group and from the groups above it.
 GROUPS: tuple[tuple[str, ...], ...] = (
-    ("errors", "storage", "config", "console", "cluster", "runtime", "cost", "run", "row_keys", "store"),
+    (
+        "errors",
+        "storage",
+        "config",
+        "console",
+        "locks",
+        "cluster",
+        "runtime",
+        "cost",
+        "run",
+        "row_keys",
+        "store",
+    ),
     ("decoding", "interchange"),
     ("captions",),
     ("models",),

@@ -11,7 +11,7 @@ from typing import Any
 from stablerep.captions.worlds import WorldConfig
 from stablerep.learning.trainer import TrainConfig
 from stablerep.workflows.circle import CircleConfig
-from stablerep.workflows.compare import CompareConfig
+from stablerep.workflows.matrix import CompareConfig
 
 MADE: dict[str, tuple[Any, Path]] = {}
 """What a command has returned, and a copy of what it left, by what determined both."""

@@ -34,10 +34,10 @@ from stablerep.models.encoder import EncoderConfig
 from stablerep.models.text import TextConfig
 from stablerep.probes.settings import PathConfig, SgdConfig
 from stablerep.workflows.circle import CircleConfig
-from stablerep.workflows.compare import CompareConfig
 from stablerep.workflows.edit import EditConfig
 from stablerep.workflows.edit_balance import BalanceConfig
 from stablerep.workflows.edit_plan import AuditConfig
+from stablerep.workflows.matrix import CompareConfig
 from stablerep.workflows.quickstart import QuickstartConfig
 
 SIDE = 16

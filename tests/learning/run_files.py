@@ -51,9 +51,9 @@ OF_EVERY_RUN = {
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder but the TensorBoard curves, whose names hold time and machine, and the costs."""
+    """Every file below the folder but the TensorBoard curves, whose names hold time and machine, costs and lock."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"]
-    paths = [path for path in paths if path.name != FILE]
+    paths = [path for path in paths if path.name not in (FILE, ".train.lock")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

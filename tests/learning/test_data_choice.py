@@ -208,8 +208,12 @@ def test_a_share_by_groups_is_that_of_what_an_epoch_shows(tmp_path: Path) -> Non
 def test_a_run_of_a_version_that_counted_otherwise_is_told_so(world: World, tmp_path: Path) -> None:
     config = train_config("simclr", world, tmp_path / "run")
     method, source = METHODS["simclr"].build(config), ViewSource(config.data, seed=0)
-    open_run(config, "simclr", source, method)
+    with open_run(config, "simclr", source, method):
+        pass
     path = tmp_path / "run" / "resolved.json"
     path.write_text(path.read_text().replace('"2:', '"'))
-    with pytest.raises(UserError, match="was begun by another version of stablerep"):
-        open_run(config, "simclr", source, method)
+    with (
+        pytest.raises(UserError, match="was begun by another version of stablerep"),
+        open_run(config, "simclr", source, method),
+    ):
+        pass

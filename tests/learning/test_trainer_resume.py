@@ -17,6 +17,7 @@ from stablerep.learning.data import ViewSource
 from stablerep.learning.methods import METHODS, train
 from stablerep.learning.replay import Taken, save_replay, take_again
 from stablerep.learning.step import Encoding, compute_gradients
+from stablerep.locks import BusyError
 
 
 @pytest.mark.slow
@@ -80,10 +81,13 @@ def test_a_machine_that_does_not_see_the_folder_says_so(
     source = ViewSource(config.data, seed=0)
     monkeypatch.setattr(opening.runtime, "rank", lambda: 1)
     monkeypatch.setattr(opening.runtime, "gather", lambda _: torch.tensor([1, 0]))
-    with pytest.raises(
-        UserError, match="not to be seen from this machine; give --out on a disk that all machines"
+    with (
+        pytest.raises(
+            UserError, match="not to be seen from this machine; give --out on a disk that all machines"
+        ),
+        opening.open_run(config, "simclr", source, method),
     ):
-        opening.open_run(config, "simclr", source, method)
+        pass
     assert not (tmp_path / "run").exists()
 
 
@@ -139,3 +143,16 @@ def test_the_console_says_how_many_views_count(world: World, tmp_path: Path) -> 
     )
     assert any("75 % of the views count" in line for line in said)
     assert summary.images_seen == 12
+
+
+def test_a_run_in_which_another_process_trains_is_left_alone(world: World, tmp_path: Path) -> None:
+    config = train_config("simclr", world, tmp_path / "run", num_steps=1)
+    method = METHODS["simclr"].build(config)
+    with (
+        opening.open_run(config, "simclr", ViewSource(config.data, seed=0), method),
+        pytest.raises(
+            BusyError, match=r"run: another process trains there; wait until it has ended, or give"
+        ),
+    ):
+        train("simclr", config)
+    assert train("simclr", config).num_steps == 1

@@ -5,6 +5,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import pytest
 import tomli_w
 from PIL import Image
 
+import processes
 from generation import tiny_pipelines
+from less import do_less
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.evaluation.scores import Scores
 from stablerep.run import Run
 from stablerep.store import ImageTable
-from stablerep.workflows.compare import CompareConfig, compare
+from stablerep.workflows.compare import compare
+from stablerep.workflows.matrix import CompareConfig, Matrix
 from workflows import tiny_drawings
 from workflows.test_quickstart import NUM_CAPTIONS, small_recipe
 
@@ -146,6 +151,51 @@ def test_again_trains_and_paints_nothing(small: Callable[..., CompareConfig]) ->
     assert again.to_json() == first.to_json()
     assert weights == {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/checkpoint.pt")}
     assert ImageTable.open(config.out / "images.lance").version == version
+
+
+@pytest.mark.slow
+def test_processes_that_are_given_one_comparison_share_its_runs(
+    small: Callable[..., CompareConfig], tmp_path: Path
+) -> None:
+    config = small(num_captions=(6,), out=tmp_path / "shared", num_steps=4)
+    both = [processes.start(partial(_compared, config, tmp_path / name)) for name in "ab"]
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, 0]
+    one, other = (json.loads((tmp_path / name).read_text()) for name in "ab")
+    assert one == other
+    alone = compare(
+        small(**{**vars(config), "out": tmp_path / "alone", "painted": config.out / "images.lance"})
+    )
+    assert json.loads(json.dumps(alone.to_json()))["rows"] == one["rows"]
+    runs = sorted((config.out / "runs").iterdir())
+    assert len(runs) == len(config.arms) * len(config.seeds)
+    for run in runs:
+        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(set(steps)), "no step was taken by both"
+
+
+def _compared(config: CompareConfig, out: Path) -> None:
+    do_less(pytest.MonkeyPatch())
+    out.write_text(json.dumps(compare(config).to_json()))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_process_beside_this_one_measured_is_read(
+    small: Callable[..., CompareConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(num_captions=(6,), seeds=(0,))
+    waiting = Matrix(config, {}, Console(quiet=True))
+    compare(config)
+    late = Matrix(config, {}, Console(quiet=True))
+    for matrix in (waiting, late):
+        matrix.prepare()
+    monkeypatch.setattr("stablerep.workflows.matrix.evaluate", lambda *_, **__: pytest.fail("measured again"))
+    there = Scores.read(config.out / "scores" / "6-captions-seed-0")
+    assert waiting.measure(6, 0, {}).records == there.records
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        late.measure(6, 0, {})
 
 
 @pytest.mark.slow

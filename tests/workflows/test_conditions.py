@@ -15,9 +15,10 @@ from stablerep.generation.wanted import read_captions
 from stablerep.learning.data import DataConfig, ViewSource
 from stablerep.run import Run
 from stablerep.store import OK, CaptionTable, ImageTable
-from stablerep.workflows import compare as module
-from stablerep.workflows.compare import CompareConfig, compare
+from stablerep.workflows import matrix as module
+from stablerep.workflows.compare import compare
 from stablerep.workflows.conditions import Views, captions_to_paint, refuse_unequal, without
+from stablerep.workflows.matrix import CompareConfig
 from workflows import tiny_drawings
 from workflows.test_quickstart import small_recipe
 
@@ -90,7 +91,7 @@ def painting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
 def prepared(config: CompareConfig) -> Any:
     """The comparison as it stands before anything is trained."""
-    matrix = module._Matrix(config, {}, Console(quiet=True))
+    matrix = module.Matrix(config, {}, Console(quiet=True))
     matrix.prepare()
     return matrix
 

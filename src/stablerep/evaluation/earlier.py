@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.scores import Entry, Measurement, Outcome, Record, Scores, in_order
+from stablerep.locks import alone
 
 _Place = tuple[str, str, str, str]
 
@@ -41,21 +41,27 @@ class Keeper:
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder
         self._console = console
-        self._state = self._look()
-        self._before = read_earlier(folder)
         self._said: set[str] = set()
+        self._state = self._look()
+        self._before = None
+        if self._state is not None:
+            with self._alone():  # another may be replacing the two files that are read
+                self._state, self._before = self._look(), read_earlier(folder)
 
     def keep(self, now: Scores, encoders: Mapping[str, str]) -> Path:
         """Write all that this evaluation has found so far; path of scores.json.
 
         ``encoders`` are the fingerprints of what is being measured, by name.
         """
-        with _alone_in(self.folder):
+        with self._alone():  # of two at once, one would take away the other's scores
             if self._look() != self._state:
                 self._before = read_earlier(self.folder)
             path = self._joined(now, encoders).write(self.folder)
             self._state = self._look()
         return path
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return alone(self.folder / ".scores.lock")
 
     def _joined(self, now: Scores, encoders: Mapping[str, str]) -> Scores:
         if self._before is None:
@@ -74,16 +80,6 @@ class Keeper:
             return None
         state = path.stat()
         return state.st_ino, state.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One evaluation at a time keeps its scores in a folder; of two at once, one would take away the other's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".scores.lock").open("w") as file:
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True)

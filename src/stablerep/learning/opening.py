@@ -1,5 +1,7 @@
 """Opening a run: its folder, and what the settings leave open, decided once by the first process that trains there."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,9 +12,10 @@ from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.learning.data import ViewSource
 from stablerep.learning.method import Method
+from stablerep.locks import BusyError, alone
 from stablerep.run import Run, read_json
 
-_NAME = "resolved.json"
+_NAME, _LOCK = "resolved.json", ".train.lock"
 
 
 class Opening(Protocol):
@@ -37,25 +40,41 @@ class Resolved:
     """Fused or plain; None where the method learns no encoder."""
 
 
-def open_run(config: Opening, kind: str, source: ViewSource, method: Method) -> tuple[Run, Resolved]:
-    """The run folder, opened or made, and what the settings leave open.
+@contextlib.contextmanager
+def open_run(
+    config: Opening, kind: str, source: ViewSource, method: Method
+) -> Iterator[tuple[Run, Resolved]]:
+    """The run folder, opened or made, and what the settings leave open; no other command trains there meanwhile.
 
     Rank 0 goes first, so that the others find the folder as it left it, or fail as it did. Raises ``UserError`` where
     the folder holds something else, where the data changed since the run began, and on a machine that does not see
-    the folder.
+    the folder; ``BusyError`` where another command trains there.
     """
-    opened = None
-    try:
-        if runtime.rank() == 0:
+    with contextlib.ExitStack() as held:
+        opened = None
+        try:
+            if runtime.rank() == 0:
+                Run.open_or_create(config.out, config, kind=kind)  # a folder of something else gets no lock
+                held.enter_context(alone(config.out / _LOCK, _busy(config)))
+                opened = _open_resolved(config, kind, source, method)
+        finally:
+            there = int(runtime.gather(torch.tensor([int(opened is not None)]))[0])  # waits for rank 0, too
+        if there and not (config.out / _NAME).exists():
+            raise UserError(
+                f"{config.out}: the run folder that the first process made is not to be seen from this machine; give "
+                "--out on a disk that all machines share"
+            )
+        if opened is None:
             opened = _open_resolved(config, kind, source, method)
-    finally:
-        there = int(runtime.gather(torch.tensor([int(opened is not None)]))[0])  # waits for rank 0, too
-    if there and not (config.out / _NAME).exists():
-        raise UserError(
-            f"{config.out}: the run folder that the first process made is not to be seen from this machine; give --out "
-            "on a disk that all machines share"
-        )
-    return opened or _open_resolved(config, kind, source, method)
+        if not there:
+            raise BusyError(_busy(config))  # all else that stops rank 0 has stopped this one as well
+        yield opened
+
+
+def _busy(config: Opening) -> str:
+    return (
+        f"{config.out}: another process trains there; wait until it has ended, or give another output folder"
+    )
 
 
 def _open_resolved(config: Opening, kind: str, source: ViewSource, method: Method) -> tuple[Run, Resolved]:

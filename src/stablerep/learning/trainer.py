@@ -116,14 +116,18 @@ def run_training(
         config.data, seed=config.seed, tokenize=method.tokenize if method.reads_text else None
     )
     require_positives(method, source)
-    run, resolved = open_run(config, kind, source, method)
-    loop = _Loop(config, run, method, source, resolved)
-    num_steps = loop.num_steps
+    with open_run(config, kind, source, method) as (run, resolved):
+        return _trained(_Loop(config, run, method, source, resolved), kind, console)
+
+
+def _trained(loop: "_Loop", kind: str, console: Console) -> TrainSummary:
+    """The steps that are left, from the last checkpoint on."""
+    config, run, num_steps = loop.config, loop.run, loop.num_steps
     begin = time.monotonic()
     start = loop.resume()
     if runtime.rank() != 0:
         console = Console(quiet=True)
-    _introduce(console, source, method, start, num_steps)
+    _introduce(console, loop.source, loop.method, start, num_steps)
     if start < num_steps and loop.compiles:
         console.say(
             "the first step compiles the model, which takes a minute or two; --no-compile leaves it out"
@@ -144,13 +148,13 @@ def run_training(
             trace()
     if start < num_steps:
         loop.save(num_steps)
-    product = method.export(run.path) if runtime.rank() == 0 else run.path
+    product = loop.method.export(run.path) if runtime.rank() == 0 else run.path
     return TrainSummary(
         run=run.path,
         product=product,
         num_steps=num_steps,
         loss=loop.last_loss,
-        images_seen=round(num_steps * config.images_per_step * source.share_that_counts),
+        images_seen=round(num_steps * config.images_per_step * loop.source.share_that_counts),
         seconds=time.monotonic() - begin,
     )
 
