@@ -1,6 +1,7 @@
 """Equal conditions: the same captions for all arms, as many pictures that count, and nothing painted in vain."""
 
 import json
+import shutil
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,26 @@ def test_left_out_captions_keep_the_filter() -> None:
 
 
 # -- as many pictures --------------------------------------------------------------------------------
+
+
+def test_real_pictures_are_counted_where_asked(
+    small: Callable[..., CompareConfig], painting: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    painting()
+    arms = ("simclr:real", "stablerep:painted", "stablerep:both")
+    world = shutil.copytree(small().world or "", tmp_path / "more")
+    table = ImageTable.open(world / "images.lance")
+    rows = [row for batch in table.scan(filter="image_index = 0") for row in batch.to_pylist()]
+    table.append([{**row, "image_index": 7} for row in rows])
+
+    def pictures(**changes: int) -> list[int]:
+        matrix = prepared(small(arms=arms, world=str(world), **changes))
+        runs = [matrix._run_config(arm, 6, 0, None) for arm in arms]
+        return [ViewSource(run.data, seed=0).num_images for run in runs]
+
+    real, painted, both = pictures()
+    assert real == 12 and both == real + painted
+    assert pictures(num_real=1) == [6, painted, 6 + painted]
 
 
 @pytest.mark.parametrize(("num_images", "what"), [(1, "4 of 8"), (3, "12")])

@@ -70,6 +70,8 @@ class CompareConfig:
     """Numbers of captions to learn from; the smaller sets are parts of the larger ones."""
     num_images: int = 4
     """Pictures painted per caption (K), and learned from: the first that pass the filters, where there are more."""
+    num_real: int | None = None
+    """Real pictures of each caption to learn from: the first ones; all of them where not given."""
     painted: Path | None = None
     """Table to paint into and to learn from, so that comparisons can share it; images.lance of the folder where not
     given."""
@@ -102,9 +104,10 @@ class CompareConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must hold different values, got {values}")
-        for name in ("num_images", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_images", "num_real", "num_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if min(self.num_captions) < 1:
             raise ValueError(f"num_captions must be at least 1, got {min(self.num_captions)}")
         if any(rate <= 0 for rate in self.learning_rates):
@@ -314,6 +317,8 @@ class Matrix:
         }
         if source != "real":
             data["num_painted"] = self.config.num_images
+        if source != "painted" and self.config.num_real is not None:
+            data["num_real"] = self.config.num_real
         name = prefix_of(arm, num) + f"{seed}" + ("" if rate is None else f"-lr-{rate:g}")
         settings: dict[str, Any] = {
             "out": self.config.out / "runs" / name,
