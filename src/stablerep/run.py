@@ -22,6 +22,9 @@ from stablerep.errors import UserError
 from stablerep.storage import refuse_remote
 
 _PACKAGES = ("stablerep", "torch", "torchvision", "timm", "diffusers", "transformers", "pylance", "numpy")
+LOCK = ".train.lock"
+"""Held in the folder of a run by the command that trains there."""
+
 _TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
@@ -169,7 +172,7 @@ class Run:
                 write_text(path / "config.toml", config_module.to_toml(config))
                 write_text(run.description_path, json.dumps(asked, indent=2) + "\n")
         else:
-            _claim_folder(path)
+            run.claim()
             write_text(run.description_path, json.dumps(asked, indent=2) + "\n")
         if not (path / "provenance.json").exists():  # new, or killed between these lines
             write_text(path / "config.toml", config_module.to_toml(config))
@@ -185,6 +188,11 @@ class Run:
                 f"{path} is not a run folder (no {run.description_path.name}); give the folder that `train` wrote"
             )
         return run
+
+    def claim(self) -> None:
+        """Make the folder, or take an empty one or that of a run; ``UserError`` where it holds something else."""
+        if not self.description_path.exists():
+            _claim_folder(self.path)
 
     @property
     def description_path(self) -> Path:
@@ -269,7 +277,7 @@ def _claim_folder(path: Path) -> None:
     """Create the folder, or take an empty one, or one where a run was killed before it had a description."""
     refuse_remote(path)
     entries = list(path.iterdir()) if path.is_dir() else []
-    if any(not entry.name.startswith(".run.json.") for entry in entries) or path.is_file():
+    if any(not entry.name.startswith((".run.json.", LOCK)) for entry in entries) or path.is_file():
         raise UserError(f"{path} exists and is not a run folder; give another output folder")
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from stablerep.errors import UserError
 from stablerep.learning.data import ViewSource
 from stablerep.learning.method import Method
 from stablerep.locks import BusyError, alone
-from stablerep.run import Run, read_json
+from stablerep.run import LOCK, Run, read_json
 
-_NAME, _LOCK = "resolved.json", ".train.lock"
+_NAME = "resolved.json"
 
 
 class Opening(Protocol):
@@ -54,8 +54,8 @@ def open_run(
         opened = None
         try:
             if runtime.rank() == 0:
-                Run.open_or_create(config.out, config, kind=kind)  # a folder of something else gets no lock
-                held.enter_context(alone(config.out / _LOCK, _busy(config)))
+                Run(config.out).claim()  # a folder of something else gets no lock
+                held.enter_context(alone(config.out / LOCK, _busy(config)))
                 opened = _open_resolved(config, kind, source, method)
         finally:
             there = int(runtime.gather(torch.tensor([int(opened is not None)]))[0])  # waits for rank 0, too
