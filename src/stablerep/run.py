@@ -22,10 +22,9 @@ from stablerep.errors import UserError
 from stablerep.storage import refuse_remote
 
 _PACKAGES = ("stablerep", "torch", "torchvision", "timm", "diffusers", "transformers", "pylance", "numpy")
+_TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 LOCK = ".train.lock"
 """Held in the folder of a run by the command that trains there."""
-
-_TORN = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

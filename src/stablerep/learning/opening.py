@@ -12,7 +12,7 @@ from stablerep import runtime
 from stablerep.errors import UserError
 from stablerep.learning.data import ViewSource
 from stablerep.learning.method import Method
-from stablerep.locks import BusyError, alone
+from stablerep.locks import alone
 from stablerep.run import LOCK, Run, read_json
 
 _NAME = "resolved.json"
@@ -50,12 +50,15 @@ def open_run(
     the folder holds something else, where the data changed since the run began, and on a machine that does not see
     the folder; ``BusyError`` where another command trains there.
     """
+    busy = (
+        f"{config.out}: another process trains there; wait until it has ended, or give another output folder"
+    )
     with contextlib.ExitStack() as held:
         opened = None
         try:
             if runtime.rank() == 0:
                 Run(config.out).claim()  # a folder of something else gets no lock
-                held.enter_context(alone(config.out / LOCK, _busy(config)))
+                held.enter_context(alone(config.out / LOCK, busy))
                 opened = _open_resolved(config, kind, source, method)
         finally:
             there = int(runtime.gather(torch.tensor([int(opened is not None)]))[0])  # waits for rank 0, too
@@ -66,15 +69,11 @@ def open_run(
             )
         if opened is None:
             opened = _open_resolved(config, kind, source, method)
-        if not there:
-            raise BusyError(_busy(config))  # all else that stops rank 0 has stopped this one as well
+        if not there:  # what stopped rank 0 did not stop this one, such as the lock
+            raise UserError(
+                f"{config.out}: the first process could not open the run; its own message says why"
+            )
         yield opened
-
-
-def _busy(config: Opening) -> str:
-    return (
-        f"{config.out}: another process trains there; wait until it has ended, or give another output folder"
-    )
 
 
 def _open_resolved(config: Opening, kind: str, source: ViewSource, method: Method) -> tuple[Run, Resolved]:
