@@ -48,7 +48,6 @@ FEW: dict[str, dict[str, Any]] = {
         "num_bootstrap": 20,
         "probe": ProbeConfig(linear=PathConfig(**QUICK_PATH, refit=False)),
         "distances": DistanceConfig(kid_splits=4),
-        "copies": NearCopyConfig(num_pictures=6, num_planted=4, num_shown=2),
     },
     "audit_bias": {"num_bootstrap": 20},
 }
@@ -106,10 +105,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CircleConfi
 
     def make(**changes: Any) -> CircleConfig:
         sizes = {"num_captions": NUM_CAPTIONS, "num_images": 2, "encoder_steps": 2, "painter_steps": 2}
+        searched = {"copies": NearCopyConfig(num_pictures=6, num_planted=4, num_shown=2)}
         places = {"out": folder / "out", "world": str(folder / "world"), "teacher": str(teacher)}
         recipes = {"settings": str(folder / "world.toml"), "painter": str(folder / "painter.toml")}
         more = {"num_turns": 1, "judge_steps": 2, "attributes": folder / "attributes.toml"}
-        return CircleConfig(**(places | sizes | recipes | more | changes))
+        return CircleConfig(**(places | sizes | searched | recipes | more | changes))
 
     return make
 
@@ -117,6 +117,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CircleConfi
 @pytest.fixture(scope="module")
 def first(small: Callable[..., CircleConfig]) -> Circle:
     return circle(small())
+
+
+def searched_in(turn: Path) -> int:
+    """How many paintings of a turn were compared with real pictures."""
+    return int(json.loads((turn / "painter-scores.json").read_text())["near_copies"]["num_painted"])
 
 
 @pytest.mark.slow
@@ -127,6 +132,7 @@ def test_every_turn_is_measured_and_drawn(first: Circle, small: Callable[..., Ci
         assert len(turn.encoder) == 3
         assert 0 <= turn.fidelity.value <= 1
         assert turn.near_copies is not None
+        assert searched_in(small().out / f"turn-{turn.number}") == small().copies.num_pictures
         assert turn.pictures.num_pictures == 2 * NUM_CAPTIONS
         assert turn.pictures.effective_rank >= 1
         assert turn.shares.keys() == {"kind, animal", "kind, thing"}

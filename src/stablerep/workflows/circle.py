@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,6 +24,7 @@ from stablerep.errors import UserError
 from stablerep.evaluation.benchmarks import is_benchmark
 from stablerep.evaluation.geometry import Geometry, measure_geometry
 from stablerep.evaluation.intervals import Interval
+from stablerep.evaluation.near_copies import NearCopyConfig
 from stablerep.evaluation.painting import PainterConfig, evaluate_painter
 from stablerep.evaluation.protocols import EvaluateConfig, evaluate
 from stablerep.features import TableImages, extract
@@ -77,6 +78,8 @@ class CircleConfig:
     """How strongly the next painter is aligned to the encoder; 0 for not at all."""
     search_copies: bool = True
     """Search the real training pictures for near-copies, which takes the longest of the measuring."""
+    copies: NearCopyConfig = field(default_factory=NearCopyConfig)
+    """Settings of that search, such as of how many pictures."""
     attributes: Path | None = None
     """Attributes file as `audit bias` takes it, by a shipped name (icons) or its path: shares of the values in the
     pictures are followed over the turns. The judge reads them."""
@@ -151,6 +154,7 @@ class _Chain:
             judge=str(self.judge),
             split="train",
             search_copies=self.config.search_copies,
+            copies=self.config.copies,
             seed=self.config.seed,
         )
         kept = self.folder(number) / "turn.json"
