@@ -89,6 +89,8 @@ def test_audits_without_what_they_need_are_left_out_and_named(project: Path) -> 
         ValueError, match="only names no audit 'matsch'; there are: captions, quality, match, copies"
     ):
         config(project, only=("matsch",))
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        config(project, batch_size=0)
 
 
 @pytest.mark.slow

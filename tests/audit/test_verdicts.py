@@ -69,6 +69,12 @@ def test_a_verdict_that_is_taken_back_leaves_no_mask(table: ImageTable) -> None:
     assert mask(table) == [(None, None)] * 4
 
 
+def test_where_no_audit_has_judged_every_picture_is_unknown(table: ImageTable) -> None:
+    kept = renew_mask(table)
+    assert kept == Kept(num_kept=0, num_rejected=0, num_unknown=4, rejected_by={})
+    assert mask(table) == [(None, None)] * 4
+
+
 def test_a_mask_is_made_again_where_verdicts_change_meanwhile(
     table: ImageTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +97,7 @@ def test_no_verdict_speaks_neither_for_nor_against() -> None:
     def verdict(*fine: bool | None) -> pa.Table:
         return pa.table({"ok": pa.array(fine, pa.bool_()), "reason": pa.array(["x"] * len(fine))})
 
-    keep, why = combine({"a": verdict(None, None, True, False), "b": verdict(None, True, None, True)})
+    keep, why = combine({"a": verdict(None, None, True, False), "b": verdict(None, True, None, True)}, 4)
     assert keep.to_pylist() == [None, True, True, False]
     assert why.to_pylist() == [None, None, None, "a: x"]
 

@@ -72,6 +72,8 @@ class AuditAllConfig(EngineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
         unknown = [name for name in self.only if name not in AUDITS]
         if unknown:
             raise ValueError(f"only names no audit {unknown[0]!r}; there are: {', '.join(AUDITS)}")

@@ -78,19 +78,18 @@ def renew_mask(table: ImageTable) -> Kept:
     table = table.reload()
     while True:
         verdicts = _read(table)
-        keep, why = combine(verdicts)
+        keep, why = combine(verdicts, len(table))
         table = table.write_columns(np.arange(len(keep)), {KEEP: keep, KEEP_REASON: why})
         newest = {name: verdict.slice(0, len(keep)) for name, verdict in _read(table).items()}
         if all(verdict.equals(verdicts.get(name)) for name, verdict in newest.items()):
             return _count(keep, verdicts)
 
 
-def combine(verdicts: Mapping[str, pa.Table]) -> tuple[pa.Array, pa.Array]:
-    """The mask (bool) and its reasons (string) from the verdicts (columns ``ok`` and ``reason``) of each audit.
+def combine(verdicts: Mapping[str, pa.Table], num_rows: int) -> tuple[pa.Array, pa.Array]:
+    """The mask (bool) and its reasons (string) from the verdicts (columns ``ok`` and ``reason``) of each audit, if any.
 
     The mask is null where no audit has a verdict; the reason names every audit that speaks against a picture.
     """
-    num_rows = max((len(table) for table in verdicts.values()), default=0)
     keep, why = pa.nulls(num_rows, pa.bool_()), pa.nulls(num_rows, pa.string())
     for name, table in verdicts.items():
         fine = table["ok"].combine_chunks()
