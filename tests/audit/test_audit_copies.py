@@ -208,6 +208,13 @@ def test_the_index_finds_what_the_exact_search_finds() -> None:
     assert all(len(set(row)) == 4 for row in found.index.tolist())
 
 
+@pytest.mark.parametrize("num", [1, 2])
+def test_an_index_may_hold_very_few(num: int) -> None:
+    references = torch.eye(4)[:num]
+    found = CopyIndex.build(references).neighbours(references[:, None], 8)
+    assert found.index[:, 0].tolist() == list(range(num))
+
+
 class _Means(torch.nn.Module):
     """A copy descriptor of a kind: the mean colours of 6 x 6 cells."""
 

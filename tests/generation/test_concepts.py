@@ -78,7 +78,12 @@ def test_a_phrase_is_its_words_in_order() -> None:
     ],
 )
 def test_something_else_takes_its_place(text: str, target: str, expected: str) -> None:
-    assert exchanged(text, "heart", target) == expected
+    assert exchanged(text, {"heart": target}) == expected
+
+
+def test_several_concepts_are_exchanged_at_once() -> None:
+    turned = {"sun": "moon", "moon": "star", "full moon": ""}
+    assert exchanged("a sun, two moons and a full moon", turned) == "a moon, two star and a"
 
 
 def test_prompts_are_asked_in_the_styles_of_the_teacher() -> None:

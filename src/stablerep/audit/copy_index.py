@@ -37,7 +37,7 @@ class CopyIndex:
     @classmethod
     def build(cls, references: Tensor, seed: int = 0) -> "CopyIndex":
         """Spherical k-means on a sample, then every reference goes to its nearest centre."""
-        num_lists = max(1, round(2 * math.sqrt(len(references))))
+        num_lists = min(len(references), round(2 * math.sqrt(len(references))))
         order = torch.randperm(len(references), generator=runtime.torch_generator("copy index", seed))
         sample = references[order[: _PER_LIST * num_lists]]
         centres = sample[:num_lists].clone()

@@ -92,9 +92,15 @@ def without(texts: Sequence[str], concepts: Sequence[str]) -> list[str]:
     return [text for text in texts if not any(pattern.search(text) for pattern in patterns)]
 
 
-def exchanged(text: str, concept: str, target: str) -> str:
-    """The text with ``target`` wherever it names the concept; what an empty target leaves behind is tidied."""
-    replaced = normalise_text(_pattern(concept).sub(lambda _: target, text))
+def exchanged(text: str, targets: Mapping[str, str]) -> str:
+    """The text with the target of each concept wherever it names it; what an empty target leaves behind is tidied.
+
+    All at once, as edits are solved: what takes a concept's place is not exchanged again. Of concepts that share words
+    the longest counts.
+    """
+    concepts = sorted(targets, key=len, reverse=True)
+    named = re.compile("|".join(f"({_pattern(concept).pattern})" for concept in concepts), re.IGNORECASE)
+    replaced = normalise_text(named.sub(lambda found: targets[concepts[(found.lastindex or 0) - 1]], text))
     return normalise_text(_EMPTY.sub("", _GAP.sub("", replaced)))
 
 
@@ -127,7 +133,7 @@ def prompt_pairs(
         for turn in range(num_styles)
     ]
     pairs = [
-        PromptPair(in_style(text, style), _prompt(exchanged(text, concept, target), style))
+        PromptPair(in_style(text, style), _prompt(exchanged(text, {concept: target}), style))
         for text, style in asked
     ]
     return list(dict.fromkeys(pairs))

@@ -87,16 +87,10 @@ class Asked:
 
     def targets(self, edits: Sequence[ConceptEdit]) -> dict[str, str]:
         """Caption that names a removed or replaced concept -> what its edit makes of it, where anything is left."""
-        settled = [edit for edit in edits if edit.kind != "rebalance"]
-        found = {}
-        for text in dict.fromkeys(text for edit in settled for text in self.edited[edit.concept]):
-            target = text
-            for edit in settled:
-                if mentions(text, edit.concept):
-                    target = exchanged(target, edit.concept, edit.target)
-            if target:
-                found[text] = target
-        return found
+        settled = {edit.concept: edit.target for edit in edits if edit.kind != "rebalance"}
+        texts = dict.fromkeys(text for concept in settled for text in self.edited[concept])
+        targets = {text: exchanged(text, settled) for text in texts}
+        return {text: target for text, target in targets.items() if target}
 
 
 @dataclass(frozen=True)
