@@ -194,11 +194,24 @@ def test_a_taken_folder_and_a_missing_weight_leave_nothing_behind(
     parent = pipeline_folder("pixart")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match="taken exists already"):
+    with pytest.raises(UserError, match="taken exists; give another place"):
         write_edited(parent, tmp_path / "taken", "transformer", {}, RECORD)
     with pytest.raises(UserError, match="has no safetensors file with the weight 'nowhere'"):
         write_edited(parent, tmp_path / "child", "transformer", {"nowhere": torch.eye(16)}, RECORD)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
+
+
+def test_what_a_killed_edit_left_is_removed_by_the_next(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed does not tidy up, and a teacher may have many gigabytes."""
+    parent = pipeline_folder("pixart")
+    with monkeypatch.context() as killed, pytest.raises(UserError, match="'nowhere'"):
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        write_edited(parent, tmp_path / "child", "transformer", {"nowhere": torch.eye(16)}, RECORD)
+    assert len(list(tmp_path.iterdir())) == 1
+    write_edited(parent, tmp_path / "child", "transformer", {}, RECORD)
+    assert [path.name for path in tmp_path.iterdir()] == ["child"]
 
 
 def test_the_card_says_that_it_describes_the_parent(

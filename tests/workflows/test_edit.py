@@ -144,7 +144,10 @@ def test_what_is_left_of_a_caption_is_asked_for() -> None:
     asked = Asked(edited, [], [], [])
     assert asked.targets(edits) == {"a red heart": "a red", "star and heart": "sun and"}
     turned = Asked({"sun": ["a sun"], "moon": ["a moon"]}, [], [], [])
-    assert turned.targets(read_edits([], ["sun=moon", "moon=sun"], [])) == {"a sun": "a moon", "a moon": "a sun"}
+    assert turned.targets(read_edits([], ["sun=moon", "moon=sun"], [])) == {
+        "a sun": "a moon",
+        "a moon": "a sun",
+    }
 
 
 def test_what_was_measured_is_in_the_folder(audited: tuple[EditConfig, EditSummary]) -> None:

@@ -1,7 +1,6 @@
 """An edited teacher on disk: the parent's folder with some weights changed, and a record of what was done to it."""
 
 import json
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from stablerep.errors import UserError
 from stablerep.generation.editing import mapped
 from stablerep.generation.folders import DEFAULTS, INDEX, components, read_index
-from stablerep.run import read_json, write_text
+from stablerep.run import read_json, whole_folder, write_text
 
 RECORD = "edit.json"
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
@@ -45,25 +44,16 @@ def write_edited(
     ``changes`` maps the name of a weight to the matrix that it is multiplied by from the right. The folder appears
     whole or not at all. Raises ``UserError`` where ``out`` is taken, and where a weight is in none of the files.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; give another output folder")
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}")
-    try:
-        temporary.mkdir(parents=True)
+    with whole_folder(out) as folder:
         for name in (INDEX, DEFAULTS):
             if (parent / name).exists():
-                shutil.copyfile(parent / name, temporary / name)
-        _copy_papers(parent, temporary)
+                shutil.copyfile(parent / name, folder / name)
+        _copy_papers(parent, folder)
         for name in components(read_index(parent)):
             if (parent / name).is_dir():  # links of the hub's cache become files
-                shutil.copytree(parent / name, temporary / name)
-        _change_weights(temporary / component, changes)
-        write_record(temporary, record)
-        if out.exists():
-            out.rmdir()
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(parent / name, folder / name)
+        _change_weights(folder / component, changes)
+        write_record(folder, record)
 
 
 def _copy_papers(parent: Path, out: Path) -> None:
