@@ -9,7 +9,7 @@ from typing import Any
 from paper import PAPER
 from stablerep.errors import UserError
 from stablerep.evaluation.intervals import Interval
-from stablerep.report.comparison import COLOURS, draw_panels, draw_scores, dress
+from stablerep.report.comparison import COLOURS, draw_lines, draw_panels, dress
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Axis:
     is_logarithmic: bool = False
 
 
+UNLEARNED = "digits"
+"""The benchmark that no caption speaks of, which answers another question than the paper's."""
 CAPTIONS = Axis("captions", is_logarithmic=True)
 AXES: Mapping[str, Axis] = {
     "images": Axis("pictures per caption", is_logarithmic=True),
@@ -53,15 +55,13 @@ def draw_curves(content: Mapping[str, Any], path: Path) -> None:
     part = content.get("part", "")
     axis, places = AXES.get(part, CAPTIONS), sorted({dot.place for dot in dots})
     lines = dict.fromkeys(dot.line for dot in dots)
-    colours = dict(zip(lines, itertools.cycle(COLOURS), strict=False))
+    colours = dict(zip(lines, itertools.cycle(COLOURS), strict=False))  # those of draw_lines
 
     def draw(axes: Any, panel: str) -> None:
         mine = [dot for dot in dots if dot.panel == panel]
-        for line in lines:
-            scores = {dot.place: dot.score for dot in mine if dot.line == line}
-            draw_scores(axes, scores, line, colours[line])
+        draw_lines(axes, {line: {dot.place: dot.score for dot in mine if dot.line == line} for line in lines})
         _draw_crossings(axes, mine, content.get("needed", []))
-        if panel.endswith("linear"):
+        if panel.endswith("linear") and not panel.startswith(UNLEARNED):
             _draw_paper(axes, part, colours)
         dress(axes, axis.label, logarithmic=places if axis.is_logarithmic else ())
 

@@ -147,6 +147,30 @@ def test_the_figure_shows_arms_and_the_paper(tmp_path: Path, drawn: list[Figure]
         assert picture.format == "PNG"
 
 
+def test_lines_stand_side_by_side_and_the_paper_beside_the_worlds_own_benchmark(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    content = guidance()
+    for point in content["points"]:
+        point["rows"] += [
+            one | {"summary": one["summary"] | {"benchmark": "digits", "test": "test"}}
+            for one in point["rows"]
+        ]
+    curve_figure.draw_curves(content, tmp_path / "curve.png")
+    own, digits = drawn[0].axes[:2]
+    assert [axes.get_title(loc="left") for axes in (own, digits)] == [
+        "fashion: official test, linear",
+        "digits: test, linear",
+    ]
+    assert not any("paper" in label for label in digits.get_legend_handles_labels()[1])
+    first, second = (handle[0] for handle in digits.get_legend_handles_labels()[0])
+    places = [line.get_transform().transform(line.get_xydata())[0] for line in (first, second)]
+    assert places[1][0] - places[0][0] == pytest.approx(4 / 72 * drawn[0].dpi), (
+        "at one value, four points apart"
+    )
+    assert places[0][1] < places[1][1], "and as high as they scored"
+
+
 def test_the_figure_of_the_headline_shows_the_crossing(tmp_path: Path, drawn: list[Figure]) -> None:
     curve_figure.draw_curves(headline(), tmp_path / "curve.png")
     assert lines_of(drawn[0])["as many real pictures reach it"] == [(1000, 80), (2000, 80)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from stablerep.evaluation.intervals import Interval
 from stablerep.run import write_atomically
@@ -15,6 +16,8 @@ from stablerep.run import write_atomically
 COLOURS = ("#2a6f97", "#c1440e", "#4f7d3a", "#7a4f9e", "#a8842c", "#5b5b5b", "#b0577b", "#2f8f8b")
 _PANELS_PER_ROW = 3
 _LEGENDS_PER_ROW = 2  # for each panel of a row
+_BETWEEN_LINES = 4  # points
+_POINTS_PER_INCH = 72
 METRICS: Mapping[str, str] = {
     "effective rank": "rank",
     "alignment": "align",
@@ -87,12 +90,9 @@ def draw_comparison(points: Sequence[Point], path: Path) -> Path:
     sizes = sorted({point.num_captions for point in points})
 
     def draw(axes: Any, panel: str) -> None:
-        for number, arm in enumerate(arms):
-            mine = [point for point in points if point.panel == panel and point.arm == arm]
-            # Arms are moved a little apart, so that no interval hides another.
-            shift = 1.04 ** (number - (len(arms) - 1) / 2)
-            places = {point.num_captions * shift: point.score for point in mine}
-            draw_scores(axes, places, arm, COLOURS[number % len(COLOURS)])
+        mine = [point for point in points if point.panel == panel]
+        lines = {arm: {point.num_captions: point.score for point in mine if point.arm == arm} for arm in arms}
+        draw_lines(axes, lines)
         dress(axes, "captions", logarithmic=sizes)
 
     panels = list(dict.fromkeys(point.panel for point in points))
@@ -125,18 +125,23 @@ def draw_panels(panels: Sequence[str], draw: Callable[[Any, str], object], path:
     return path
 
 
-def draw_scores(axes: Any, scores: Mapping[float, Interval], label: str, colour: str) -> None:
-    """A line of scores with their 95 % intervals, by their place."""
-    places = sorted(scores)
-    found = [scores[place] for place in places]
-    spread = [
-        [100 * max(0.0, score.value - score.low) for score in found],
-        [100 * max(0.0, score.high - score.value) for score in found],
-    ]
-    style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
-    axes.errorbar(
-        places, [100 * score.value for score in found], yerr=spread, label=label, color=colour, **style
-    )
+def draw_lines(axes: Any, lines: Mapping[str, Mapping[float, Interval]]) -> None:
+    """Lines of scores by their place, with 95 % intervals; side by side, so that no interval hides another."""
+    for number, (label, scores) in enumerate(lines.items()):
+        places = sorted(scores)
+        found = [scores[place] for place in places]
+        spread = [
+            [100 * max(0.0, score.value - score.low) for score in found],
+            [100 * max(0.0, score.high - score.value) for score in found],
+        ]
+        style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "capsize": 2}
+        colour = COLOURS[number % len(COLOURS)]
+        drawn = axes.errorbar(
+            places, [100 * score.value for score in found], yerr=spread, label=label, color=colour, **style
+        )
+        aside = _BETWEEN_LINES * (number - (len(lines) - 1) / 2) / _POINTS_PER_INCH
+        for part in drawn.get_children():
+            part.set_transform(axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans))
 
 
 def dress(axes: Any, label: str, *, logarithmic: Sequence[float] = ()) -> None:
