@@ -83,3 +83,18 @@ def test_what_cannot_be_audited_is_a_sentence(captions: Path, tmp_path: Path) ->
     write_images(tmp_path / "images.lance", [image_row(TEXTS[0], 0, b"x")])
     with pytest.raises(UserError, match="has no column 'captions_ok'"):
         judge_images(tmp_path / "images.lance", captions, None, console=Console(quiet=True))
+
+
+@pytest.mark.usefixtures("server")
+def test_findings_on_pictures_in_an_object_store_lie_beside_those_on_captions(
+    captions: Path, tmp_path: Path
+) -> None:
+    images = Path("s3://bucket/images.lance")
+    write_images(images, [image_row(text, 0, b"x") for text in TEXTS])
+    with pytest.raises(UserError, match=r"audit.json is a file of this machine: say where with --out"):
+        audit_captions(CaptionAuditConfig(captions=captions, images=images))
+    assert "captions_ok" not in CaptionTable.open(captions).dataset.schema.names
+    out = tmp_path / "found" / "captions.json"
+    audit_captions(CaptionAuditConfig(captions=captions, images=images, out=out))
+    stored = json.loads(out.with_name("audit.json").read_text())["audits"]["captions"]
+    assert stored["num_rejected"] == 1 and out.exists()

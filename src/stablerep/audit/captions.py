@@ -12,13 +12,14 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from stablerep.audit.private import Found, ProtectedNames, private
+from stablerep.audit.record import FILE as AUDIT_FILE
 from stablerep.audit.record import AuditResult, audit_path, example, record, share_of
 from stablerep.audit.rows import read_captions, read_rows
 from stablerep.audit.verdicts import verdict_columns, write_verdicts
 from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.run import write_text
-from stablerep.storage import file_beside
+from stablerep.storage import file_beside, is_remote
 from stablerep.store import CaptionTable
 
 NAME = "captions"
@@ -42,7 +43,8 @@ class CaptionAuditConfig:
     images: Path | None = None
     """Also give the verdict of its caption to every picture of this table, and renew its keep mask."""
     out: Path | None = None
-    """Where to write what was found; captions-audit.json beside the caption table where not given."""
+    """Where to write what was found; captions-audit.json beside the caption table where not given. Beside it lies
+    audit.json of ``images`` in an object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ def audit_captions(config: CaptionAuditConfig, *, console: Console = Console(qui
     names = ProtectedNames(read_names(config.protected))
     table = CaptionTable.open(config.captions)
     path = config.out or file_beside(config.captions, FILE, "--out")
+    in_images = None if config.images is None else _path_of_images(config.images, config.out)
     ids, places = _search(table, names, console)
     flagged = {ids[row]: found for row, found in enumerate(places) if found}
     reasons = [in_words(found) for found in places]
@@ -98,8 +101,13 @@ def audit_captions(config: CaptionAuditConfig, *, console: Console = Console(qui
     )
     console.say(f"{len(flagged):,} of {len(ids):,} captions are flagged: {path}")
     if config.images is not None:
-        judge_images(config.images, config.captions, None, console=console)
+        judge_images(config.images, config.captions, in_images, console=console)
     return findings
+
+
+def _path_of_images(images: Path, out: Path | None) -> Path:
+    """Where the findings on pictures go: beside their table, or beside ``out`` where that lies in an object store."""
+    return audit_path(images, out and out.with_name(AUDIT_FILE) if is_remote(images) else None)
 
 
 def judge_images(
