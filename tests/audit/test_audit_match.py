@@ -321,6 +321,18 @@ def test_levels_equal_the_plain_count() -> None:
         assert found[row] == pytest.approx(np.mean(worse), abs=1e-6)
 
 
+def test_where_labels_are_few_wrong_captions_pass_more_rarely_than_the_level_says() -> None:
+    """All captions of the right label fit better than a wrong one, to an encoder that tells the labels apart."""
+    rng, passing = np.random.default_rng(0), {}
+    for num_labels in (5, 500):
+        label = np.arange(1000) % num_labels
+        vectors = np.eye(num_labels)[label] + rng.normal(0, 0.02, (1000, num_labels))
+        captions = CaptionVectors(vectors, label[:, None])
+        control = levels(vectors, shuffled(captions, captions, rng), captions)
+        passing[num_labels] = (control >= 0.95).mean()
+    assert passing[5] == 0 and passing[500] == pytest.approx(0.05, abs=0.015)
+
+
 def test_a_caption_that_fits_everything_wins_nothing_by_it() -> None:
     """One caption is near every picture: its cosine is higher, its level is not."""
     rng = np.random.default_rng(1)

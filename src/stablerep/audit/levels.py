@@ -2,7 +2,8 @@
 
 A cosine says little by itself: another encoder, and even another caption, has another scale. The level of a picture is
 the share of captions of other things that fit it worse than its own. Of wrong captions, drawn at random, a share of
-1 - L reaches a level of L, whatever the encoder is worth: that is the calibration.
+1 - L reaches a level of L, whatever the encoder is worth: that is the calibration. Where many captions are about what
+the picture shows, as with few labels, it is less: to a good encoder all of these fit better than the wrong one.
 
 Shapes: M pictures, P captions of the pool, E width of the joint space.
 """

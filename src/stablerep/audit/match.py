@@ -43,7 +43,7 @@ class MatchRules:
 
     min_level: float | None = None
     """Reject what fits its caption worse than this share of shuffled captions: at 0.95 a wrong picture passes with a
-    chance of 5 %. 0.95 where neither this nor ``keep_best`` is given."""
+    chance of at most 5 %. 0.95 where neither this nor ``keep_best`` is given."""
     keep_best: int | None = None
     """Keep this many pictures of each caption, those that fit it best, and reject the others."""
     reference: Path | None = None
