@@ -84,6 +84,15 @@ def caption_id(text: str) -> str:
     return hashlib.blake2b(normalise_text(text).encode(), digest_size=16).hexdigest()
 
 
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8, as a table must."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: undecodable bytes, or an escape such as "\ud800" in JSON
+        return False
+    return True
+
+
 def in_style(text: str, style: str | None) -> str:
     """The prompt that asks for a text in a style: the caption, a comma, the style."""
     return text if style is None else f"{text}, {style}"

@@ -32,7 +32,7 @@ def test_samples_are_members_that_share_their_key(tmp_path: Path) -> None:
         ("a/0.txt", "ein Ei\nzum Frühstück".encode()),
         ("a/0.json", b'{"topic": "food", "width": 3}'),
         ("b/0.JPG", b"picture"),
-        ("b/0.TXT", b"a cat"),
+        ("b/0.TXT", b"\xef\xbb\xbfa cat"),
         ("b/1.jpg", b"no caption"),
     ]
     path = archive(tmp_path / "x.tar", members)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -103,6 +104,11 @@ def test_duplicates_are_merged_within_and_across_files(tmp_path: Path) -> None:
     summary = import_files(tmp_path, one, two, one)
     assert (summary.read, summary.new, summary.duplicates, summary.num_set_aside) == (9, 3, 6, 0)
     assert texts(tmp_path) == ["a cat", "a dog", "a Cat"]
+
+
+def test_a_file_may_have_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    import_files(tmp_path, write(tmp_path / os.fsdecode(b"caf\xe9.txt"), ["a cat"]))
+    assert CaptionTable.open(tmp_path / "out.lance").read(["source"]).to_pylist() == [{"source": "caf?.txt"}]
 
 
 def test_lines_end_as_they_like(tmp_path: Path) -> None:
@@ -300,6 +306,7 @@ def test_files_that_cannot_be_imported_are_named_together(tmp_path: Path) -> Non
         "picture.txt": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
         "garbage.txt": bytes(range(128, 256)) * 10,
         "utf16.csv": "caption\na cat\n".encode("utf-16"),
+        "mac.txt": b"a cat\ra dog\r",
         "garbage.csv": b"\xff\xfa\xfb\n\xff\n",
         "header.csv": b"caption,n\n",
         "garbage.jsonl": b"this is no JSON\n",
@@ -319,6 +326,7 @@ def test_files_that_cannot_be_imported_are_named_together(tmp_path: Path) -> Non
         "picture.txt": "is not text (NUL byte at 8)",
         "garbage.txt": "holds no readable caption",
         "utf16.csv": "is UTF-16 text",
+        "mac.txt": "has carriage returns for line ends; convert them first (tr '\\r' '\\n')",
         "garbage.csv": "line 1: no header could be read (not UTF-8)",
         "header.csv": "holds no readable caption (it has no rows)",
         "garbage.jsonl": "which column holds the captions is not clear",

@@ -50,7 +50,7 @@ def tar_entries(path: Path, columns: Columns) -> Iterator[Entry]:
                 yield Entry(line=sample.number, fault=fault)
                 continue
         if TEXT_MEMBER in sample.members:
-            fields[TEXT_MEMBER] = sample.members[TEXT_MEMBER].decode(errors="surrogateescape")
+            fields[TEXT_MEMBER] = sample.members[TEXT_MEMBER].decode("utf-8-sig", "surrogateescape")
         if columns.caption not in fields:
             what = "member .txt" if columns.caption == TEXT_MEMBER else f"field {columns.caption!r}"
             yield Entry(line=sample.number, fault=f"no {what}")

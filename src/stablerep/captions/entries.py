@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from stablerep.store import encodable
+
 MAX_CHARACTERS = 10_000
 MAX_LINE_BYTES = 16 * 2**20
 SAMPLE = 100  # records from which the columns of a file without types are judged
@@ -41,15 +43,6 @@ def fault_of(text: str) -> str | None:
     if "\0" in text:
         return "contains a NUL character"
     return None if encodable(text) else "not valid UTF-8"
-
-
-def encodable(text: str) -> bool:
-    """Whether a text can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate: undecodable bytes, or an escape such as "\ud800" in JSON
-        return False
-    return True
 
 
 def entry_of(line: int, value: object, group: object = None) -> Entry:

@@ -22,10 +22,10 @@ from stablerep.captions.entries import (
     SAMPLE,
     Columns,
     Entry,
-    encodable,
     entry_of,
 )
 from stablerep.errors import UserError
+from stablerep.store import encodable
 
 _BATCH = 10_000
 

@@ -138,7 +138,8 @@ class _Intake:
 def _row(entry: Entry, path: Path) -> dict[str, str]:
     text = normalise_text(entry.text)
     identity = caption_id(text)
-    return {"id": identity, "text": text, "source": path.name, "group": entry.group or identity}
+    source = path.name.encode(errors="replace").decode()  # a name need not be UTF-8, a column must
+    return {"id": identity, "text": text, "source": source, "group": entry.group or identity}
 
 
 def _report(summary: ImportSummary, sources: list[_Source], console: Console) -> None:
@@ -212,6 +213,8 @@ def _refuse_binary(path: Path) -> None:
         raise UserError(f"{path} is UTF-16 text; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)")
     if b"\0" in head:
         raise UserError(f"{path} is not text (NUL byte at {head.index(0)}); give UTF-8 text")
+    if b"\r" in head and b"\n" not in head:  # all of it would be one caption
+        raise UserError(f"{path} has carriage returns for line ends; convert them first (tr '\\r' '\\n')")
 
 
 def _choose_columns(path: Path, kind: FileKind, config: ImportConfig) -> Columns:
