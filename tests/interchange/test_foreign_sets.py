@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,15 @@ def official(folder: Path, samplers: tuple[str, ...]) -> Path:
             path.write_bytes(picture(10 * place + seed, "PNG"))
     (folder / "cc12m.csv").write_text("path,caption\n00000.png,a dog\n")
     return folder
+
+
+def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    source = official(tmp_path / "in", ("ddim_2.0",))
+    (source / "cc12m.csv").write_text("00000.png,a dog\n", encoding="utf-8-sig")
+    images, _ = come_in(source, tmp_path / "out")
+    assert [row["status"] for row in images] == ["ok", "ok"]
+    with pytest.raises(UserError, match=r"cc12m\.csv lists pictures .* give the folder that it lies in"):
+        convert(ConvertConfig(source=source / "cc12m.csv", out=tmp_path / "none"))
 
 
 def test_every_sampler_of_an_official_set_counts_its_own_images(tmp_path: Path) -> None:
@@ -192,6 +202,34 @@ def test_samples_without_caption_or_picture_are_set_aside(
     ]
     said = " ".join(capsys.readouterr().err.split())
     assert f"set aside: {path}, sample 1: no caption (no txt, no caption or text in its json, no cls)" in said
+
+
+def test_texts_that_are_no_utf8_are_set_aside(tmp_path: Path) -> None:
+    members = {"0.jpg": picture(0), "0.json": b'{"caption": "\\ud800"}', "1.jpg": picture(1)}
+    members |= {"1.txt": b"caf\xe9", "2.jpg": picture(2), "2.cls": b"3", "2.txt": b"\xef\xbb\xbfa cat\n"}
+    source = archive(tmp_path / os.fsdecode(b"caf\xe9.tar"), members)
+    summary = convert(ConvertConfig(source=source, out=tmp_path / "out"))
+    assert [entry.reason for entry in summary.set_aside] == ["its caption or label is not valid UTF-8"] * 2
+    captions = CaptionTable.open(tmp_path / "out" / "captions.lance").read(["text", "source"]).to_pylist()
+    assert captions == [{"text": "a cat", "source": "caf?.tar"}]
+    texts = pa.array([b"caf\xe9"]).cast(pa.binary()).view(pa.string())
+    kind = pa.array([picture(0)], pa.large_binary())
+    pq.write_table(pa.table({"image": kind, "text": texts}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: a text or label behind row 0 is not valid UTF-8"):
+        convert(ConvertConfig(source=tmp_path / "a.parquet", out=tmp_path / "none"))
+
+
+def test_pictures_whose_folder_names_no_label_are_set_aside(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    for place in ("cat/a.jpg", f"{odd}/b.jpg", "c.jpg"):
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / place).write_bytes(picture(0))
+    summary = convert(ConvertConfig(source=tmp_path / "in", out=tmp_path / "out"))
+    assert (summary.num_images, summary.num_set_aside) == (1, 2)
+    assert {entry.record: entry.reason for entry in summary.set_aside} == {
+        "c.jpg": "it lies in no folder that would name its label",
+        f"{odd}/b.jpg": "the name of its folder is not valid UTF-8",
+    }
 
 
 def test_rows_without_text_are_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

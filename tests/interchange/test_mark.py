@@ -49,6 +49,14 @@ def test_marked_it_says_so_and_is_the_same_picture(kind: str, size: int) -> None
     assert unmark(original) == original
 
 
+def test_a_webp_that_announces_metadata_that_it_has_not_comes_back() -> None:
+    image = bytearray(picture(1, "WEBP", exif=EXIF))
+    assert image[12:16] == b"VP8X"
+    image[20] |= 0x04
+    for crafted in (bytes(image), b"RIFF\4\0\0\0WEBP", b"RIFF\x0c\0\0\0WEBPVP8X\0\0\0\0"):
+        assert mark(crafted) == crafted
+
+
 def test_metadata_of_others_stays() -> None:
     own = PngImagePlugin.PngInfo()
     own.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
@@ -62,7 +70,8 @@ def test_metadata_of_others_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [picture(1, "GIF", mode="L"), b"", b"RIFF", b"\xff\xd8", b"no picture", b"RIFF0000WEBPVP8 "]
+    "image",
+    [picture(1, "GIF", mode="L"), b"", b"RIFF", b"\xff\xd8", b"no picture", b"RIFF0000WEBPVP8 "],
 )
 def test_what_has_no_place_for_it_passes_through(image: bytes) -> None:
     assert unmark(mark(image)) == image

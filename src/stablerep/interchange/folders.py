@@ -34,7 +34,7 @@ from stablerep.interchange.tables import (
     read_manifest,
     rows_in_batches,
 )
-from stablerep.store import IMAGE_SCHEMA, REAL
+from stablerep.store import IMAGE_SCHEMA, REAL, encodable
 
 ROWS = "rows.parquet"
 _FILE, _MARKED, _DIGEST = "file_name", "is_marked", "digest"
@@ -172,18 +172,24 @@ def _place(row: dict[str, Any]) -> str:
 
 def _foreign(source: Path, origin: str, found: FoundCaptions) -> Iterator[dict[str, Any]]:
     """Pictures of folders of labels, below folders of splits where the first level is named so."""
-    for path in picture_files(source):
-        parts = path.relative_to(source).parts[:-1]
+    for path in _picture_files(source):
+        relative = path.relative_to(source)
+        parts = relative.parts[:-1]
+        if not parts:
+            found.set_aside(source, str(relative), "it lies in no folder that would name its label")
+            continue
+        if not encodable("".join(parts)):
+            found.set_aside(source, str(relative), "the name of its folder is not valid UTF-8")
+            continue
         split = parts[0] if len(parts) > 1 and parts[0].lower() in _SPLITS else None
         label = parts[-1]
         identity = found.add(label.replace("_", " "), origin, split, label)
         yield identity | {"split": split, "label": label} | picture_columns(path.read_bytes())
 
 
-def picture_files(source: Path) -> Iterator[Path]:
-    """All pictures in folders below a folder, sorted; links that lead out of it are refused."""
+def _picture_files(source: Path) -> Iterator[Path]:
+    """All pictures in and below a folder, sorted; links that lead out of it are refused."""
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     for path in files:
-        relative = path.relative_to(source)
-        if len(relative.parts) > 1 and path.is_file():
-            yield inside(source, relative.as_posix(), source)
+        if path.is_file():
+            yield inside(source, path.relative_to(source).as_posix(), source)

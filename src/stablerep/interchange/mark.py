@@ -90,10 +90,10 @@ def _webp(chunks: list[tuple[bytes, bytes]]) -> bytes:
 def _mark_webp(image: bytes) -> bytes:
     chunks = _chunks(image)
     # What is put together differently than here could not be taken apart to the same bytes.
-    if _webp(chunks) != image or any(kind == b"XMP " for kind, _ in chunks):
+    if not chunks or _webp(chunks) != image or any(kind == b"XMP " for kind, _ in chunks):
         return image
     kind, content = chunks[0]
-    if kind == b"VP8X":
+    if kind == b"VP8X" and content and not content[0] & _XMP_FLAG:  # set, it announces XMP that is not there
         return _webp([(kind, _flagged(content, True)), *chunks[1:], (b"XMP ", _PACKET)])
     size = _webp_size(kind, content)
     if size is None:

@@ -74,6 +74,10 @@ class Official:
         """A set of this program's by its ``rows.parquet``; of others the CSV and every folder that holds its files."""
         if (source / ROWS).is_file():
             return read_rows(source)
+        if source.is_file():
+            raise UserError(
+                f"{source} lists pictures and does not hold them; give the folder that it lies in"
+            )
         tables = sorted(source.glob("*.csv"))
         if len(tables) != 1:
             raise UserError(
@@ -178,7 +182,7 @@ def _seed(path: Path) -> int:
 def _lines(table: Path) -> Iterator[tuple[int, str, str]]:
     """Number, path and caption (maybe blank) of the lines that name a picture, as the official code reads them."""
     try:
-        with table.open(encoding="utf-8", newline="") as file:
+        with table.open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(csv.reader(file), start=1):
                 if line and line[0].endswith((".png", ".jpg", ".jpeg")):
                     yield number, line[0], line[1] if len(line) > 1 else ""

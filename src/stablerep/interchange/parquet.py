@@ -163,7 +163,13 @@ def _foreign(file: Path, origin: str, found: FoundCaptions) -> Iterator[dict[str
     number = 0
     for batch in parquet_batches(file, _BATCH):
         image, text, label = _columns(file, batch.schema)
-        for row in batch.select([name for name in (image, text, label) if name]).to_pylist():
+        try:
+            rows = batch.select([name for name in (image, text, label) if name]).to_pylist()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file}: a text or label behind row {number:,} is not valid UTF-8; write the file anew"
+            ) from error
+        for row in rows:
             number += 1
             given = row[image]
             encoded = given.get("bytes") if isinstance(given, dict) else given
@@ -184,6 +190,7 @@ def _columns(file: Path, schema: pa.Schema) -> tuple[str, str | None, str | None
         field.name
         for field in schema
         if pa.types.is_binary(field.type)
+        or pa.types.is_large_binary(field.type)
         or (pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
     ]
     text = next((name for name in _TEXTS if name in schema.names), None)

@@ -210,7 +210,7 @@ class FoundCaptions:
         self.num_set_aside = 0
         self.listed: list[SetAside] = []
         """The first of what was set aside; a huge bad set must not fill the memory."""
-        self._source = source
+        self._source = source.encode(errors="replace").decode()  # a name need not be UTF-8, a column must
         self._known: set[bytes] = set()
         self._next: Counter[tuple[str, bytes]] = Counter()
         self._fresh: list[dict[str, Any]] = []

@@ -36,7 +36,7 @@ from stablerep.interchange.tables import (
     read_manifest,
     rows_in_batches,
 )
-from stablerep.store import IMAGE_SCHEMA, REAL
+from stablerep.store import IMAGE_SCHEMA, REAL, encodable
 
 MAX_MEMBER_BYTES = 2**28
 _TEXTS = ("caption", "text", "prompt")
@@ -273,12 +273,15 @@ def _own(archive: str, key: str, sample: Sample, schema: pa.Schema) -> Iterator[
 def _foreign(
     archive: str, key: str, sample: Sample, origin: str, found: FoundCaptions
 ) -> Iterator[dict[str, Any]]:
-    label = sample["cls"].decode(errors="replace").strip() if "cls" in sample else None
+    label = _text(sample["cls"]) if "cls" in sample else None
     text = _caption(sample) or label
     pictures = sorted((part for part in sample if f".{part}".lower().endswith(IMAGE_SUFFIXES)), key=_natural)
     if not text:
         reason = "no caption (no txt, no caption or text in its json, no cls)"
         found.set_aside(archive, f"sample {key}", reason)
+        return
+    if not encodable(text + (label or "")):
+        found.set_aside(archive, f"sample {key}", "its caption or label is not valid UTF-8")
         return
     if not pictures:
         found.set_aside(archive, f"sample {key}", f"no picture ({', '.join(IMAGE_SUFFIXES)})")
@@ -290,7 +293,7 @@ def _foreign(
 def _caption(sample: Sample) -> str | None:
     """The text of a foreign sample, None where it has none or a json that cannot be read."""
     if "txt" in sample:
-        return sample["txt"].decode(errors="replace").strip()
+        return _text(sample["txt"])
     try:
         described = json.loads(sample.get("json", b"{}"))
     except (ValueError, RecursionError):
@@ -298,6 +301,11 @@ def _caption(sample: Sample) -> str | None:
     said = described if isinstance(described, dict) else {}
     texts = (said[name].strip() for name in _TEXTS if isinstance(said.get(name), str))
     return next(filter(None, texts), None)
+
+
+def _text(content: bytes) -> str:
+    """A member as text; bytes that are not UTF-8 become lone surrogates, at which ``encodable`` takes offence."""
+    return content.decode("utf-8-sig", "surrogateescape").strip()
 
 
 def _json(archive: str, key: str, sample: Sample) -> dict[str, Any]:
