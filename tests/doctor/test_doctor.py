@@ -100,6 +100,13 @@ def test_a_set_of_the_official_code_is_not_broken_for_want_of_settings(tmp_path:
     assert found(doctor(DoctorConfig(paths=(tmp_path,)))) == []
 
 
+def test_an_empty_caption_table_holds_no_caption(project: Path) -> None:
+    CaptionTable.open(project / "captions.lance").dataset.delete("true")
+    assert found(doctor(DoctorConfig(paths=(project,)))) == [
+        ("note", f"pictures of 2 captions that {project / 'captions.lance'} does not hold")
+    ]
+
+
 def test_unreadable_and_repeated_rows_are_removed_on_request(project: Path) -> None:
     path = project / "images.lance"
     buffer = io.BytesIO()

@@ -45,7 +45,7 @@ def examine_images(table: ImageTable, *, decode: bool) -> Iterator[Finding]:
 
 def examine_together(images: ImageTable, captions: Sequence[CaptionTable]) -> Iterator[Finding]:
     """Pictures of captions that none of the tables beside them holds."""
-    known = pa.concat_arrays([chunk for table in captions for chunk in table.read(["id"])["id"].chunks])
+    known = pa.concat_tables([table.read(["id"]) for table in captions])["id"]
     asked = pc.unique(images.read(["caption_id"])["caption_id"])
     strangers = len(asked) - pc.sum(pc.is_in(asked, known)).as_py() if len(asked) else 0
     if strangers:
