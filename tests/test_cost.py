@@ -67,9 +67,10 @@ def test_without_counters_energy_is_not_known(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / cost.FILE).write_text('{"step": "generate", "seconds": 1, "cpu_seconds": 1, "later": 2}\n')
     assert read_costs(tmp_path / cost.FILE)[0].seconds == 1
-    (tmp_path / cost.FILE).write_text("no line\n")
-    with pytest.raises(UserError, match="does not hold costs"):
-        read_costs(tmp_path / cost.FILE)
+    for damaged in (b"no line\n", b"\xff\xfe"):
+        (tmp_path / cost.FILE).write_bytes(damaged)
+        with pytest.raises(UserError, match="does not hold costs"):
+            read_costs(tmp_path / cost.FILE)
     assert read_costs(tmp_path / "none.jsonl") == []
 
 

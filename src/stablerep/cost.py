@@ -76,8 +76,8 @@ def read_costs(path: Path) -> list[Cost]:
     """The lines of a file, none where there is no file; ``UserError`` where a line is something else."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
     try:
+        lines = path.read_text(encoding="utf-8").splitlines()
         return [Cost.read(json.loads(line)) for line in lines if line.strip()]
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not hold costs ({error}); restore or remove it") from error
