@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stablerep.errors import UserError
 from stablerep.generation.editing import Moves, edited_weight, mapped, moment, text_map
 
 WIDTH, OUTPUTS = 7, 5
@@ -88,6 +89,12 @@ def test_a_large_ridge_leaves_the_weight_and_a_small_one_does_not(
     assert (near - weight).abs().max() > 0.1
     with pytest.raises(ValueError, match="ridge must be positive, got 0"):
         edited_weight(weight, concepts, values, nothing, 0)
+
+
+def test_a_ridge_that_rounding_swallows_is_a_sentence() -> None:
+    vectors = 30 + drawn(20, 100)
+    with pytest.raises(UserError, match="a ridge of 1e-13 is lost in the rounding"):
+        text_map(vectors, drawn(20, 100, seed=1), moment(vectors, ones(vectors)), 1e-13)
 
 
 def test_an_edit_to_its_own_values_changes_nothing(weight: Tensor, concepts: Tensor) -> None:

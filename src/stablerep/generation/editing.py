@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stablerep.errors import UserError
+
 
 def edited_weight(
     weight: Tensor, concepts: Tensor, values: Tensor, preserved: Tensor, ridge: float
@@ -29,7 +31,7 @@ def edited_weight(
     """The matrix (O, D) in float64 that gives concepts (N, D) the values (N, O), near ``weight`` (O, D) otherwise.
 
     ``preserved`` (D, D) is the sum of c c^T over the preserved vectors, ``ridge`` is l. Raises ``ValueError`` where
-    the ridge is not positive, without which the solution need not be unique.
+    the ridge is not positive, without which the solution need not be unique, and ``UserError`` where it is too small.
     """
     if ridge <= 0:
         raise ValueError(f"ridge must be positive, got {ridge}")
@@ -40,7 +42,10 @@ def edited_weight(
     moment.diagonal().add_(ridge)
     missing = values - concepts @ weight.T
     # Moment is symmetric and positive definite: its Cholesky factor solves without an inverse.
-    return weight + torch.cholesky_solve(concepts.T @ missing, torch.linalg.cholesky(moment)).T
+    factor, failed = torch.linalg.cholesky_ex(moment)
+    if failed:
+        raise UserError(f"a ridge of {ridge:g} is lost in the rounding of the text vectors; give a larger one")
+    return weight + torch.cholesky_solve(concepts.T @ missing, factor).T
 
 
 def text_map(concepts: Tensor, targets: Tensor, preserved: Tensor, ridge: float) -> Tensor:
