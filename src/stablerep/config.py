@@ -284,7 +284,7 @@ def _match(value: Any, hint: Any) -> Any:
     if kind in (tuple, list):
         return _match_sequence(value, hint, kind)
     if kind is dict:
-        return value if isinstance(value, Mapping) else _NO_MATCH
+        return _match_mapping(value, hint)
     if hint is Path:
         return Path(value) if isinstance(value, str | Path) else _NO_MATCH
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -309,6 +309,13 @@ def _match_sequence(value: Any, hint: Any, kind: type[Any]) -> Any:
     else:
         items = [_match(item, options[0]) for item in value]
     return _NO_MATCH if any(item is _NO_MATCH for item in items) else kind(items)
+
+
+def _match_mapping(value: Any, hint: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return _NO_MATCH
+    items = {name: _match(item, get_args(hint)[1]) for name, item in value.items()}
+    return _NO_MATCH if any(item is _NO_MATCH for item in items.values()) else items
 
 
 def _describe(hint: Any) -> str:

@@ -26,6 +26,11 @@ def test_the_file_that_the_documentation_shows_can_be_read(tmp_path: Path) -> No
         ("[attributes.a.values]\nred = 'red'\n", "at least two values"),
         ("[attributes.a.values]\nred = '('\nblue = 'b'\n", "no regular expression"),
         ("[attributes.a]\nvalue = 1\n", "value"),
+        (
+            "[attributes.a.values]\nred = ['red', 'crimson']\nblue = 'b'\n",
+            r"'values' must be dict\[str, str\]",
+        ),
+        ("[attributes.a.target]\nred = 'half'\n", r"'target' must be dict\[str, float\]"),
         ("x = 1\n", r"\[attributes.NAME\]"),
         (
             "[attributes.a.values]\nr = 'r'\nb = 'b'\n[attributes.a.target]\nr = 0.5\nb = 0.6\n",
