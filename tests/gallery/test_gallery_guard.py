@@ -244,11 +244,13 @@ def test_the_real_page_gives_nothing_but_the_tables(gallery: Gallery) -> None:
         "/gallery/static/serve.py",
     ]
     failed = int((~gallery.main.has_picture).nonzero()[0][0])
+    assert ask(page, f"/gallery/picture/0/0?side={'9' * 5000}")[0] == 200
     for path in (
         *absent,
         f"/gallery/picture/0/{failed}",
         "/gallery/atlas/none",
         "/gallery/static/..%2fserve.py",
+        f"/gallery/picture/0/{'9' * 5000}",
     ):
         assert ask(page, path)[0] == 404, path
     own = Path(__file__).as_posix()

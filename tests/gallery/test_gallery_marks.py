@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_gallery import COLOURS, EDITED, PAINTER, TEXTS, open_small
+from small_gallery import COLOURS, EDITED, PAINTER, TEXTS, open_small, picture
 
 from generation import tiny_pipelines
+from stablerep.console import Console
 from stablerep.decoding import decode_image
 from stablerep.errors import UserError
 from stablerep.gallery import projection, render
 from stablerep.gallery.columns import OneOf
 from stablerep.gallery.painting import Painter
-from stablerep.gallery.pairs import Lane, Place
+from stablerep.gallery.pairs import Lane, Place, lanes
 from stablerep.gallery.projection import Projection, projections
+from stablerep.gallery.serve import GalleryConfig, open_gallery
 from stablerep.gallery.session import Gallery, Wish
 from stablerep.store import OK, REAL, ImageTable, caption_id
 
@@ -92,6 +94,16 @@ def test_two_painters_side_by_side(gallery: Gallery) -> None:
     real, _, _ = gallery.compare(Lane(0, REAL), Lane(0, PAINTER), 0)
     assert [pair.same_seed for pair in real[0]] == [False, False]
     assert real[0][1].left is None
+
+
+def test_tables_of_one_name_are_told_apart_by_their_places(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        ImageTable.open_or_create(tmp_path / name / "images.lance").append(
+            [{"origin": REAL, "caption_id": "c", "image_index": 0, "image": picture((0, 0, 0)), "status": OK}]
+        )
+    paths = [tmp_path / name / "images.lance" for name in ("first", "second")]
+    opened = open_gallery(GalleryConfig(images=paths[0], beside=(paths[1],)), console=Console(quiet=True))
+    assert lanes(opened.tables) == {f"real ({path})": Lane(place, REAL) for place, path in enumerate(paths)}
 
 
 def test_copies_stand_beside_their_originals(gallery: Gallery) -> None:

@@ -6,6 +6,7 @@ import pytest
 from small_gallery import EDITED, PAINTER, TEXTS
 
 from stablerep.errors import UserError
+from stablerep.gallery import page as page_module
 from stablerep.gallery.columns import Between, ChoiceColumn, NumberColumn, OneOf, read_column, read_filter
 from stablerep.gallery.facets import facets
 from stablerep.gallery.index import Key
@@ -100,6 +101,12 @@ def test_pictures_are_found_by_their_key(gallery: Gallery) -> None:
     assert gallery.main.find(Key(REAL, caption_id(TEXTS[0]), 7)) is None
     assert Key.parse("no key") is None
     assert Key.parse("a/b/c/1") == Key("a/b", "c", 1)
+
+
+@pytest.mark.parametrize("said", ["data:image/png;base64,\xe9", "data:image/png;base64,A", "0/x", "here"])
+def test_a_picture_that_the_browser_cannot_have_meant_is_refused(said: str) -> None:
+    with pytest.raises(UserError, match=r"did not arrive whole|names no picture"):
+        page_module._like(said)
 
 
 def test_filters_from_the_browser() -> None:

@@ -25,7 +25,7 @@ _READ = re.compile(
     r"|/(assets|static|svelte)/[\w./-]+"
     r"|/favicon\.ico"
     r"|/gradio_api/(heartbeat/\w+|queue/(data|status)|startup-events|info)"
-    r"|/gallery/[\w./-]+"
+    r"|/gallery/[\w./-]{1,200}"  # numbers of thousands of digits are none to Python
 )
 _WRITE = re.compile(r"/gradio_api/(queue/join|component_server/?|cancel|reset/?)")
 _MOST_BYTES = 16 * 1024 * 1024

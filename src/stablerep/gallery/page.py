@@ -1,7 +1,6 @@
 """The layout of the page and what its parts answer; everything it says comes from ``session`` and ``render``."""
 
 import base64
-import binascii
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -202,7 +201,7 @@ def _like(said: Any) -> Place | bytes | None:
     if text.startswith("data:image/"):
         try:
             return base64.b64decode(text.partition(",")[2], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # no base 64, or letters beyond ASCII
             raise UserError("the picture did not arrive whole; try again") from error
     return read_place(text)
 
@@ -234,7 +233,7 @@ def _marker(gallery: Gallery) -> Callable[[Any], dict[str, Any]]:
 def _compare_tab(gallery: Gallery, tab: Any) -> None:
     import gradio as gr
 
-    names = {_lane_name(gallery, lane): lane for lane in pairs.lanes(gallery.tables)}
+    names = pairs.lanes(gallery.tables)
     if len(names) < 2:
         gr.HTML(
             render.note("One origin only", "Open a table with two origins, or a second table with --beside."),
@@ -258,10 +257,6 @@ def _compare_tab(gallery: Gallery, tab: Any) -> None:
     for listen in (tab.select, left.input, right.input):
         listen(compare, [left, right], **quiet)
     results.turned(paged, [left, right], **quiet)
-
-
-def _lane_name(gallery: Gallery, lane: pairs.Lane) -> str:
-    return lane.origin if len(gallery.tables) == 1 else f"{lane.origin} ({gallery.tables[lane.table].name})"
 
 
 def _copies_tab(gallery: Gallery, tab: Any) -> None:

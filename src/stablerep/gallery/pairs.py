@@ -59,9 +59,18 @@ class CopyPair:
     verdict: str | None
 
 
-def lanes(tables: Sequence[PictureIndex]) -> list[Lane]:
-    """Every origin of every table."""
-    return [Lane(number, origin) for number, table in enumerate(tables) for origin in table.origins]
+def lanes(tables: Sequence[PictureIndex]) -> dict[str, Lane]:
+    """Every origin of every table by what it is called: with its table where there are several, by path if need be."""
+    names = [table.name for table in tables]
+    called = [
+        name if names.count(name) == 1 else table.table.path
+        for name, table in zip(names, tables, strict=True)
+    ]
+    return {
+        origin if len(tables) == 1 else f"{origin} ({called[number]})": Lane(number, origin)
+        for number, table in enumerate(tables)
+        for origin in table.origins
+    }
 
 
 def shared_captions(tables: Sequence[PictureIndex], left: Lane, right: Lane) -> list[str]:

@@ -93,4 +93,4 @@ def _place(gallery: Gallery, request: Any) -> Any:
 
 
 def _side(said: str) -> int:
-    return min(max(int(said), 16), _MOST_SIDE) if said.isdecimal() else _MOST_SIDE
+    return min(max(int(said), 16), _MOST_SIDE) if said.isdecimal() and len(said) < 5 else _MOST_SIDE
