@@ -51,7 +51,7 @@ class EditedConcept:
     """Median rank of the concept among all classes, one where it fits best."""
     rank_after: float
     as_target_before: float | None
-    """Replace: share of pictures that fit what took the concept's place best; None without captions of it."""
+    """Replace: share of pictures that fit what took the concept's place best; None for other edits."""
     as_target_after: float | None
     shares_before: Mapping[str, Interval]
     """Rebalance: share of pictures by the attribute that they show, as ``attribute_shares`` says."""
@@ -104,7 +104,8 @@ class EditAudit:
     judge: str
     judge_fingerprint: str
     num_classes: int
-    """Classes of which a picture must fit its own best: the edited concepts, and one per preserved caption."""
+    """Classes of which a picture must fit its own best: edited concepts, what replaces them, and one for each caption
+    that is preserved or only competes."""
     num_images: int
     """Pictures of each caption."""
     num_failed: int
