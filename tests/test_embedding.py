@@ -1,6 +1,7 @@
 """Pictures to features: the command and the scikit-learn estimator, beside the encoder itself."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def test_a_filter_that_leaves_nothing_is_named(
         ({"source": "gone"}, "is no folder of pictures and no image table"),
         ({"source": "."}, r"holds no pictures \(.jpg"),
         ({"source": "bad"}, r"bad/x.png cannot be read as a picture .* repair or remove it"),
+        ({"source": "odd"}, r"odd.png' has a line break or is not UTF-8"),
         ({"source": "good", "where": "split = 'test'"}, "filters the rows of an image table"),
         ({"source": "good", "encoder": "nobody"}, "no encoder 'nobody'"),
     ],
@@ -123,7 +125,11 @@ def test_what_cannot_be_read_is_named(
     change: dict[str, Any], message: str, encoder: tuple[Encoder, Path], tmp_path: Path
 ) -> None:
     root = tmp_path / "x"
-    for name, content in {"bad/x.png": b"nothing", "good/y.png": encoded(1)}.items():
+    for name, content in {
+        "bad/x.png": b"nothing",
+        "good/y.png": encoded(1),
+        os.fsdecode(b"odd/caf\xe9odd.png"): encoded(1),
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(content)
     root.mkdir()
@@ -161,6 +167,8 @@ def test_every_kind_of_picture_gives_the_same_features(encoder: tuple[Encoder, P
             np.zeros((3, 16, 16), np.uint8),
             r"picture 1 cannot be read \(its shape is \(3, 16, 16\), not \(H, W, 3\)",
         ),
+        (np.zeros((16, 16), np.uint8), r"picture 1 .*its shape is \(16, 16\), not \(H, W, 3\)"),
+        (np.full((16, 16, 3), np.nan), r"picture 1 .*floats in \[0, 1\]"),
         (np.full((16, 16, 3), 200.0), r"picture 1 .*bytes, or floats in \[0, 1\]"),
         (b"nothing", "picture 1 cannot be read"),
         ("gone.png", "gone.png cannot be read"),

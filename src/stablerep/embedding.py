@@ -26,7 +26,7 @@ from stablerep.interchange.layouts import IMAGE_SUFFIXES
 from stablerep.models.encoder import Encoder, load_encoder
 from stablerep.run import write_atomically, write_text
 from stablerep.storage import is_table, refuse_remote
-from stablerep.store import OK, ImageTable
+from stablerep.store import OK, ImageTable, encodable
 
 Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
 """A file, an encoded picture, a picture of PIL, array (H, W, 3) or tensor (3, H, W): bytes, or floats in [0, 1]."""
@@ -196,9 +196,9 @@ def _folder(config: EmbedConfig) -> tuple[Sequence[bytes], list[str]]:
         except (OSError, ValueError, SyntaxError) as error:
             raise UserError(f"{path} cannot be read as a picture ({error}); repair or remove it") from error
     names = [path.relative_to(config.source).as_posix() for path in paths]
-    if broken := [name for name in names if "\n" in name]:
+    if broken := [name for name in names if "\n" in name or not encodable(name)]:
         raise UserError(
-            f"the name {broken[0]!r} has a line break, so that it cannot stand in a list; rename the file"
+            f"the name {broken[0]!r} has a line break or is not UTF-8, and cannot stand in a list; rename the file"
         )
     return _Files(paths), names
 
@@ -226,16 +226,15 @@ def _pixels(picture: Picture, number: int) -> Tensor:
             return decode_image(picture)
         if isinstance(picture, Image.Image):
             return on_white(picture)
-        tensor = (
-            picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        )
-        if tensor.ndim != 3 or len(tensor) != 3:
-            raise ValueError(
-                f"its shape is {tuple(picture.shape)}, not (H, W, 3) for an array or (3, H, W) for a tensor"
-            )
+        tensor = picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture))
+        shape = tuple(tensor.shape)
+        if not isinstance(picture, Tensor) and len(shape) == 3:
+            tensor = tensor.permute(2, 0, 1)
+        if len(shape) != 3 or len(tensor) != 3:
+            raise ValueError(f"its shape is {shape}, not (H, W, 3) for an array or (3, H, W) for a tensor")
         if tensor.dtype == torch.uint8:
             return tensor
-        if not tensor.is_floating_point() or tensor.min() < 0 or tensor.max() > 1:
+        if not (tensor.is_floating_point() and tensor.min() >= 0 and tensor.max() <= 1):  # NaN is neither
             raise ValueError("its values must be bytes, or floats in [0, 1]")
     except (OSError, ValueError, TypeError, SyntaxError, RuntimeError) as error:
         what = f"{picture}" if isinstance(picture, str | Path) else f"picture {number}"
