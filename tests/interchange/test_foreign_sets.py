@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -382,6 +383,19 @@ def test_an_identity_is_there_once(tmp_path: Path) -> None:
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
     with pytest.raises(UserError, match=r"two pictures with one identity \(caption \w+, image index 0\)"):
         convert(ConvertConfig(source=tmp_path / "set", out=tmp_path / "out"))
+
+
+def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("LanceError(IO): No space left on device (os error 28), /home/x.rs:254:9")
+
+    convert(ConvertConfig(source=small_set.write(tmp_path / "world"), out=tmp_path / "set", to="parquet"))
+    monkeypatch.setattr(lance, "write_dataset", full)
+    with pytest.raises(
+        UserError, match=r"images\.lance could not be written \(.*No space left .* 28\)\); mend"
+    ):
+        convert(ConvertConfig(source=tmp_path / "set", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_picture_that_was_edited_is_noticed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from stablerep.decoding import image_size, open_image
 from stablerep.errors import UserError
-from stablerep.storage import is_table, location
+from stablerep.storage import first_line, is_table, location
 from stablerep.store import (
     CAPTION_SCHEMA,
     IMAGE_SCHEMA,
@@ -295,7 +295,13 @@ def _write_dataset(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBat
     try:
         lance.write_dataset(reader, str(path), mode="create", max_bytes_per_file=2**30)
     except Exception as error:
-        raise (failures[0] if failures else error) from None
+        if failures:
+            raise failures[0] from None
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{path.name} could not be written ({first_line(error)}); mend the cause, then give the same command again"
+        ) from error
 
 
 def parquet_schema(file: Path) -> pa.Schema:
