@@ -1,4 +1,4 @@
-"""Image-text similarity: how well pictures fit texts, and classes described in words.
+"""Pictures and texts in the space of an image-text model, and classes described in words.
 
 Shapes: M images or texts, C classes, P templates, E width of the joint space.
 """
@@ -60,17 +60,6 @@ def text_vectors(model: ImageText, texts: Sequence[str], config: Extraction) -> 
             parts.append(batch.float().cpu().numpy())
     vectors: np.ndarray = np.concatenate(parts)[places]
     return vectors
-
-
-def match_pairs(
-    model: ImageText, images: Sequence[bytes], texts: Sequence[str], config: Extraction
-) -> np.ndarray:
-    """Prompt match (M,) of images with the text of the same place: the cosine of their vectors, -1 to 1."""
-    if len(images) != len(texts):
-        raise UserError(f"{len(images)} images and {len(texts)} texts are no pairs; give one text per image")
-    vectors = image_vectors(model, images, config)
-    similarity: np.ndarray = (vectors * text_vectors(model, texts, config)).sum(axis=1)
-    return similarity
 
 
 def zero_shot_weights(
