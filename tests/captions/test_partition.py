@@ -52,6 +52,19 @@ def test_many_rows_come_back_once_in_parts_that_share_no_caption(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("little_memory")
+def test_files_that_cannot_be_finished_are_removed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Partitions) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"), Partitions(tmp_path) as partitions:
+        partitions.put([row(f"caption {index}") for index in range(60)])
+        monkeypatch.setattr(Partitions, "_close", full)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("little_memory")
 def test_an_import_through_files_equals_one_through_memory(tmp_path: Path) -> None:
     files = []
     for number in range(3):

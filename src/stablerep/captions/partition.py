@@ -41,9 +41,11 @@ class Partitions:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder)
+        try:
+            self._close()  # on a full disk it fails
+        finally:
+            if self._folder is not None:
+                shutil.rmtree(self._folder)
 
     def put(self, rows: Sequence[dict[str, str]]) -> None:
         """Add rows with the columns of the caption table."""
