@@ -224,6 +224,11 @@ def test_the_card_says_that_it_describes_the_parent(
     (parent / "v1-full.ckpt.safetensors").write_bytes(b"not part of the pipeline")
     write_edited(parent, tmp_path / "child", "transformer", {}, RECORD)
     assert (tmp_path / "child" / "README.md").read_text().startswith("> Edited: `edit.json` says")
+    header = "---\nlicense: apache-2.0\n---\n"
+    (parent / "README.md").write_text(f"{header}# Teacher\n---\n")
+    write_edited(parent, tmp_path / "other", "transformer", {}, RECORD)
+    said = (tmp_path / "other" / "README.md").read_text()
+    assert said.startswith(f"{header}> Edited: ") and said.endswith("\n\n# Teacher\n---\n")
     assert (tmp_path / "child" / "LICENSE").read_text() == "Apache-2.0\n"
     assert not (tmp_path / "child" / "v1-full.ckpt.safetensors").exists()
 

@@ -1,6 +1,7 @@
 """An edited teacher on disk: the parent's folder with some weights changed, and a record of what was done to it."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ from stablerep.run import read_json, whole_folder, write_text
 
 RECORD = "edit.json"
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
+# What the hub reads of a card where it comes first.
+_HEADER = re.compile(r"\A(---\n.*?^---\n)?", re.MULTILINE | re.DOTALL)
+_NOTE = f"> Edited: `{RECORD}` says what was changed. What follows describes the parent.\n\n"
 
 
 def read_edit(folder: Path) -> dict[str, Any] | None:
@@ -57,12 +61,12 @@ def write_edited(
 
 
 def _copy_papers(parent: Path, out: Path) -> None:
-    """Licence and card go with the weights; the card says first that these are no longer the ones it describes."""
+    """Licence and card go with the weights; the card says, below its header, that these are others."""
     for path in sorted(parent.iterdir()):
         if path.is_file() and path.stem.split(".")[0].upper() in _PAPERS:
             text = path.read_text(encoding="utf-8", errors="replace")
             if path.stem.upper() == "README":
-                text = f"> Edited: `{RECORD}` says what was changed. What follows describes the parent.\n\n{text}"
+                text = _HEADER.sub(lambda header: header[0] + _NOTE, text, count=1)
             write_text(out / path.name, text)
 
 
@@ -78,7 +82,7 @@ def _change_weights(folder: Path, changes: Mapping[str, Tensor]) -> None:
             tensors = {name: file.get_tensor(name) for name in names}
         for name in changes.keys() & tensors.keys():
             tensors[name] = mapped(tensors[name], changes[name]).contiguous()
-        path.unlink()  # might be a hard link to the parent's
+        path.unlink()  # the tensors are still read from it, and would be overwritten
         save_file(tensors, path, metadata=metadata)
         missing -= tensors.keys()
     if missing:

@@ -44,7 +44,9 @@ def edited_weight(
     # Moment is symmetric and positive definite: its Cholesky factor solves without an inverse.
     factor, failed = torch.linalg.cholesky_ex(moment)
     if failed:
-        raise UserError(f"a ridge of {ridge:g} is lost in the rounding of the text vectors; give a larger one")
+        raise UserError(
+            f"a ridge of {ridge:g} is lost in the rounding of the text vectors; give a larger one"
+        )
     return weight + torch.cholesky_solve(concepts.T @ missing, factor).T
 
 
