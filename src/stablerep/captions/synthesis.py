@@ -41,7 +41,7 @@ class SynthesizeConfig:
     """Make captions from class names; the same command again goes on, a larger ``num`` adds to what is there."""
 
     classes: Path
-    """Text file with one class name a line."""
+    """Text file with one class name a line, without an article."""
     num: int = 10_000
     """Captions to draw; of equal ones the table keeps the first, and the summary counts the others."""
     out: Path = Path("captions.lance")
