@@ -82,9 +82,9 @@ def restored(image: bytes, is_marked: bool, expected: str, place: object) -> byt
 
 def safe_name(text: str) -> str:
     """A text as one part of a path: itself where that is harmless, else what is left of it and a hash of it."""
-    if _PLAIN.fullmatch(text) and not text.endswith((" ", ".")):
+    if _PLAIN.fullmatch(text) and not text.endswith((" ", ".")) and len(text.encode()) <= 100:
         return text
-    rest = re.sub(r"[^\w-]+", "-", text).strip("-")[:60]
+    rest = re.sub(r"[^\w-]+", "-", text).strip("-").encode()[:60].decode(errors="ignore")
     return f"{rest or 'x'}-{hashlib.blake2b(text.encode(errors='replace'), digest_size=6).hexdigest()}"
 
 

@@ -177,11 +177,12 @@ def _foreign(file: Path, origin: str, found: FoundCaptions) -> Iterator[dict[str
             said = row[text] if text else None
             said = (said[0] if said else None) if isinstance(said, list) else said
             caption = str(said or "").strip() or (name or "").strip()
-            if not caption:
-                found.set_aside(file, f"row {number}", "the picture has neither a text nor a label")
+            if not (caption and encoded):
+                reason = "the picture has neither a text nor a label" if encoded else "it has no picture"
+                found.set_aside(file, f"row {number}", reason)
                 continue
             identity = found.add(caption, origin, label=name)
-            yield identity | {"label": name} | picture_columns(encoded or b"")
+            yield identity | {"label": name} | picture_columns(encoded)
 
 
 def _columns(file: Path, schema: pa.Schema) -> tuple[str, str | None, str | None]:

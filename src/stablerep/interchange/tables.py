@@ -357,7 +357,8 @@ def picture_columns(image: bytes) -> dict[str, Any]:
     try:
         height, width = image_size(image)
     except (OSError, ValueError, SyntaxError) as error:
-        return {"image": None, "status": FAILED, "reason": f"the picture cannot be read ({str(error)[:100]})"}
+        said = str(error).partition(" <")[0][:100]  # PIL names the object in memory, each time another one
+        return {"image": None, "status": FAILED, "reason": f"the picture cannot be read ({said})"}
     return {"image": image, "width": width, "height": height, "status": OK}
 
 
