@@ -75,6 +75,10 @@ def test_protected_names_are_whole_words_in_any_case_and_punctuation() -> None:
     assert found([], "anything") == [] and found(["!!"], "!!") == []
 
 
+def test_an_underscore_is_a_sign_between_words() -> None:
+    assert found(["Mickey Mouse"], "mickey_mouse.jpg of a mickey_mouses") == ["mickey_mouse"]
+
+
 def test_accents_that_are_written_apart_move_no_place() -> None:
     """Both ways of writing an accent are one name, and what follows it is found where it stands."""
     apart = "caf\u0065\u0301 cr\u0065\u0300me bru\u0302l\u0065\u0301e at disney's park"

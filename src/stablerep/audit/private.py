@@ -25,7 +25,7 @@ _PHONE = re.compile(
     r"|0\d{2,4}[\s/-]\d{3,4}[\s-]?\d{3,5}"  # 030 1234567
     r")(?!\w)"
 )
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")  # an underscore is a sign between words: mickey_mouse.jpg
 _FEWEST_DIGITS, _MOST_DIGITS = 8, 15  # E.164 allows 15
 
 
