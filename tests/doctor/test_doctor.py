@@ -260,7 +260,30 @@ def test_pictures_that_cannot_be_asked_for_are_a_note(tmp_path: Path) -> None:
     assert "are not at" in second[1] and "gone.lance" in second[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", b'{"kind": "simclr", "config": []}'),
+        ("run.json", b'{"kind": "simclr", "config": {"data": {"images": null}}}'),
+        ("metrics.jsonl", b'{"step": 1}\n5\n'),
+        ("checkpoint.pt", None),
+    ],
+)
+def test_files_of_a_run_that_hold_something_else_are_damage(
+    name: str, content: bytes | None, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", 10, product=True)
+    if content is None:
+        torch.save([1], run / name)
+    else:
+        (run / name).write_bytes(content)
+    ((severity, what),) = found(doctor(DoctorConfig(paths=(run,))))
+    assert severity == "broken" and "cannot be read" in what
+
+
 def test_what_is_no_table_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no paths given"):
+        doctor(DoctorConfig(paths=()))
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UserError, match="neither a table nor a run"):
             doctor(DoctorConfig(paths=(path,)))

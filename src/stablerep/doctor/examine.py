@@ -73,6 +73,8 @@ class DoctorSummary:
 
 def doctor(config: DoctorConfig, *, console: Console = _QUIET) -> DoctorSummary:
     """Examine what lies at the paths; raises ``UserError`` where that is neither a table nor a run."""
+    if not config.paths:
+        raise UserError("no paths given; name tables or runs, or a folder that holds some, such as .")
     tables, runs, findings = _find(config.paths)
     captions = [table for table in tables if isinstance(table, CaptionTable)]
     for table in tables:

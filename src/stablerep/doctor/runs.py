@@ -19,8 +19,9 @@ def examine_run(path: Path, hours: float) -> Iterator[Finding]:
     run = Run(path)
     try:
         config = run.description["config"]
+        num_steps, tables = config.get("num_steps"), list(config.get("data", {}).get("images", []))
         last = max((record.get("step", 0) for record in run.metrics()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         yield Finding(
             path=str(path),
             severity="broken",
@@ -28,8 +29,8 @@ def examine_run(path: Path, hours: float) -> Iterator[Finding]:
             remedy="train again into another folder",
         )
         return
-    yield from _end(run, config.get("num_steps"), last)
-    for table in config.get("data", {}).get("images", []):
+    yield from _end(run, num_steps, last)
+    for table in tables:
         what = f"the pictures that it was trained on are not at {location(table)} any more"
         try:
             if ImageTable.exists(table):
@@ -44,7 +45,8 @@ def examine_run(path: Path, hours: float) -> Iterator[Finding]:
 def _end(run: Run, num_steps: int | None, last: int) -> Iterator[Finding]:
     try:
         state = run.load_checkpoint()
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        step = 0 if state is None else int(state.get("step", 0))
+    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         yield Finding(
             path=str(run.path),
             severity="broken",
@@ -52,7 +54,6 @@ def _end(run: Run, num_steps: int | None, last: int) -> Iterator[Finding]:
             remedy="remove checkpoint.pt and give the same command again, which then begins at the first step",
         )
         return
-    step = 0 if state is None else int(state.get("step", 0))
     exported = [name for name in _PRODUCTS if (run.path / name).is_dir()]
     if state is None and not exported:
         what = f"it has no checkpoint (step {last} was logged)" if last else "it has no checkpoint"
