@@ -22,7 +22,7 @@ from stablerep.errors import UserError
 from stablerep.interchange import convert as module
 from stablerep.interchange.convert import LAYOUTS, ConvertConfig, convert
 from stablerep.interchange.mark import DIGITAL_SOURCE_TYPE
-from stablerep.store import CAPTION_SCHEMA, OK, CaptionTable, ImageTable, caption_id
+from stablerep.store import CAPTION_SCHEMA, OK, REAL, CaptionTable, ImageTable, caption_id
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,7 @@ def test_folders_are_named_after_the_sampler(tmp_path: Path) -> None:
 def test_the_card_says_who_painted_and_who_audited(world: Path, tmp_path: Path) -> None:
     go(world, tmp_path / "set", "webdataset")
     card = (tmp_path / "set" / "README.md").read_text()
+    assert card.startswith("---\ntags:\n- stablerep\n- synthetic\n---\n")
     for said in (
         "13 pictures of 5 captions and 1 rows without one",
         '`icons-0123abcd`: 12 painted pictures. pipeline "PixArtAlphaPipeline"; scheduler {"class": "DDIMScheduler", ',
@@ -178,6 +179,16 @@ def test_the_card_says_who_painted_and_who_audited(world: Path, tmp_path: Path) 
         "`keep` (bool): known of 13 pictures, true of 7",
     ):
         assert said in card, said
+
+
+def test_the_card_of_photographs_alone_promises_nothing_else(tmp_path: Path) -> None:
+    row = {"origin": REAL, "caption_id": "c", "image_index": 0, "image": small_set.picture(0), "status": OK}
+    ImageTable.open_or_create(tmp_path / "images.lance").append([row])
+    go(tmp_path, tmp_path / "set", "parquet")
+    header = (tmp_path / "set" / "README.md").read_text().split("---\n")[1]
+    assert "synthetic" not in header and "captions" not in header
+    data = datasets.load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(data) == 1
 
 
 def test_captions_may_lie_elsewhere_or_be_missing(world: Path, tmp_path: Path) -> None:

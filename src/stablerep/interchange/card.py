@@ -27,19 +27,18 @@ def set_card(name: str, layout: str, tables: Tables, how: Layout, written: Writt
         "## Audits": _audits(tables),
     }
     body = "\n\n".join(f"{heading}\n\n{text}" for heading, text in sections.items())
-    return f"{_header(layout)}\n{body}\n"
+    is_painted = bool(set(facts["origin"].to_pylist()) - {REAL})
+    return f"{_header(layout, is_painted, tables.captions is not None)}\n{body}\n"
 
 
-def _header(layout: str) -> str:
-    lines = ["---", "tags:", "- stablerep", "- synthetic"]
+def _header(layout: str, is_painted: bool, has_captions: bool) -> str:
+    lines = ["---", "tags:", "- stablerep"]
+    if is_painted:
+        lines.append("- synthetic")
     if layout == "parquet":
-        lines += [
-            "configs:",
-            "- config_name: default",
-            "  data_files: data/*.parquet",
-            "- config_name: captions",
-            "  data_files: captions/*.parquet",
-        ]
+        lines += ["configs:", "- config_name: default", "  data_files: data/*.parquet"]
+        if has_captions:
+            lines += ["- config_name: captions", "  data_files: captions/*.parquet"]
     return "\n".join([*lines, "---"])
 
 
