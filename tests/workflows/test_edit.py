@@ -15,7 +15,6 @@ from stablerep.console import Console
 from stablerep.errors import UserError
 from stablerep.evaluation.near_copies import NearCopyConfig
 from stablerep.features import untrained_encoder
-from stablerep.generation.concepts import read_edits
 from stablerep.generation.editor import EditSettings
 from stablerep.generation.execute import generate
 from stablerep.generation.settings import GenerateConfig, PaintConfig
@@ -23,7 +22,7 @@ from stablerep.models.encoder import EncoderConfig, save_encoder
 from stablerep.store import ImageTable
 from stablerep.workflows.edit import EditConfig, EditSummary, edit
 from stablerep.workflows.edit_balance import BalanceConfig
-from stablerep.workflows.edit_plan import Asked, AuditConfig
+from stablerep.workflows.edit_plan import AuditConfig
 from workflows import tiny_drawings
 
 TINY = EncoderConfig(
@@ -132,22 +131,6 @@ def test_the_parent_paints_the_targets_with_the_same_seeds(audited: tuple[EditCo
     assert settings["asked"] == "targets of an edit"
     names = [row[0] for row in summary.audit.rows()]
     assert "cat: named where its target is asked, %" in names and "dog: named in others unasked, %" in names
-
-
-def test_what_is_left_of_a_caption_is_asked_for() -> None:
-    edits = read_edits(["heart"], ["star=sun"], ["sign: red=0.5,blue=0.5"])
-    edited = {
-        "heart": ["a red heart", "hearts", "star and heart"],
-        "star": ["star and heart"],
-        "sign": ["a sign"],
-    }
-    asked = Asked(edited, [], [], [])
-    assert asked.targets(edits) == {"a red heart": "a red", "star and heart": "sun and"}
-    turned = Asked({"sun": ["a sun"], "moon": ["a moon"]}, [], [], [])
-    assert turned.targets(read_edits([], ["sun=moon", "moon=sun"], [])) == {
-        "a sun": "a moon",
-        "a moon": "a sun",
-    }
 
 
 def test_what_was_measured_is_in_the_folder(audited: tuple[EditConfig, EditSummary]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from stablerep.errors import UserError
+from stablerep.generation.concepts import read_edits
 from stablerep.workflows.edit import EditConfig, edit
 from stablerep.workflows.edit_judges import Judge
-from stablerep.workflows.edit_plan import AuditConfig, AuditPlan, AuditRequest, plan_audit
+from stablerep.workflows.edit_plan import Asked, AuditConfig, AuditPlan, AuditRequest, plan_audit
 from workflows.test_edit import PAINT, SIZES, write_project
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,6 +95,22 @@ def test_of_two_concepts_in_one_caption_the_first_counts(
     with pytest.raises(UserError, match="every caption that names 'red' is asked for another edited concept"):
         edit(both)
     assert not both.out.exists()
+
+
+def test_what_is_left_of_a_caption_is_asked_for() -> None:
+    edits = read_edits(["heart"], ["star=sun"], ["sign: red=0.5,blue=0.5"])
+    edited = {
+        "heart": ["a red heart", "hearts", "star and heart"],
+        "star": ["star and heart"],
+        "sign": ["a sign"],
+    }
+    asked = Asked(edited, [], [], [])
+    assert asked.targets(edits) == {"a red heart": "a red", "star and heart": "sun and"}
+    turned = Asked({"sun": ["a sun"], "moon": ["a moon"]}, [], [], [])
+    assert turned.targets(read_edits([], ["sun=moon", "moon=sun"], [])) == {
+        "a sun": "a moon",
+        "a moon": "a sun",
+    }
 
 
 def test_another_seed_is_needed_to_say_how_far_pictures_move() -> None:
