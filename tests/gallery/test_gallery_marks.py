@@ -40,6 +40,7 @@ def test_marks_are_written_into_the_table_and_seen_at_once(tmp_path: Path) -> No
     age = datetime.now(UTC) - written[3]["gallery_marked_at"]
     assert 0 <= age.total_seconds() < 60
     assert gallery.num_marked() == {"keep": 1, "reject": 2}
+    assert gallery.main.columns()[0].name == "gallery_mark"
     assert set(gallery.find(Wish(filters={"gallery_mark": OneOf(("reject",))}))[0]) == {3, 12}
     gallery.mark([Place(0, 3)], None)
     assert ImageTable.open(gallery.main.table.path).read(["gallery_mark"])["gallery_mark"][3].as_py() is None

@@ -51,6 +51,8 @@ def test_the_nearest_by_pixels_have_the_colour(tmp_path: Path) -> None:
     assert rows[0] == 0, "a picture is nearest to itself"
     failed = np.flatnonzero(~gallery.main.has_picture)
     assert len(failed) == 1 and failed[0] not in rows
+    with pytest.raises(UserError, match="this row is a failure"):
+        gallery.find(Wish(like=Place(0, int(failed[0]))))
     with pytest.raises(UserError, match="that file is no picture"):
         gallery.find(Wish(like=b"GIF89a but not really"))
     with pytest.raises(UserError, match="no picture 0/99"):

@@ -140,7 +140,7 @@ class PictureIndex:
     def column_names(self) -> tuple[str, ...]:
         """The columns that one can choose by: the mark, what an audit wrote, then those of every table."""
         own = [name for name in self.table.dataset.schema.names if name not in IMAGE_SCHEMA.names]
-        first = [MARK] if MARK in own else []
+        first = [MARK] if MARK in own or self._columns.get(MARK) else []  # marks are newer than this version
         return (*first, *(name for name in own if name != MARK), *DESCRIBED)
 
     def column(self, name: str) -> Column | None:

@@ -45,9 +45,9 @@ def by_picture(vectors: Vectors, picture: bytes) -> Hits:
     return _best(scores, f"pictures nearest to yours by {vectors.looker.name}", vectors)
 
 
-def by_row(index: PictureIndex, vectors: Vectors, position: int) -> Hits:
+def by_row(index: PictureIndex, vectors: Vectors, position: int, picture: bytes) -> Hits:
     """The pictures nearest to one of a table; ``index`` need not be the table of the vectors."""
-    vector = vectors.looker.picture_vector(index.table.take_images([position])[0])
+    vector = vectors.looker.picture_vector(picture)
     text = index.text(index.caption[position])
     how = f"pictures nearest to image {index.image_index[position]} of {text!r} by {vectors.looker.name}"
     return _best(vectors.scores(vector, "picture"), how, vectors)

@@ -141,7 +141,8 @@ class Gallery:
             return search.by_picture(self.vectors, wish.like)
         if wish.like is not None:
             place = self.place(wish.like.table, wish.like.position)
-            return search.by_row(self.tables[place.table], self.vectors, place.position)
+            picture = self.picture(place)
+            return search.by_row(self.tables[place.table], self.vectors, place.position, picture)
         if wish.mode == "meaning" and self.looker.reads:
             return search.by_meaning(self.vectors, wish.text)
         return search.by_words(self.main, wish.text)
