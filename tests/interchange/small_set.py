@@ -2,6 +2,7 @@
 
 import io
 import math
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,13 @@ def pixels(image: bytes) -> np.ndarray:
     """The picture decoded."""
     with Image.open(io.BytesIO(image)) as opened:
         return np.array(opened.convert("RGBA"))
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar file of members in memory, each a name and what it holds."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
