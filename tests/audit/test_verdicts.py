@@ -110,6 +110,14 @@ def test_a_verdict_of_ones_own_counts(table: ImageTable) -> None:
     assert mask(table)[:3] == [(False, "mine: ugly"), (True, None), (True, None)]
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_reasons_of_ones_own_may_be_any_text_of_arrow(table: ImageTable, kind: pa.DataType) -> None:
+    """pandas and polars write large strings, and categories."""
+    mine = {"mine_ok": pa.array([False, False, True]), "mine_reason": pa.array(["ugly", None, None], kind)}
+    assert renew_mask(table.write_columns([0, 1, 2], mine)).num_rejected == 2
+    assert mask(table)[:3] == [(False, "mine: ugly"), (False, "mine: rejected"), (True, None)]
+
+
 def result(images: Path, audit: str, num_rejected: int) -> AuditResult:
     kept = Kept(num_kept=1, num_rejected=num_rejected, num_unknown=0, rejected_by={audit: num_rejected})
     return AuditResult(audit=audit, images=images, num_pictures=9, num_rejected=num_rejected, columns=("x",),

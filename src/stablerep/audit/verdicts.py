@@ -94,9 +94,8 @@ def combine(verdicts: Mapping[str, pa.Table], num_rows: int) -> tuple[pa.Array, 
     for name, table in verdicts.items():
         fine = table["ok"].combine_chunks()
         keep = pc.if_else(pc.is_valid(fine), pc.and_(fine, pc.fill_null(keep, True)), keep)
-        said = pc.binary_join_element_wise(
-            pa.scalar(f"{name}:"), pc.fill_null(table["reason"].combine_chunks(), "rejected"), " "
-        )
+        reason = pc.fill_null(table["reason"].combine_chunks().cast(pa.string()), "rejected")
+        said = pc.binary_join_element_wise(pa.scalar(f"{name}:"), reason, " ")
         against = pc.if_else(pc.fill_null(pc.invert(fine), False), said, pa.scalar(None, pa.string()))
         both = pc.binary_join_element_wise(why, against, "; ")  # null where one of them is
         why = pc.coalesce(both, why, against)
