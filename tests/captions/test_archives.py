@@ -90,7 +90,7 @@ def test_links_and_paths_lead_nowhere(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["secret.txt", "sub", "x.tar"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut in a member", "header", "not tar"])
+@pytest.mark.parametrize("damage", ["cut", "cut in a member", "header", "size", "not tar"])
 def test_a_damaged_archive_is_refused_before_the_table_is_touched(tmp_path: Path, damage: str) -> None:
     path = archive(tmp_path / "x.tar", [(f"{index}.txt", b"caption %d" % index) for index in range(500)])
     content = bytearray(path.read_bytes())
@@ -100,6 +100,11 @@ def test_a_damaged_archive_is_refused_before_the_table_is_touched(tmp_path: Path
         content = content[: 1024 * 300 + 512 + 3]
     elif damage == "header":
         content[1024 * 300 : 1024 * 300 + 512] = b"\xff" * 512
+    elif damage == "size":  # of 2^70 bytes, with a sum that is right
+        header = content[1024 * 300 : 1024 * 300 + 512]
+        header[124:136], header[148:156] = b"\x80" + (2**70).to_bytes(11, "big"), b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        content[1024 * 300 : 1024 * 300 + 512] = header
     else:
         content = bytearray(b"x" * 5000)
     path.write_bytes(content)

@@ -113,7 +113,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                     yield archive, member
                 archive.members = []  # type: ignore[attr-defined]  # which tarfile would keep, and a large archive has millions
             end = archive.offset
-    except (tarfile.TarError, EOFError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise UserError(f"{path}: not readable as an uncompressed tar file ({error})") from error
     with path.open("rb") as file:
         file.seek(end)
