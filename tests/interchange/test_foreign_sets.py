@@ -308,7 +308,7 @@ def test_an_identity_is_there_once(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
-        raise OSError("LanceError(IO): No space left on device (os error 28), /home/x.rs:254:9")
+        raise OSError("LanceError(IO): No space left on device (os error 28), /src/x.rs:254:9")
 
     convert(ConvertConfig(source=small_set.write(tmp_path / "world"), out=tmp_path / "set", to="parquet"))
     monkeypatch.setattr(lance, "write_dataset", full)
