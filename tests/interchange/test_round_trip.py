@@ -255,6 +255,19 @@ def test_an_empty_table_is_a_set_too(world: Path, tmp_path: Path) -> None:
     assert world.exists()
 
 
+@pytest.mark.parametrize(("layout", "part"), [("webdataset", "images-000000.tar"), ("parquet", "data")])
+def test_a_part_of_a_set_is_not_taken_for_photographs(
+    layout: str, part: str, world: Path, tmp_path: Path
+) -> None:
+    source = go(world, tmp_path / "set", layout) / part
+    with pytest.raises(UserError, match=r"is part of a set that stablerep wrote; give the whole folder"):
+        convert(ConvertConfig(source=source, out=tmp_path / "out"))
+    convert(ConvertConfig(source=source, out=tmp_path / "out", origin="theirs"))
+    assert set(ImageTable.open(tmp_path / "out" / "images.lance").read(["origin"])["origin"].to_pylist()) == {
+        "theirs"
+    }
+
+
 def test_equal_exports_are_equal_bytes(world: Path, tmp_path: Path) -> None:
     for out in ("a", "b"):
         go(world, tmp_path / out, "webdataset")

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -78,6 +79,18 @@ def restored(image: bytes, is_marked: bool, expected: str, place: object) -> byt
             "stablerep.json and the .parquet files beside it to take it as a set of unknown origin"
         )
     return original
+
+
+_KEYS = {"origin", "caption_id", "image_index"}
+
+
+def refuse_part(place: object, names: Iterable[str], options: Options) -> None:
+    """Raise for a part of a set of ours, whose painted pictures would be taken for photographs."""
+    if options.origin is None and _KEYS.issubset(names):
+        raise UserError(
+            f"{place} is part of a set that stablerep wrote; give the whole folder with its stablerep.json, or say "
+            f"with --origin who painted the pictures ({REAL} for nobody)"
+        )
 
 
 def safe_name(text: str) -> str:

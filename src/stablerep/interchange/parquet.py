@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stablerep.errors import UserError
-from stablerep.interchange.layouts import Advance, Options, Written, safe_name
+from stablerep.interchange.layouts import Advance, Options, Written, refuse_part, safe_name
 from stablerep.interchange.tables import (
     CAPTION_FILE,
     FoundCaptions,
@@ -17,6 +17,7 @@ from stablerep.interchange.tables import (
     Tables,
     extension,
     parquet_batches,
+    parquet_schema,
     picture_columns,
     read_manifest,
     rows_in_batches,
@@ -63,7 +64,7 @@ class Parquet:
         if manifest is None:
             found = FoundCaptions(source.name)
             files = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
-            rows = (row for file in files for row in _foreign(file, options.origin or REAL, found))
+            rows = (row for file in files for row in _foreign(file, options, found))
             return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
         return Incoming(
             schema=manifest["image_schema"],
@@ -159,8 +160,9 @@ def _own(source: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
 
-def _foreign(file: Path, origin: str, found: FoundCaptions) -> Iterator[dict[str, Any]]:
+def _foreign(file: Path, options: Options, found: FoundCaptions) -> Iterator[dict[str, Any]]:
     number = 0
+    refuse_part(file, parquet_schema(file).names, options)
     for batch in parquet_batches(file, _BATCH):
         image, text, label = _columns(file, batch.schema)
         try:
@@ -181,7 +183,7 @@ def _foreign(file: Path, origin: str, found: FoundCaptions) -> Iterator[dict[str
                 reason = "the picture has neither a text nor a label" if encoded else "it has no picture"
                 found.set_aside(file, f"row {number}", reason)
                 continue
-            identity = found.add(caption, origin, label=name)
+            identity = found.add(caption, options.origin or REAL, label=name)
             yield identity | {"label": name} | picture_columns(encoded)
 
 

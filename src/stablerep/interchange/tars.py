@@ -23,6 +23,7 @@ from stablerep.interchange.layouts import (
     Written,
     digest,
     marked,
+    refuse_part,
     restored,
     safe_name,
 )
@@ -77,8 +78,7 @@ class WebDataset:
         manifest = read_manifest(source)
         if manifest is None:
             found = FoundCaptions(source.name)
-            origin = options.origin or REAL
-            rows = (row for sample in samples(archives) for row in _foreign(*sample, origin, found))
+            rows = (row for sample in samples(archives) for row in _foreign(*sample, options, found))
             return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
         schema = manifest["image_schema"]
         own = (row for sample in samples(archives) for row in _own(*sample, schema))
@@ -271,10 +271,14 @@ def _own(archive: str, key: str, sample: Sample, schema: pa.Schema) -> Iterator[
 
 
 def _foreign(
-    archive: str, key: str, sample: Sample, origin: str, found: FoundCaptions
+    archive: str, key: str, sample: Sample, options: Options, found: FoundCaptions
 ) -> Iterator[dict[str, Any]]:
+    described = _described(sample)
+    images = described.get("images")
+    if isinstance(images, list) and images and isinstance(images[0], dict):
+        refuse_part(archive, images[0], options)
     label = _text(sample["cls"]) if "cls" in sample else None
-    text = _caption(sample) or label
+    text = (_text(sample["txt"]) if "txt" in sample else _caption(described)) or label
     pictures = sorted((part for part in sample if f".{part}".lower().endswith(IMAGE_SUFFIXES)), key=_natural)
     if not text:
         reason = "no caption (no txt, no caption or text in its json, no cls)"
@@ -286,20 +290,21 @@ def _foreign(
     if not pictures:
         found.set_aside(archive, f"sample {key}", f"no picture ({', '.join(IMAGE_SUFFIXES)})")
     for part in pictures:
-        identity = found.add(text, origin, label=label)
+        identity = found.add(text, options.origin or REAL, label=label)
         yield identity | {"label": label} | picture_columns(sample[part])
 
 
-def _caption(sample: Sample) -> str | None:
-    """The text of a foreign sample, None where it has none or a json that cannot be read."""
-    if "txt" in sample:
-        return _text(sample["txt"])
+def _described(sample: Sample) -> dict[str, Any]:
+    """The json of a foreign sample; empty where there is none, or none that can be read."""
     try:
-        described = json.loads(sample.get("json", b"{}"))
+        said = json.loads(sample.get("json", b"{}"))
     except (ValueError, RecursionError):
-        return None
-    said = described if isinstance(described, dict) else {}
-    texts = (said[name].strip() for name in _TEXTS if isinstance(said.get(name), str))
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _caption(described: Mapping[str, Any]) -> str | None:
+    texts = (described[name].strip() for name in _TEXTS if isinstance(described.get(name), str))
     return next(filter(None, texts), None)
 
 
