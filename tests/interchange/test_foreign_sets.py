@@ -128,6 +128,21 @@ def test_photographs_that_a_csv_lists_are_real(place: str, tmp_path: Path) -> No
     assert ImageTable.open(tmp_path / "out" / "images.lance").origins() == {}
 
 
+def test_painted_pictures_of_others_say_where_they_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    archive(tmp_path / "theirs" / "a.tar", {"0.jpg": picture(0), "0.txt": b"a dog"})
+    monkeypatch.chdir(tmp_path / "theirs")
+    _, captions = come_in(Path(), tmp_path / "out", origin="painter")
+    assert captions[0]["source"] == "theirs"
+    assert ImageTable.open(tmp_path / "out" / "images.lance").origins() == {
+        "painter": {"folders": ["theirs"]}
+    }
+    come_in(Path(), tmp_path / "real", origin=REAL)
+    assert ImageTable.open(tmp_path / "real" / "images.lance").origins() == {}
+
+
 def test_pictures_that_would_not_be_decoded_come_in_as_failures(tmp_path: Path) -> None:
     """One of more pixels than are decoded, one of a format whose decoders are never run."""
     folder = tmp_path / "in" / "cat"

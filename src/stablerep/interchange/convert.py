@@ -26,6 +26,7 @@ from stablerep.interchange.tables import (
 from stablerep.interchange.tars import WebDataset
 from stablerep.run import whole_folder, write_text
 from stablerep.storage import is_remote
+from stablerep.store import REAL
 
 LayoutName = Literal["tables", "imagefolder", "official", "webdataset", "parquet"]
 
@@ -177,10 +178,12 @@ def _read(config: ConvertConfig, found: str, options: Options, console: Console)
         console.progress(f"from {found}", total, "images") as progress,
     ):
         incoming = LAYOUTS[found].read(config.source, options)
+        if incoming.found and config.origin and config.origin != REAL:  # all that is known of who painted it
+            incoming.origins = incoming.origins or {config.origin: {"folders": [incoming.found.source]}}
         num_images, num_captions = write_tables(incoming, folder, progress.advance)
         if manifest is not None:
             _require_all(config.source, manifest, num_images=num_images, num_captions=num_captions)
-        found_captions = incoming.found or FoundCaptions("")
+        found_captions = incoming.found or FoundCaptions(config.source)
         if num_images == 0 and manifest is None:
             raise UserError(_nothing_in(config.source, found_captions))
     _report(found_captions, console)

@@ -67,7 +67,7 @@ class ImageFolder:
         """A set of this program's by its ``rows.parquet``; of others each picture with its folder's name as label."""
         if (source / ROWS).is_file():
             return read_rows(source)
-        found = FoundCaptions(source.name)
+        found = FoundCaptions(source)
         rows = _foreign(source, options.origin or REAL, found)
         return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
 

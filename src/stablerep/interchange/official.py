@@ -84,7 +84,7 @@ class Official:
                 f"{source} holds {len(tables)} CSV files; exactly one must list paths and captions"
             )
         folders = [(path, options.origin or _origin_of(path)) for path in _seed_folders(source, tables[0])]
-        found = FoundCaptions(tables[0].name)
+        found = FoundCaptions(tables[0])
         rows = _foreign(tables[0], folders, found)
         settings = {
             origin: {"folders": [path.name for path, of in folders if of == origin]}

@@ -62,7 +62,7 @@ class Parquet:
         """A set of this program's, or one of others with a column of pictures and one of texts or labels."""
         manifest = read_manifest(source)
         if manifest is None:
-            found = FoundCaptions(source.name)
+            found = FoundCaptions(source)
             files = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
             rows = (row for file in files for row in _foreign(file, options, found))
             return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)

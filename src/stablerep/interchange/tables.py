@@ -206,11 +206,12 @@ class SetAside:
 class FoundCaptions:
     """Captions that come with foreign pictures: each distinct text once, and its next free image index by origin."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: Path) -> None:
         self.num_set_aside = 0
         self.listed: list[SetAside] = []
         """The first of what was set aside; a huge bad set must not fill the memory."""
-        self._source = source.encode(errors="replace").decode()  # a name need not be UTF-8, a column must
+        # The name of `.` too; and one need not be UTF-8, a column must.
+        self.source = source.absolute().name.encode(errors="replace").decode()
         self._known: set[bytes] = set()
         self._next: Counter[tuple[str, bytes]] = Counter()
         self._fresh: list[dict[str, Any]] = []
@@ -223,7 +224,7 @@ class FoundCaptions:
         key = bytes.fromhex(identity)
         if key not in self._known:
             self._known.add(key)
-            row = {"id": identity, "text": normalise_text(text), "source": self._source, "group": identity}
+            row = {"id": identity, "text": normalise_text(text), "source": self.source, "group": identity}
             self._fresh.append(row | {"split": split, "label": label})
         index = self._next[origin, key]
         self._next[origin, key] += 1

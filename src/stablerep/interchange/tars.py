@@ -77,7 +77,7 @@ class WebDataset:
         archives = [source] if source.is_file() else sorted(source.rglob("*.tar"))
         manifest = read_manifest(source)
         if manifest is None:
-            found = FoundCaptions(source.name)
+            found = FoundCaptions(source)
             rows = (row for sample in samples(archives) for row in _foreign(*sample, options, found))
             return Incoming(images=rows_in_batches(rows, IMAGE_SCHEMA), found=found)
         schema = manifest["image_schema"]
