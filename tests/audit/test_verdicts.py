@@ -1,6 +1,10 @@
 """Verdicts stand side by side, and the mask follows from all of them, whoever ran last."""
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +14,7 @@ from painted_table import image_row, write_images
 from stablerep.audit.record import AuditResult, audit_path, record
 from stablerep.audit.verdicts import Kept, audits_of, combine, renew_mask, verdict_columns, write_verdicts
 from stablerep.errors import UserError
+from stablerep.run import write_text
 from stablerep.store import ImageTable
 
 
@@ -126,8 +131,6 @@ def result(images: Path, audit: str, num_rejected: int) -> AuditResult:
 
 
 def test_findings_of_several_audits_share_a_file(tmp_path: Path) -> None:
-    import json
-
     images = tmp_path / "images.lance"
     path = audit_path(images, None)
     for audit, num_rejected in (("match", 3), ("quality", 2), ("match", 1)):
@@ -146,6 +149,22 @@ def test_findings_of_several_audits_share_a_file(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(UserError, match=r"audit.json does not hold audits"):
         audit_path(images, None)
+
+
+def test_audits_that_end_at_once_keep_each_others_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, path = tmp_path / "images.lance", tmp_path / "audit.json"
+    record(path, result(images, "match", 1))
+
+    def written(*arguments: Any) -> None:
+        time.sleep(0.1)
+        write_text(*arguments)
+
+    monkeypatch.setattr("stablerep.audit.record.write_text", written)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: record(path, result(images, name, 1)), ("quality", "copies")))
+    assert set(json.loads(path.read_text())["audits"]) == {"match", "quality", "copies"}
 
 
 def test_a_result_is_a_table_without_empty_lines(tmp_path: Path) -> None:

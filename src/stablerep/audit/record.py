@@ -12,8 +12,9 @@ from stablerep import cost
 from stablerep.audit.rows import Rows
 from stablerep.audit.verdicts import Kept
 from stablerep.errors import UserError
+from stablerep.locks import alone
 from stablerep.run import write_text
-from stablerep.storage import file_beside
+from stablerep.storage import file_beside, refuse_remote
 from stablerep.store import ImageTable
 
 FILE = "audit.json"
@@ -147,8 +148,9 @@ def share_of(count: int, total: int) -> str:
 
 
 def audit_path(images: Path, out: Path | None) -> Path:
-    """Where the findings on a table go; ``UserError`` where the file there is about another table."""
+    """Where the findings on a table go; ``UserError`` where they cannot, or the file there is about another table."""
     path = out or file_beside(images, FILE, "--out")
+    refuse_remote(path)
     if path.exists():
         there = _read(path).get("images")
         if there != images.name:
@@ -161,13 +163,12 @@ def audit_path(images: Path, out: Path | None) -> Path:
 
 def record(path: Path, result: AuditResult) -> None:
     """Write the result into audit.json in place of what the same audit found before; other audits' parts stay."""
-    content: dict[str, Any] = {"images": result.images.name, "audits": {}}
-    if path.exists():
-        content = _read(path)
     plain = result.to_json()
-    content["keep"] = plain.pop("kept")
-    content["audits"][result.audit] = plain
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    with alone(path.with_name(f".{path.name}.lock")):  # of two at once, one would take away the other's part
+        content = _read(path) if path.exists() else {"images": result.images.name, "audits": {}}
+        content["keep"] = plain.pop("kept")
+        content["audits"][result.audit] = plain
+        write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
