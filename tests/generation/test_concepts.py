@@ -73,6 +73,7 @@ def test_a_phrase_is_its_words_in_order() -> None:
         ("heart, love", "", "love"),
         ("love, heart", "", "love"),
         ("love, heart, red", "", "love, red"),
+        ("love; heart; red", "", "love; red"),
         ("two hearts and a Heart", "star", "two star and a star"),
         ("a heart", r"\1", r"a \1"),
     ],

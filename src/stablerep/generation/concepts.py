@@ -13,7 +13,7 @@ from stablerep.store import in_style, normalise_text
 EditKind = Literal["remove", "replace", "rebalance"]
 
 _GAP = re.compile(r"\s+(?=[,;.])")
-_EMPTY = re.compile(r"^[\s,;.]+|(?<=,)\s*,|[\s,;]+$")
+_EMPTY = re.compile(r"^[\s,;.]+|(?<=[,;])\s*[,;]|[\s,;]+$")
 
 
 @dataclass(frozen=True, kw_only=True)
