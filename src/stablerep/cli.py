@@ -30,7 +30,7 @@ _HINT = re.compile(r"Perhaps you meant|Arguments similar|Unrecognized options")
 
 _FETCH = "--download"
 _EXPLAINED = "stablerep --help lists the commands"
-_GOING_ON = frozenset({"generate", "train", "compare", "circle", "edit", "quickstart"})
+_GOING_ON = frozenset({"generate", "train", "compare", "circle", "edit", "quickstart", "world"})
 # What a place to write to that is full, read-only or no folder raises, wherever it is met.
 _MENDABLE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}

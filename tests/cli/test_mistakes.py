@@ -226,14 +226,20 @@ def test_a_bug_keeps_its_traceback(bug: Exception, called: Callable[..., list[An
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
-    [("generate", "goes on from here"), ("report", "begins anew"), ("evaluate", "begins anew")],
+    ("line", "what"),
+    [
+        ("generate x", "goes on from here"),
+        ("world icons --out x", "goes on from here"),
+        ("report x", "begins anew"),
+        ("evaluate x", "begins anew"),
+    ],
 )
 def test_an_interrupt_says_how_to_go_on(
-    words: str, what: str, called: Callable[..., list[Any]], capsys: Capture
+    line: str, what: str, called: Callable[..., list[Any]], capsys: Capture
 ) -> None:
-    called((words,), KeyboardInterrupt())
-    assert run([words, "x"]) == 130
+    command, *_ = words = line.split()
+    called((command,), KeyboardInterrupt())
+    assert run(words) == 130
     assert capsys.readouterr() == ("", f"stopped; the same command {what}\n")
 
 
