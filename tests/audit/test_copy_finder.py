@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stablerep.audit import copy_finder
@@ -47,6 +48,19 @@ def test_what_is_not_moved_would_have_been_no_copy(
     np.testing.assert_allclose(quick.score[alike], whole.score[alike], atol=1e-4)
     np.testing.assert_array_equal(quick.index[alike], whole.index[alike])
     assert (quick.score[~alike] < 0.35).all()
+
+
+@pytest.mark.parametrize(("area", "is_seen"), [(0.76, True), (0.69, False)])
+def test_a_crop_is_seen_that_keeps_more_than_seven_tenths(
+    drawings: Tensor, bank: Bank, area: float, is_seen: bool
+) -> None:
+    """As the guide says: less overlap could be that of any two pictures with one thing in common."""
+    cut = round(512 * (1 - area**0.5) / 2)
+    large = F.interpolate(drawings[:8].float(), size=512, mode="bicubic", antialias=True)
+    crops = F.interpolate(large[..., cut:-cut, cut:-cut], size=SIDE, mode="bicubic", antialias=True)
+    found = find_matches(crops.round().clamp(0, 255).byte(), bank)
+    is_found = (found.score > 0.65) & (found.index == np.arange(8)[:, None])
+    assert is_found.any(1).tolist() == [is_seen] * 8
 
 
 def test_explanations_that_share_windows_find_what_each_finds_alone(drawings: Tensor, bank: Bank) -> None:
