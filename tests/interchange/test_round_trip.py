@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import re
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lance
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torchvision
@@ -253,6 +256,16 @@ def test_an_empty_table_is_a_set_too(world: Path, tmp_path: Path) -> None:
         go(tmp_path / "images.lance", tmp_path / layout, layout)
         assert len(ImageTable.open(go(tmp_path / layout, tmp_path / f"{layout} b") / "images.lance")) == 0
     assert world.exists()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_marks_of_the_gallery_survive_with_their_time(layout: str, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "marked")
+    now = pa.array([datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)], pa.timestamp("us", "UTC"))
+    columns = {"gallery_mark": pa.array(["keep"]), "gallery_marked_at": now}
+    ImageTable.open(tmp_path / "marked" / "images.lance").write_columns([1], columns)
+    back = go(go(tmp_path / "marked", tmp_path / "set", layout), tmp_path / "back")
+    assert small_set.content(back) == small_set.content(tmp_path / "marked")
 
 
 @pytest.mark.parametrize(("layout", "part"), [("webdataset", "images-000000.tar"), ("parquet", "data")])

@@ -10,6 +10,7 @@ import json
 import math
 import tarfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,7 @@ def _refuse_types(schema: pa.Schema) -> None:
             pa.types.is_floating,
             pa.types.is_string,
             pa.types.is_binary,
+            _is_time,
         )
         if not any(is_plain(kind) for is_plain in plain):
             raise UserError(
@@ -229,8 +231,15 @@ def _refuse_types(schema: pa.Schema) -> None:
             )
 
 
+def _is_time(kind: pa.DataType) -> bool:
+    """Whether these are points in time that Python can say; it knows no nanoseconds."""
+    return bool(pa.types.is_timestamp(kind) and kind.unit != "ns")
+
+
 def _to_json(value: Any) -> Any:
-    """A value as JSON says it: bytes in base 64, and numbers that are none as words."""
+    """A value as JSON says it: bytes in base 64, times as ISO 8601 writes them, and numbers that are none as words."""
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, list):
@@ -245,6 +254,8 @@ def _from_json(value: Any, kind: pa.DataType) -> Any:
         return [_from_json(item, kind.value_type) for item in value]
     if pa.types.is_binary(kind):
         return base64.b64decode(value)
+    if pa.types.is_timestamp(kind):
+        return datetime.fromisoformat(value)
     return float(value) if pa.types.is_floating(kind) else value
 
 
