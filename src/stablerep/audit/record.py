@@ -165,7 +165,9 @@ def record(path: Path, result: AuditResult) -> None:
     """Write the result into audit.json in place of what the same audit found before; other audits' parts stay."""
     plain = result.to_json()
     with alone(path.with_name(f".{path.name}.lock")):  # of two at once, one would take away the other's part
-        content = _read(path) if path.exists() else {"images": result.images.name, "audits": {}}
+        content: dict[str, Any] = {"images": result.images.name, "audits": {}}
+        if path.exists():
+            content = _read(path)
         content["keep"] = plain.pop("kept")
         content["audits"][result.audit] = plain
         write_text(path, json.dumps(content, indent=2) + "\n")
