@@ -91,7 +91,9 @@ def draw_comparison(points: Sequence[Point], path: Path) -> Path:
 
     def draw(axes: Any, panel: str) -> None:
         mine = [point for point in points if point.panel == panel]
-        lines = {arm: {point.num_captions: point.score for point in mine if point.arm == arm} for arm in arms}
+        lines: dict[str, dict[float, Interval]] = {
+            arm: {point.num_captions: point.score for point in mine if point.arm == arm} for arm in arms
+        }
         draw_lines(axes, lines)
         dress(axes, "captions", logarithmic=sizes)
 
