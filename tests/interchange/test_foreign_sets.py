@@ -295,6 +295,10 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
         UserError, match=r"--captions c\.lance goes with an image table, and .*set holds parquet"
     ):
         convert(ConvertConfig(source=tmp_path / "set", out=tmp_path / "back", captions=Path("c.lance")))
+    for source in (world, tmp_path / "set"):
+        to = "webdataset" if source == world else None
+        with pytest.raises(UserError, match=r"--origin x is for sets of other programs, and .* leave it out"):
+            convert(ConvertConfig(source=source, out=tmp_path / "out", to=to, origin="x"))  # type: ignore[arg-type]
     for source, to, message in cases:
         with pytest.raises(UserError, match=message):
             convert(ConvertConfig(source=source, out=tmp_path / "out", to=to))  # type: ignore[arg-type]

@@ -98,6 +98,11 @@ def convert(config: ConvertConfig, *, console: Console = Console(quiet=True)) ->
             f"--captions {config.captions} goes with an image table, and {config.source} holds {found} with its own; "
             "leave it out"
         )
+    if config.origin is not None and (to != "tables" or read_manifest(config.source) is not None):
+        raise UserError(
+            f"--origin {config.origin} is for sets of other programs, and {config.source} itself says who painted its "
+            "pictures; leave it out"
+        )
     options = Options(mark=config.mark, shard_bytes=config.shard_megabytes * 2**20, origin=config.origin)
     summary = (
         _read(config, found, options, console) if to == "tables" else _write(config, to, options, console)
