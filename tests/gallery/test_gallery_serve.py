@@ -17,6 +17,7 @@ from processes import start
 from stablerep.cli import main
 from stablerep.console import Console
 from stablerep.errors import UserError
+from stablerep.gallery import serve
 from stablerep.gallery.serve import GalleryConfig, open_gallery
 from stablerep.store import ImageTable
 
@@ -73,6 +74,11 @@ def test_models_that_are_only_named_are_fetched_where_that_is_asked_for(
         with pytest.raises(UserError, match=remedy):
             gallery.painter.paint("a red square", 1, 0)
     assert fetched == [False, False, True, True]
+
+
+def test_an_address_that_is_not_this_machines_is_named() -> None:
+    with pytest.raises(UserError, match=r"192\.0\.2\.1 port 0 cannot be listened at .* --port or --host"):
+        serve._bound(GalleryConfig(images=Path("images.lance"), host="192.0.2.1", port=0))
 
 
 def test_tables_and_runs_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def _bound(config: GalleryConfig) -> Any:
     except OSError as error:
         listener.close()
         raise UserError(
-            f"{config.host} port {config.port} cannot be listened at ({error.strerror or error}); give another --port"
+            f"{config.host} port {config.port} cannot be listened at ({error.strerror or error}); give another --port "
+            "or --host"
         ) from error
     return listener
