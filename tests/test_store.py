@@ -179,6 +179,30 @@ def test_origins_are_recorded_in_the_table(tmp_path: Path) -> None:
     assert table.keys("it's") == {("a", 0)}
 
 
+def test_a_nullable_column_that_is_not_there_reads_as_nulls(tmp_path: Path) -> None:
+    needed = [field for field in IMAGE_SCHEMA if not field.nullable]
+    rows = [image("a", 0), image("b", 1)]
+    by_hand = pa.Table.from_pylist(rows, schema=pa.schema([*needed, IMAGE_SCHEMA.field("image")]))
+    lance.write_dataset(by_hand, tmp_path / "images.lance")
+    table = ImageTable.open(tmp_path / "images.lance")
+    assert table.read(["caption_id", "width"]).to_pylist() == [
+        {"caption_id": "a", "width": None},
+        {"caption_id": "b", "width": None},
+    ]
+    assert table.read(["width"]).column("width").to_pylist() == [None, None]
+    assert table.read(["width"]).field("width").type == IMAGE_SCHEMA.field("width").type
+    assert (
+        table.take([1], ["width", "caption_id"]).to_pylist()[0].items()
+        >= {"width": None, "caption_id": "b"}.items()
+    )
+    assert [batch.column("width").to_pylist() for batch in table.scan(["width"])] == [[None, None]]
+    assert "width" not in next(iter(table.scan())).schema.names, "all columns are those that are stored"
+    with pytest.raises(UserError, match="no column"):
+        table.field("wdth")
+    table.append([image("c", 2, width=7)])
+    assert table.reload().read(["width"]).column("width").to_pylist() == [None, None, 7]
+
+
 def test_wrong_paths_are_user_errors_and_stay_untouched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text", encoding="utf-8")
     (tmp_path / "folder").mkdir()

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import lance
 import numpy as np
@@ -35,6 +35,8 @@ from stablerep.storage import (
 
 REAL = "real"
 OK = "ok"
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 _KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 _NOT_THERE = "was not found"
@@ -132,7 +134,7 @@ class _Table:
         except (ValueError, OSError) as error:
             why = cls._why_not(path, error)
             raise UserError(f"{path}: no {cls.noun} table could be opened there ({why})") from error
-        # A nullable column that an older table has not is added when rows that may need it are appended.
+        # A nullable column that an older table has not reads as nulls until rows that may need it are appended.
         needed = [field.name for field in cls.schema if not field.nullable]
         missing = [name for name in needed if name not in dataset.schema.names]
         if missing:
@@ -192,18 +194,32 @@ class _Table:
         Raises ``UserError`` for a filter that is not valid.
         """
         with filtering(self.path, where):
-            return self.dataset.to_table(columns=list(columns), filter=where)
+            return self._filled(self.dataset.to_table(columns=self._stored(columns), filter=where), columns)
 
     def scan(self, columns: Sequence[str] | None = None, **options: Any) -> Iterator[pa.RecordBatch]:
         """Stream columns (all where not given) in batches; ``options`` are those of Lance's scanner."""
         with reading(self.path):
-            yield from self.dataset.scanner(columns=columns and list(columns), **options).to_batches()
+            batches = self.dataset.scanner(columns=self._stored(columns), **options).to_batches()
+            yield from (self._filled(batch, columns) for batch in batches)
 
     def take(self, positions: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """Columns (all where not given) of the rows at these positions of this version, in the order asked."""
         with reading(self.path):
             rows = [int(position) for position in positions]
-            return self.dataset.take(rows, columns=columns and list(columns))
+            return self._filled(self.dataset.take(rows, columns=self._stored(columns)), columns)
+
+    def _stored(self, columns: Sequence[str] | None) -> list[str] | None:
+        """Of these columns those that are there; a key where none is, which tells how many rows there are."""
+        lacking = set(self.schema.names) - set(self.dataset.schema.names)
+        return columns and ([name for name in columns if name not in lacking] or self.schema.names[:1])
+
+    def _filled(self, rows: Rows, columns: Sequence[str] | None) -> Rows:
+        """The rows with nulls for a nullable column that an older table, or one made by hand, has not."""
+        for name in columns or ():
+            if name not in rows.schema.names:
+                field = self.schema.field(name)
+                rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        return rows
 
     def notes(self, prefix: str) -> dict[str, Any]:
         """What was noted in the newest version of the table under names with this prefix, which is cut off."""
