@@ -211,7 +211,8 @@ class _Table:
     def _stored(self, columns: Sequence[str] | None) -> list[str] | None:
         """Of these columns those that are there; a key where none is, which tells how many rows there are."""
         lacking = set(self.schema.names) - set(self.dataset.schema.names)
-        return columns and ([name for name in columns if name not in lacking] or self.schema.names[:1])
+        there = [name for name in columns or () if name not in lacking]
+        return None if columns is None else there or self.schema.names[:1]
 
     def _filled(self, rows: Rows, columns: Sequence[str] | None) -> Rows:
         """The rows with nulls for a nullable column that an older table, or one made by hand, has not."""
