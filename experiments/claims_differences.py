@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from claims_parts import PARTS, Claims, captions_of, real_pictures
@@ -34,6 +35,39 @@ def _matrix_differences(config: Claims) -> dict[str, Any]:
         )
     ]
     return {"against": against}
+
+
+def _reference_differences(config: Claims) -> dict[str, Any]:
+    """Painted pictures of the matrix, where it was measured, against all real ones that the teacher learned from."""
+    (cell,), (all_real,) = PARTS["matrix"](config), PARTS["reference"](config)
+    folder = config.out / "reference" / str(all_real.value) / "scores"
+    found = [newest(folder.glob(f"*-captions-seed-{seed}")) for seed in config.seeds_of("reference")]
+    beside = [
+        config.out / "matrix" / str(cell.value) / "scores" / f"{config.num_captions}-captions-seed-{seed}"
+        for seed in config.seeds_of("reference")
+    ]
+    if not all(place.exists() for place in beside):
+        return {}
+    painted = [Scores.read(place) for place in beside]
+    real = [Scores.read(place) for place in found]
+    against = [
+        {"ours": ours, "theirs": f"{theirs}, {all_real.value}", **summary}
+        for ours in ("stablerep:painted", "stablerep-plus:painted")
+        for theirs in all_real.arms
+        for summary in _ahead(
+            [seen_as(one, prefix_of(ours, config.num_captions)) for one in painted],
+            [
+                seen_as(one, prefix_of(theirs, int(place.name.partition("-")[0])))
+                for one, place in zip(real, found, strict=True)
+            ],
+        )
+    ]
+    return {"against": against}
+
+
+def newest(places: Iterable[Path]) -> Path:
+    """That which was written last."""
+    return max(places, key=lambda place: place.stat().st_mtime)
 
 
 def _mix_differences(config: Claims) -> dict[str, Any]:
@@ -149,6 +183,7 @@ PAIRS = (
 
 DIFFERENCES: Mapping[str, Callable[[Claims], dict[str, Any]]] = {
     "matrix": _matrix_differences,
+    "reference": _reference_differences,
     "mix": _mix_differences,
     "kept": _kept_differences,
     "weights": _weights_differences,

@@ -344,3 +344,30 @@ def test_every_share_of_real_pictures_is_held_against_painted_ones_alone(tmp_pat
     assert both["ahead"]["value"] == pytest.approx(0.1) and real["ahead"]["value"] == pytest.approx(-0.1)
     without = dataclasses.replace(config, real_shares=(0.5, 1.0))
     assert claims.DIFFERENCES["mix"](without)["against"] == []
+
+
+def test_painted_pictures_are_held_against_all_real_ones_where_the_matrix_is_there(tmp_path: Path) -> None:
+    config = asked(out=tmp_path, num_captions=8, seeds=(0, 1))
+
+    def write(part: str, value: str, num: int, **share: float) -> None:
+        for seed in (0, 1):
+            runs = [
+                scores(f"{arm}-{num}-seed-{seed}".replace("_", "-"), 400, knn=right)
+                for arm, right in share.items()
+            ]
+            outcomes = tuple(outcome for run in runs for outcome in run.outcomes)
+            found = recorded(dataclasses.replace(runs[0], outcomes=outcomes))
+            found.write(tmp_path / part / value / "scores" / f"{num}-captions-seed-{seed}")
+
+    write("reference", "all real", 12, simclr_real=0.6, clip_real=0.7, supervised_real=0.9)
+    assert claims.DIFFERENCES["reference"](config) == {}
+    write("matrix", "same captions", 8, stablerep_painted=0.8, stablerep_plus_painted=0.7)
+    against = claims.DIFFERENCES["reference"](config)["against"]
+    assert {(one["ours"], one["theirs"]): round(one["ahead"]["value"], 6) for one in against} == {
+        ("stablerep:painted", "simclr:real, all real"): 0.2,
+        ("stablerep:painted", "clip:real, all real"): 0.1,
+        ("stablerep:painted", "supervised:real, all real"): -0.1,
+        ("stablerep-plus:painted", "simclr:real, all real"): 0.1,
+        ("stablerep-plus:painted", "clip:real, all real"): 0.0,
+        ("stablerep-plus:painted", "supervised:real, all real"): -0.2,
+    }
