@@ -171,6 +171,17 @@ def test_lines_stand_side_by_side_and_the_paper_beside_the_worlds_own_benchmark(
     assert places[0][1] < places[1][1], "and as high as they scored"
 
 
+def test_the_outermost_of_many_lines_lies_inside(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [row(f"{name}:real", num, 0.8) for num in (250, 4000) for name in "abcdefgh"]
+    content = {"part": "sizes", "points": [{"value": "sizes", "rows": rows}]}
+    curve_figure.draw_curves(content, tmp_path / "curve.png")
+    axes = drawn[0].axes[0]
+    lines = [handle[0] for handle in axes.get_legend_handles_labels()[0]]
+    places = [x for line in lines for x, _ in line.get_transform().transform(line.get_xydata())]
+    edges = axes.get_window_extent()
+    assert edges.x0 + 4 < min(places) and max(places) < edges.x1 - 4
+
+
 def test_the_figure_of_the_headline_shows_the_crossing(tmp_path: Path, drawn: list[Figure]) -> None:
     curve_figure.draw_curves(headline(), tmp_path / "curve.png")
     assert lines_of(drawn[0])["as many real pictures reach it"] == [(1000, 80), (2000, 80)]

@@ -18,6 +18,7 @@ _PANELS_PER_ROW = 3
 _LEGENDS_PER_ROW = 2  # for each panel of a row
 _BETWEEN_LINES = 4  # points
 _POINTS_PER_INCH = 72
+_BESIDE_LINES = 0.1  # of the axis: room for the outermost of them
 METRICS: Mapping[str, str] = {
     "effective rank": "rank",
     "alignment": "align",
@@ -144,6 +145,7 @@ def draw_lines(axes: Any, lines: Mapping[str, Mapping[float, Interval]]) -> None
         aside = _BETWEEN_LINES * (number - (len(lines) - 1) / 2) / _POINTS_PER_INCH
         for part in drawn.get_children():
             part.set_transform(axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans))
+    axes.margins(x=_BESIDE_LINES)
 
 
 def dress(axes: Any, label: str, *, logarithmic: Sequence[float] = ()) -> None:
