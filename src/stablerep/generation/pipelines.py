@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from stablerep.errors import UserError
 from stablerep.generation.denoiser import compile_denoiser, freezes
 from stablerep.generation.folders import load_folder
+from stablerep.generation.fused_gelu import fuse_gelu, has_fused_gelu
 from stablerep.generation.guidance import guide_within
 from stablerep.generation.pictures import Painted, judge
 from stablerep.generation.schedulers import choose_scheduler
@@ -223,8 +224,9 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
         _use_plain_attention(pipeline)
     if settings.compile:
         compile_denoiser(pipeline, device)
-    else:
+    else:  # a compiler sees neither what is remembered nor what is fused
         read_text_once(pipeline)
+        fuse_gelu(pipeline, device)
     if settings.guidance_interval is not None:
         guide_within(pipeline, settings.guidance_interval, settings.batch_size)
     pipeline.set_progress_bar_config(disable=True)
@@ -294,6 +296,8 @@ def _describe(
         described["guidance_interval"] = list(settings.guidance_interval)
     if settings.margin:
         described["margin"] = settings.margin
+    if has_fused_gelu(pipeline):
+        described["gelu"] = "fused"
     if settings.compile:
         described["compile"] = "frozen" if freezes(torch.device(device)) else True
     if switches := _switches(pipeline):
