@@ -39,7 +39,7 @@ def test_a_compiled_teacher_paints_the_same_but_for_rounding(folder: Path) -> No
     plain, settings = painted(folder)
     compiled, stated = painted(folder, compile=True)
     assert (plain.int() - compiled.int()).abs().max() <= 1
-    del settings["gelu"]  # which the compiler fuses itself
+    del settings["gelu"]  # the compiler is given the layers as they are
     assert stated == settings | {"compile": "frozen"}
 
 

@@ -224,7 +224,7 @@ def open_pipeline(folder: Path, settings: PaintSettings, device: torch.device) -
         _use_plain_attention(pipeline)
     if settings.compile:
         compile_denoiser(pipeline, device)
-    else:  # a compiler sees neither what is remembered nor what is fused
+    else:  # a compiler can trace through neither of these
         read_text_once(pipeline)
         fuse_gelu(pipeline, device)
     if settings.guidance_interval is not None:
