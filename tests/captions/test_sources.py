@@ -343,6 +343,15 @@ def test_files_that_cannot_be_imported_are_named_together(tmp_path: Path) -> Non
     assert "no caption files given" in refusal(tmp_path)
 
 
+def test_a_damaged_name_of_a_column_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "captions.parquet", CAPTIONS)
+    path.write_bytes(path.read_bytes().replace(b"number", b"numbe\xeb"))
+    with pytest.raises(
+        UserError, match=r"not readable as Parquet \(the name of a column is not UTF-8: b'numbe"
+    ):
+        sources._check(ImportConfig(files=(path,)))
+
+
 def test_a_damaged_page_of_parquet_is_found_before_anything_is_written(tmp_path: Path) -> None:
     path = tmp_path / "captions.parquet"
     captions = [f"caption number {index}" for index in range(30_000)]

@@ -15,7 +15,7 @@ from PIL import Image
 from interchange import small_set
 from interchange.small_set import archive, picture
 from stablerep.errors import UserError
-from stablerep.interchange import tars
+from stablerep.interchange import tables, tars
 from stablerep.interchange.convert import ConvertConfig, convert
 from stablerep.interchange.layouts import safe_name
 from stablerep.store import REAL, CaptionTable, ImageTable, caption_id
@@ -347,3 +347,12 @@ def test_a_picture_that_was_edited_is_noticed(tmp_path: Path) -> None:
         UserError, match=r"apple/.* is not the picture that was exported .* remove stablerep.json"
     ):
         convert(ConvertConfig(source=tmp_path / "set", out=tmp_path / "out"))
+
+
+def test_a_damaged_name_of_a_parquet_column_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"number": [1]}), path)
+    path.write_bytes(path.read_bytes().replace(b"number", b"numbe\xeb"))
+    for read in (tables.parquet_schema, lambda file: list(tables.parquet_batches(file, 1))):
+        with pytest.raises(UserError, match=r"part.parquet is damaged or no Parquet file .*copy it again"):
+            read(path)

@@ -167,7 +167,10 @@ def _json_entries(path: Path, columns: Columns) -> Iterator[Entry]:
 
 
 def _parquet_columns(path: Path) -> Mapping[str, bool]:
-    schema = pq.read_schema(path)
+    try:
+        schema = pq.read_schema(path)
+    except UnicodeDecodeError as error:  # which pyarrow raises for damaged names alone
+        raise pa.ArrowInvalid(f"the name of a column is not UTF-8: {error.object!r}") from error
     return {field.name: _holds_text(field.type) for field in schema}
 
 

@@ -309,7 +309,7 @@ def parquet_schema(file: Path) -> pa.Schema:
     """The columns of a Parquet file; ``UserError`` where it is damaged."""
     try:
         return pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         raise _damaged(file, error) from error
 
 
@@ -317,7 +317,7 @@ def parquet_batches(file: Path, size: int) -> Iterator[pa.RecordBatch]:
     """The rows of a Parquet file; ``UserError`` where it is damaged."""
     try:
         yield from pq.ParquetFile(file, page_checksum_verification=True).iter_batches(size)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         raise _damaged(file, error) from error
 
 
